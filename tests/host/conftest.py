@@ -1,0 +1,105 @@
+"""A real ComfyUI in this process, on the CPU, and a real server beside it.
+
+The path and the command line of the host are set when this file is imported, before any test module, so that test
+modules may import `comfy` and `nodes` (the host's) at their top. Its node packs are loaded by the `host` fixture.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import importlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from scripts import host as provider
+from scripts.comfy_server import PACK, ComfyServer, prepare_base
+
+HOST = provider.locate()
+# The tests run inside the host, so they need its interpreter, which has its packages.
+READY = provider.is_ready(HOST) and Path(sys.executable) == HOST.python
+
+if READY:
+    BASE = Path(tempfile.mkdtemp(prefix="goca-host-"))
+else:
+    collect_ignore_glob = ["test_*.py"]
+
+
+def pytest_report_header() -> str:
+    return f"host: ComfyUI {_version()}" if READY else "host: none here, tests/host is left out (see `make host`)"
+
+
+def _version() -> str:
+    return (HOST.dir / "comfyui_version.py").read_text(encoding="utf-8").split('"')[-2]
+
+
+def _boot() -> None:
+    """Put the host first on the path and give it a command line; nothing of it is imported yet but its options."""
+    atexit.register(shutil.rmtree, BASE, ignore_errors=True)
+    prepare_base(BASE)
+    # The host's tree may be a user's own checkout: not even bytecode is written there.
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, str(HOST.dir))
+    kept, sys.argv = sys.argv, [
+        str(HOST.dir / "main.py"),
+        "--cpu",
+        *("--base-directory", str(BASE)),
+        *("--database-url", "sqlite:///:memory:"),
+        "--disable-api-nodes",
+    ]
+    try:
+        # The options are parsed once, when comfy.cli_args is first imported, and only if asked for before.
+        options = importlib.import_module("comfy.options")
+        options.enable_args_parsing()
+        importlib.import_module("comfy.cli_args")
+    finally:
+        sys.argv = kept
+
+
+if READY:
+    _boot()
+
+    import torch
+
+    # Two threads that wait for one another on a small busy machine make a tiny model fifty times slower.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def host() -> SimpleNamespace:
+    """The host's modules, its own nodes loaded: `nodes`, `folder_paths`, `execution`, `comfy` and `dir`."""
+    nodes = importlib.import_module("nodes")
+    assert Path(nodes.__file__ or "").parent == HOST.dir
+    names = ("comfy.model_management", "comfy.sample", "comfy.samplers", "comfy.supported_models", "comfy.sd", "comfy.ops")
+    for name in names:
+        importlib.import_module(name)
+    asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+    return SimpleNamespace(
+        dir=HOST.dir,
+        nodes=nodes,
+        comfy=sys.modules["comfy"],
+        folder_paths=importlib.import_module("folder_paths"),
+        execution=importlib.import_module("execution"),
+    )
+
+
+@pytest.fixture(scope="session")
+def pack(host: SimpleNamespace) -> ModuleType:
+    """This pack, loaded by the host as the host loads custom nodes; its node classes are in `host.nodes`."""
+    folder = str(BASE / "custom_nodes" / PACK)
+    assert asyncio.run(host.nodes.load_custom_node(folder, module_parent="custom_nodes")), "the pack did not load"
+    # The host names the module after its path, with dots replaced.
+    return sys.modules[folder.replace(".", "_x_")]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ComfyServer]:
+    """A real server with the pack in it, started when the first test asks for it."""
+    with ComfyServer() as running:
+        yield running
