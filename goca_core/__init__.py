@@ -1,0 +1,1 @@
+"""The GoCA method: attention maps in, object masks out. Importable without ComfyUI."""

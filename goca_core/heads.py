@@ -1,0 +1,155 @@
+"""Head-wise aggregation: how much each attention head counts at each pixel (paper: head-wise aggregation).
+
+A head is trusted where its own contribution to the layer's output points along that output. With Y the attention
+output before the output projection and W the projection's weight, head h contributes o_h = Y_h W_h and the layer
+o = sum_h o_h. All o_h together would be a heads x pixels x channels tensor; two identities avoid it:
+
+    o_h . o   = sum over the columns of head h of  Y * g,   with  g = o W
+    |o_h|^2   = Y_h G_h Y_h^T,                              with  G_h = W_h W_h^T  (head width x head width)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .resize import check_choice, check_ndim, finite, working_dtype
+
+HEAD_METHODS: tuple[str, ...] = (
+    "average",
+    "l2-norm",
+    "cosine",
+    "dot-product",
+    "dot-product w/o clamp",
+    "cosine + VW",
+    "dot-product + VW",
+)
+
+_NORM_FLOOR = 1e-8  # of each norm in a cosine
+_SUM_FLOOR = 1e-6  # sum of the weights relative to the largest: below it the quotient is noise
+
+
+def head_weights(
+    post_value: Tensor,
+    out_weight: Tensor,
+    heads: int,
+    method: str,
+    value: Tensor | None = None,
+) -> Tensor:
+    """Weight of every head at every pixel.
+
+    post_value: [B, N, C] attention output before the output projection, heads concatenated on C.
+    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (its bias plays no part).
+    heads: number of heads H; C must be a multiple of it.
+    method: one of HEAD_METHODS (the names of the reference implementation).
+    value: [B, H, T, d] value vectors, read by the two "+ VW" methods only.
+
+    Returns [B, N, H], summing to one over H. "w/o clamp" and cosine weights may be negative or exceed one.
+    Where the unnormalised weights have no usable sum (zero, negative, or lost to cancellation) every head gets 1/H.
+    NaN in an input counts as 0, an infinity as a large finite number (`resize.finite`).
+    Raises ValueError for an unknown method, shapes that do not fit, or a missing `value`.
+    """
+    check_choice("head method", method, HEAD_METHODS)
+    check_ndim("post_value", post_value, "B N C")
+    check_ndim("out_weight", out_weight, "C_out C")
+    batch, tokens, channels = post_value.shape
+    if heads < 1 or channels % heads:
+        raise ValueError(f"{channels} channels cannot be split into {heads} heads: pass the head count of this layer.")
+    if out_weight.shape[1] != channels:
+        raise ValueError(
+            f"out_weight has {out_weight.shape[1]} input columns but post_value has {channels} channels: "
+            "pass the weight of the projection that follows this attention, [C_out, C]."
+        )
+    width = channels // heads
+    if method.endswith("VW"):
+        if value is None:
+            raise ValueError(
+                f"Head method {method!r} needs the value vectors: pass value=[B, H, T, d] or choose another method."
+            )
+        check_ndim("value", value, "B H T d")
+        if (value.shape[0], value.shape[1], value.shape[3]) != (batch, heads, width):
+            raise ValueError(
+                f"value has shape {tuple(value.shape)}: expected [{batch}, {heads}, T, {width}] to match post_value and heads."
+            )
+    if method == "average":
+        return post_value.new_full((batch, tokens, heads), 1.0 / heads, dtype=working_dtype(post_value))
+
+    dtype = working_dtype(post_value, out_weight)
+    # every method is homogeneous in Y (per pixel) and in W, so the scale is free: taking it out keeps the products
+    # of large float32 activations from overflowing and those of small ones from vanishing
+    y = _unit_peak(finite(post_value, dtype), (-1,))
+    w = _unit_peak(finite(out_weight, dtype), (-2, -1))
+    y_heads = y.unflatten(-1, (heads, width))
+
+    if method == "l2-norm":
+        return normalise_heads(_head_norms(y_heads, w))
+    output = y @ w.T
+    agreement = (y * (output @ w)).unflatten(-1, (heads, width)).sum(-1)
+    if method.startswith("cosine"):
+        lengths = _head_norms(y_heads, w).clamp_min(_NORM_FLOOR)
+        agreement = agreement / lengths / output.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
+    elif method != "dot-product w/o clamp":
+        agreement = agreement.clamp_min(0)
+    if method.endswith("VW"):
+        assert value is not None
+        agreement = agreement * _value_norms(value, out_weight)[:, None, :].to(agreement)
+    return normalise_heads(agreement)
+
+
+def normalise_heads(scores: Tensor) -> Tensor:
+    """Divide [..., H] by its sum over H, or give 1/H where that sum is not finite or not above 1e-6 of the largest entry."""
+    total = scores.sum(-1, keepdim=True)
+    largest = scores.abs().amax(-1, keepdim=True)
+    usable = torch.isfinite(total) & (total > _SUM_FLOOR * largest)
+    return torch.where(usable, scores / torch.where(usable, total, 1.0), 1.0 / scores.shape[-1])
+
+
+def aggregate_heads(cross: Tensor, weights: Tensor) -> Tensor:
+    """The layer's map: per-pixel weighted sum of its heads' cross-attention.
+
+    cross: [B, H, N, T] attention probabilities. weights: [B, N, H] from `head_weights`.
+    Returns [B, N, T]; may hold negative entries when weights are negative (they are clamped after the layer sum).
+    Raises ValueError when the shapes do not fit.
+    """
+    check_ndim("cross", cross, "B H N T")
+    batch, heads, tokens, _ = cross.shape
+    if tuple(weights.shape) != (batch, tokens, heads):
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}: expected [B, N, H] = [{batch}, {tokens}, {heads}] to match cross."
+        )
+    dtype = working_dtype(cross, weights)
+    weights = finite(weights, dtype)
+    # one head at a time: only a single head is ever widened to float32
+    total = finite(cross[:, 0], dtype) * weights[:, :, :1]
+    for head in range(1, heads):
+        total.addcmul_(finite(cross[:, head], dtype), weights[:, :, head : head + 1])
+    return total
+
+
+def _unit_peak(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Divide by the largest magnitude over `axes`; all-zero stays zero."""
+    peak = tensor.abs().amax(axes, keepdim=True)
+    return tensor / torch.where(peak > torch.finfo(tensor.dtype).tiny, peak, 1.0)
+
+
+def _head_norms(y_heads: Tensor, out_weight: Tensor) -> Tensor:
+    """|o_h| for [B, N, H, d] and [C_out, H*d] -> [B, N, H], through the Gram matrices."""
+    w_heads = out_weight.unflatten(-1, tuple(y_heads.shape[-2:]))
+    gram = torch.einsum("ohd,ohe->hde", w_heads, w_heads)
+    squared = (torch.einsum("bnhd,hde->bnhe", y_heads, gram) * y_heads).sum(-1)
+    return squared.clamp_min(0).sqrt()  # rounding can leave a small negative
+
+
+def _value_norms(value: Tensor, out_weight: Tensor) -> Tensor:
+    """Spectral norm of V_h W_h for each head: [B, H, T, d] and [C_out, H*d] -> [B, H], float64 on the CPU.
+
+    |V W|^2 is the largest eigenvalue of R^T (V^T V) R with R R^T = W W^T, a d x d matrix whatever the number of tokens.
+    Double precision on the CPU: the matrices are small, squaring them costs digits, and some devices lack eigen-solvers.
+    """
+    v = finite(value, torch.float64).cpu()
+    w = finite(out_weight, torch.float64).cpu().unflatten(-1, (value.shape[1], value.shape[3]))
+    v, w = _unit_peak(v, (-3, -2, -1)), _unit_peak(w, (-3, -2, -1))
+    eigenvalues, vectors = torch.linalg.eigh(torch.einsum("ohd,ohe->hde", w, w))
+    root = vectors * eigenvalues.clamp_min(0).sqrt()[..., None, :]
+    projected = v @ root
+    return torch.linalg.eigvalsh(projected.mT @ projected)[..., -1].clamp_min(0).sqrt()
