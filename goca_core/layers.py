@@ -1,0 +1,220 @@
+"""Layer-wise aggregation: how much each layer counts, and the global map (paper: layer-wise aggregation).
+
+A layer is trusted when its self-attention agrees with a reference affinity P made from one dense feature of the
+model. Self-attention maps are brought to the reference grid first: keys bilinear, queries nearest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .resize import Grid, check_choice, check_ndim, check_tokens, finite, nearest_index, resize_bilinear, working_dtype
+
+LAYER_METHODS: tuple[str, ...] = ("dot-product similarity", "mse", "iou-like", "vanilla")
+
+_ROWS_AT_ONCE = 1024  # query rows of one layer compared at a time: bounds memory at 1024 x Nr
+
+
+def reference_affinity(feature: Tensor, reference_channel0: bool = False) -> Tensor:
+    """P = softmax over rows of (q q^T / sqrt(C)), with q the pixels of the reference feature.
+
+    feature: [B, C, h, w]. Returns [B, N, N], N = h*w in raster order; rows (queries) sum to one.
+    reference_channel0: use channel 0 alone at scale 1, as the released benchmark code does. The paper, the default
+    here, uses all channels.
+    """
+    check_ndim("feature", feature, "B C h w")
+    pixels = finite(feature).flatten(2).mT
+    if reference_channel0:
+        pixels = pixels[..., :1]
+    logits = (pixels / pixels.shape[-1] ** 0.5) @ pixels.mT
+    return torch.nan_to_num(logits).softmax(-1)
+
+
+def resize_keys(rows: Tensor, grid: Grid, size: Grid, mass_preserving: bool = False) -> Tensor:
+    """Bring the key axis of self-attention rows to another grid.
+
+    rows: [B, M, N] for any M query rows over the keys of `grid`, N = grid[0]*grid[1]. Returns [B, M, size[0]*size[1]].
+    Bilinear resizing keeps values, so rows that summed to one now sum to N_size / N_grid; coarse layers therefore score
+    higher, in the reference and by default here. mass_preserving: scale back so that each row keeps its sum.
+    """
+    check_ndim("rows", rows, "B M N")
+    check_tokens("rows", rows.shape[-1], grid)
+    rows = finite(rows)
+    if tuple(grid) == tuple(size):
+        return rows
+    resized = resize_bilinear(rows.unflatten(-1, tuple(grid)), size).flatten(2)
+    return resized * (grid[0] * grid[1] / (size[0] * size[1])) if mass_preserving else resized
+
+
+def resize_self_map(self_map: Tensor, grid: Grid, size: Grid, mass_preserving: bool = False) -> Tensor:
+    """Bring a self-attention map to another grid: keys bilinear (`resize_keys`), queries nearest.
+
+    self_map: [B, N, N] on `grid`, rows are queries. Returns [B, Ns, Ns], Ns = size[0]*size[1].
+    When only the rows at `nearest_index(grid, size)` were kept, call `resize_keys` on them instead.
+    """
+    _check_self_map(self_map, grid)
+    if tuple(grid) == tuple(size):
+        return finite(self_map)
+    index = nearest_index(grid, size, self_map.device)
+    if len(index) <= self_map.shape[1]:
+        return resize_keys(self_map[:, index], grid, size, mass_preserving)
+    # enlarging: resize each key row once, then repeat it
+    return resize_keys(self_map, grid, size, mass_preserving)[:, index]
+
+
+class LayerScore:
+    """Unnormalised agreement of one layer with the reference, accumulated over blocks of query rows.
+
+    dot-product similarity: sum of P * S.  mse: 1 / sum over rows of |P_i - S_i| (inf on an exact match).
+    iou-like: sum min(P, S) / (sum max(P, S) + 1e-4).  vanilla: 1.
+    """
+
+    def __init__(self, method: str) -> None:
+        check_choice("layer method", method, LAYER_METHODS)
+        self.method = method
+        self._sums: tuple[Tensor, Tensor] | None = None
+
+    def add(self, reference: Tensor, resized: Tensor) -> None:
+        """Add a block of rows: reference [B, M, Nr] and the layer's rows at the same queries, [B, M, Nr]."""
+        check_ndim("reference", reference, "B M Nr")
+        if reference.shape != resized.shape:
+            raise ValueError(
+                f"reference {tuple(reference.shape)} and resized {tuple(resized.shape)} differ: "
+                "resize the layer to the reference grid and take the same query rows of both."
+            )
+        dtype = working_dtype(reference, resized)
+        p, s = finite(reference, dtype), finite(resized, dtype)
+        first = second = p.new_zeros(p.shape[0])
+        if self.method == "dot-product similarity":
+            first = (p * s).sum((1, 2))
+        elif self.method == "mse":
+            first = (p - s).norm(dim=-1).sum(-1)
+        elif self.method == "iou-like":
+            first, second = torch.minimum(p, s).sum((1, 2)), torch.maximum(p, s).sum((1, 2))
+        self._sums = (first, second) if self._sums is None else (self._sums[0] + first, self._sums[1] + second)
+
+    def result(self) -> Tensor:
+        """The score of every sample, [B]. Raises ValueError if no rows were added."""
+        if self._sums is None:
+            raise ValueError("No rows were added: call add() with every block of query rows before result().")
+        first, second = self._sums
+        if self.method == "dot-product similarity":
+            return first
+        if self.method == "mse":
+            return 1.0 / first
+        if self.method == "iou-like":
+            return first / (second + 1e-4)
+        return torch.ones_like(first)
+
+
+def layer_score(reference: Tensor, resized: Tensor, method: str) -> Tensor:
+    """Unnormalised score of one layer: reference [B, Nr, Nr], resized [B, Nr, Nr] -> [B]. See `LayerScore` for blocks."""
+    score = LayerScore(method)
+    score.add(reference, resized)
+    return score.result()
+
+
+def normalise_scores(scores: Tensor) -> Tensor:
+    """Scores [B, L] to weights that sum to one over the layers.
+
+    Negative and NaN scores count as 0. Layers with an infinite score share all the weight; if every score is 0 the
+    weights are uniform.
+    """
+    check_ndim("scores", scores, "B L")
+    if scores.shape[1] == 0:
+        raise ValueError("scores has no layers: record at least one attention layer.")
+    scores = scores.to(working_dtype(scores)).nan_to_num(nan=0.0, posinf=torch.inf, neginf=0.0).clamp_min(0)
+    infinite = torch.isinf(scores)
+    scores = torch.where(infinite.any(-1, keepdim=True), infinite.to(scores), scores)
+    largest = scores.amax(-1, keepdim=True)
+    scores = torch.where(
+        largest > 0, scores / torch.where(largest > 0, largest, 1.0), 1.0
+    )  # the sum cannot overflow now
+    return scores / scores.sum(-1, keepdim=True)
+
+
+def layer_scores(
+    affinity: Tensor,
+    grid: Grid,
+    self_maps: Sequence[Tensor],
+    grids: Sequence[Grid],
+    method: str,
+    mass_preserving: bool = False,
+) -> Tensor:
+    """Weights of all layers, normalised.
+
+    affinity: [B, Nr, Nr] from `reference_affinity`, on `grid`. self_maps: one head-mean [B, Nl, Nl] per layer, on `grids`.
+    mass_preserving: opt-in experiment that removes the published rule's preference for coarse layers (`resize_keys`).
+    Returns [B, L]. Raises ValueError for an unknown method or shapes that do not fit.
+    """
+    check_choice("layer method", method, LAYER_METHODS)
+    _check_self_map(affinity, grid, "affinity")
+    _check_lengths(self_maps, grids)
+    columns = []
+    for self_map, map_grid in zip(self_maps, grids, strict=True):
+        _check_self_map(self_map, map_grid)
+        score = LayerScore(method)
+        index = nearest_index(map_grid, grid, self_map.device)
+        for start in range(0, len(index), _ROWS_AT_ONCE):
+            rows = self_map[:, index[start : start + _ROWS_AT_ONCE]]
+            score.add(affinity[:, start : start + _ROWS_AT_ONCE], resize_keys(rows, map_grid, grid, mass_preserving))
+        columns.append(score.result())
+    return normalise_scores(torch.stack(columns, -1))
+
+
+def aggregate_layers(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:
+    """The global map: weighted sum of the layers' maps at a common size, clamped at zero, summing to one over tokens.
+
+    maps: one [B, Nl, T] per layer on `grids`. weights: [B, L]. Returns [B, T, *size].
+    A pixel at which every token is clamped to zero takes the plain layer average, or 1/T if that is zero as well.
+    Raises ValueError when the shapes do not fit.
+    """
+    _check_lengths(maps, grids)
+    batch, _, tokens = maps[0].shape
+    if tuple(weights.shape) != (batch, len(maps)):
+        raise ValueError(
+            f"weights has shape {tuple(weights.shape)}: expected [B, L] = [{batch}, {len(maps)}], one per layer."
+        )
+    for layer, (layer_map, grid) in enumerate(zip(maps, grids, strict=True)):
+        check_ndim(f"map {layer}", layer_map, "B N T")
+        check_tokens(f"map {layer}", layer_map.shape[1], grid)
+        if (layer_map.shape[0], layer_map.shape[2]) != (batch, tokens):
+            raise ValueError(
+                f"map {layer} has shape {tuple(layer_map.shape)}: expected batch {batch} and {tokens} tokens as in map 0."
+            )
+    dtype = working_dtype(weights, *maps)
+    weights = finite(weights, dtype)
+    mixed = _mix(maps, grids, weights, size).clamp_min(0)
+    total = mixed.sum(1, keepdim=True)
+    tiny = torch.finfo(dtype).tiny
+    if bool((total <= tiny).any()):  # rare, so the second pass over the layers is made only then
+        plain = _mix(maps, grids, torch.full_like(weights, 1.0 / len(maps)), size).clamp_min(0)
+        plain = torch.where(plain.sum(1, keepdim=True) > tiny, plain, 1.0)
+        mixed = torch.where(total > tiny, mixed, plain)
+        total = mixed.sum(1, keepdim=True)
+    return mixed / total
+
+
+def _mix(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:
+    """Weighted sum of the layers' maps at `size`: [B, T, *size]."""
+    total = weights.new_zeros(weights.shape[0], maps[0].shape[-1], *size)
+    for layer, (layer_map, grid) in enumerate(zip(maps, grids, strict=True)):
+        image = finite(layer_map, weights.dtype).mT.unflatten(-1, tuple(grid))
+        total.addcmul_(resize_bilinear(image, size), weights[:, layer, None, None, None])
+    return total
+
+
+def _check_self_map(self_map: Tensor, grid: Grid, what: str = "self_map") -> None:
+    check_ndim(what, self_map, "B N N")
+    check_tokens(what, self_map.shape[1], grid)
+    check_tokens(what, self_map.shape[2], grid)
+
+
+def _check_lengths(tensors: Sequence[Tensor], grids: Sequence[Grid]) -> None:
+    if not tensors or len(tensors) != len(grids):
+        raise ValueError(
+            f"Got {len(tensors)} layers and {len(grids)} grids: pass at least one layer and one (height, width) for each."
+        )
