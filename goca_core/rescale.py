@@ -1,0 +1,125 @@
+"""Per-pixel rescaling: token maps to one score map per object (paper: per-pixel rescaling).
+
+Dividing by the mass on the content words takes out the attention that start, end and padding tokens draw, which
+differs from pixel to pixel. The method names are those of the reference implementation, which blurs where they say "+".
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .resize import check_choice, check_ndim, finite, gaussian_blur, maxnorm, minmax
+
+_FACTOR_FLOOR = 1e-8  # content mass below which a pixel says nothing about the objects
+
+
+class _Recipe(NamedTuple):
+    """What a method does, in this order: divide by the content mass, renormalise, multiply by raw, renormalise again."""
+
+    divide: bool = False
+    renorm: Literal["", "max", "blur"] = ""
+    times_raw: bool = False
+    again: bool = False
+
+
+_RECIPES: dict[str, _Recipe] = {
+    "raw": _Recipe(),
+    "per-token renorm": _Recipe(renorm="max"),
+    "per-token renorm+": _Recipe(renorm="blur"),
+    "sum-1 rescaling": _Recipe(divide=True),
+    "sum-1 rescaling + per-token renorm": _Recipe(divide=True, renorm="max"),
+    "sum-1 rescaling + per-token renorm+": _Recipe(divide=True, renorm="blur"),
+    "sum-1 rescaling + per-token renorm x raw": _Recipe(divide=True, renorm="max", times_raw=True),
+    "sum-1 rescaling + per-token renorm+ x raw": _Recipe(divide=True, renorm="blur", times_raw=True),
+    "sum-1 rescaling + per-token renorm+ x raw + renorm": _Recipe(
+        divide=True, renorm="blur", times_raw=True, again=True
+    ),
+}
+
+RESCALE_METHODS: tuple[str, ...] = tuple(_RECIPES)
+
+
+def blur(maps: Tensor) -> Tensor:
+    """The method's own Gaussian, 5 x 5 with sigma 1.1, on [..., h, w] (`gaussian_blur` for the borders)."""
+    return gaussian_blur(maps, 5, 1.1)
+
+
+def rescale(
+    maps: Tensor,
+    objects: Sequence[Sequence[int]],
+    content: Sequence[int],
+    method: str = "sum-1 rescaling + per-token renorm+",
+    pool: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    """One score map per object.
+
+    maps: [B, T, h, w] from `layers.aggregate_layers`. objects: token positions of each object (K of them).
+    content: token positions of all content words of the prompt, not only those of the objects.
+    method: one of RESCALE_METHODS. pool: how an object's tokens are joined; the content mass is always a sum.
+
+    Returns [B, K, h, w], in [0, 1] for the methods that end in a renormalisation. Repeated positions count once. Pixels
+    with a content mass of 1e-8 or less, and objects whose map is constant, are zero. Without content words the division
+    is left out, with a warning.
+    Raises ValueError for an unknown method or pool, no objects, an object without tokens, or a position outside 0..T-1.
+    """
+    check_choice("rescale method", method, RESCALE_METHODS)
+    check_choice("pool", pool, ("mean", "sum"))
+    check_ndim("maps", maps, "B T h w")
+    if not objects:
+        raise ValueError("objects is empty: pass the token positions of at least one object.")
+    tokens = maps.shape[1]
+    object_ids = [_positions(ids, tokens, f"object {k}") for k, ids in enumerate(objects)]
+    content_ids = _positions(content, tokens, "content")
+    for k, ids in enumerate(object_ids):
+        if not ids:
+            raise ValueError(
+                f"object {k} has no tokens: check that its phrase occurs in the prompt, or leave the object out."
+            )
+    recipe = _RECIPES[method]
+
+    maps = finite(maps)
+    groups = [maps[:, ids] for ids in object_ids]
+    raw = torch.stack([group.mean(1) if pool == "mean" else group.sum(1) for group in groups], 1)
+    result = raw
+    if recipe.divide and content_ids:
+        factor = maps[:, content_ids].sum(1, keepdim=True)
+        known = factor > _FACTOR_FLOOR
+        result = torch.where(known, raw / torch.where(known, factor, 1.0), 0.0)
+    elif recipe.divide:
+        warnings.warn(
+            f"Rescale method {method!r} got no content tokens and was applied without its division: "
+            "pass the positions of the prompt's words as content.",
+            stacklevel=2,
+        )
+    if recipe.renorm == "max":
+        result = maxnorm(result)
+    elif recipe.renorm == "blur":
+        result = minmax(blur(result))
+    if recipe.times_raw:
+        result = result * raw
+    if recipe.again:
+        result = minmax(blur(result))
+    return result
+
+
+def merge_background(maps: Tensor) -> Tensor:
+    """Join the rescaled maps of the background phrases, [B, S, h, w] -> [B, h, w], by a pixel-wise maximum; zero if S is 0."""
+    check_ndim("maps", maps, "B S h w")
+    maps = finite(maps)
+    return maps.amax(1) if maps.shape[1] else maps.new_zeros(maps.shape[0], *maps.shape[2:])
+
+
+def _positions(ids: Sequence[int], tokens: int, what: str) -> list[int]:
+    """Positions without repeats, each checked against the number of tokens."""
+    unique = list(dict.fromkeys(int(i) for i in ids))
+    outside = [i for i in unique if not 0 <= i < tokens]
+    if outside:
+        raise ValueError(
+            f"{what} names token positions {outside}, outside 0..{tokens - 1}: use positions of this prompt's tokens."
+        )
+    return unique
