@@ -1,0 +1,117 @@
+"""Scores to masks: the background rules of the reference, independent thresholds, and clean-up.
+
+Masks are made after the scores have been resized (`resize_scores`), so they hold exactly 0 and 1; a resized mask would not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from .resize import Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
+
+BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
+
+
+def resize_scores(scores: Tensor, size: Grid) -> Tensor:
+    """Bilinear resize of score maps, [B, K, h, w] -> [B, K, *size], half-pixel centres, no antialiasing."""
+    check_ndim("scores", scores, "B K h w")
+    return resize_bilinear(finite(scores), size)
+
+
+def background_level(scores: Tensor, background: Tensor | None, rule: str, theta: float) -> Tensor:
+    """Score an object has to beat at each pixel.
+
+    With b the background map and t = theta: offset b+t, vanilla t, max max(b, t), exact b, avg (b+t)/2.
+    scores: [B, K, h, w], for its shape. background: [B, h, w], or None for a map of zeros. Returns [B, h, w].
+    """
+    check_choice("background rule", rule, BACKGROUND_RULES)
+    check_ndim("scores", scores, "B K h w")
+    shape = (scores.shape[0], *scores.shape[2:])
+    if background is None:
+        level = scores.new_zeros(shape, dtype=working_dtype(scores))
+    elif tuple(background.shape) != shape:
+        raise ValueError(
+            f"background has shape {tuple(background.shape)}: expected [B, h, w] = {list(shape)}, the size of the scores."
+        )
+    else:
+        level = finite(background, working_dtype(scores, background))
+    if rule == "offset":
+        return level + theta
+    if rule == "vanilla":
+        return torch.full_like(level, theta)
+    if rule == "max":
+        return level.clamp_min(theta)
+    if rule == "avg":
+        return (level + theta) / 2
+    return level
+
+
+def assign(scores: Tensor, background: Tensor | None = None, rule: str = "offset", theta: float = 0.0) -> Tensor:
+    """Partition: every pixel goes to its best object, or to the background.
+
+    scores: [B, K, h, w]. background: [B, h, w] or None. rule: one of BACKGROUND_RULES. theta: threshold of the rule.
+    Returns int64 labels [B, h, w]: 0 is the background, k+1 is map k. On a tie the background wins, then the first object.
+    NaN counts as 0. Raises ValueError for an unknown rule or shapes that do not fit.
+    """
+    level = background_level(scores, background, rule, theta)
+    # argmax is documented to return the first of equal maxima; max() with a dimension is not
+    return torch.cat([level[:, None], finite(scores, level.dtype)], 1).argmax(1)
+
+
+def threshold(scores: Tensor, background: Tensor | None = None, rule: str = "vanilla", theta: float = 0.5) -> Tensor:
+    """Independent masks, which may overlap: where a score is above the level of the rule. Arguments as in `assign`.
+
+    Returns bool [B, K, h, w].
+    """
+    level = background_level(scores, background, rule, theta)
+    return finite(scores, level.dtype) > level[:, None]
+
+
+def one_hot(labels: Tensor, objects: int) -> Tensor:
+    """Labels [B, h, w] from `assign` to float32 masks [B, K, h, w] of exactly 0 and 1; label k+1 is mask k.
+
+    Raises ValueError for a label outside 0..K.
+    """
+    check_ndim("labels", labels, "B h w")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= objects:
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}: expected 0 (background) to {objects}; "
+            "pass the number of objects the labels were made from."
+        )
+    ids = torch.arange(1, objects + 1, device=labels.device)
+    return (labels[:, None] == ids[:, None, None]).to(torch.float32)
+
+
+def smooth(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of each map of [..., h, w], sigma in pixels; borders are mirrored, so the sum of a map is kept.
+
+    Masks become soft, in [0, 1]. sigma 0 changes nothing. Raises ValueError for a negative sigma.
+    """
+    if sigma < 0:
+        raise ValueError(f"sigma is {sigma}: use 0 for no smoothing or a positive width in pixels.")
+    maps = finite(maps)
+    if sigma == 0 or maps.numel() == 0:
+        return maps
+    stack = maps.reshape(-1, *maps.shape[-2:]).cpu().numpy()
+    blurred = ndimage.gaussian_filter(stack, sigma=(0, sigma, sigma), mode="reflect")
+    return torch.from_numpy(blurred).to(maps.device).reshape(maps.shape)
+
+
+def largest_component(masks: Tensor) -> Tensor:
+    """Keep the largest 8-connected patch of each mask of [B, K, h, w]; of equal ones the first in reading order.
+
+    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input; an empty mask stays empty.
+    """
+    check_ndim("masks", masks, "B K h w")
+    inside = (masks > 0.5).reshape(-1, *masks.shape[-2:]).cpu().numpy()
+    kept = np.zeros_like(inside)
+    for source, target in zip(inside, kept, strict=True):
+        patches, count = ndimage.label(source, structure=np.ones((3, 3), dtype=int))
+        if count:
+            sizes = np.bincount(patches.ravel())
+            sizes[0] = 0  # what is outside every patch
+            target[...] = patches == sizes.argmax()
+    return torch.from_numpy(kept).to(masks.device, masks.dtype).reshape(masks.shape)
