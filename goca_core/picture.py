@@ -1,0 +1,243 @@
+"""Pictures of the results: colour overlays with a legend, heat maps and contact sheets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Colour = tuple[int, int, int]
+
+# Okabe & Ito (2008), "Color Universal Design": distinguishable with every common colour blindness. Their black is left
+# out, it would vanish in dark pictures; the order puts the most different ones first.
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),  # orange
+    (86, 180, 233),  # sky blue
+    (213, 94, 0),  # vermilion
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (240, 228, 66),  # yellow
+    (0, 114, 178),  # blue
+)
+
+# Nine equidistant colours of viridis (Smith & van der Walt, CC0): perceptually uniform, lightness grows throughout.
+# Linear interpolation between them stays within two 8-bit steps of the full table for most values.
+_VIRIDIS = np.array(
+    [
+        (68, 1, 84),
+        (71, 44, 122),
+        (59, 81, 139),
+        (44, 113, 142),
+        (33, 144, 141),
+        (39, 173, 129),
+        (92, 200, 99),
+        (170, 220, 50),
+        (253, 231, 37),
+    ],
+    dtype=np.float64,
+)
+
+_MIN_WIDTH = 256  # of a finished picture, so that text fits next to it
+_FONT_SIZE = 14
+_PAD = 6
+
+
+def colour_of(index: int) -> Colour:
+    """Colour number `index` of the palette; after the first seven come lighter, then darker versions of them."""
+    red, green, blue = PALETTE[index % len(PALETTE)]
+    turn = index // len(PALETTE) % 3
+    target, share = ((0, 0.0), (255, 0.5), (0, 0.45))[turn]
+    return (
+        round(red + (target - red) * share),
+        round(green + (target - green) * share),
+        round(blue + (target - blue) * share),
+    )
+
+
+def overlay(
+    image: Image.Image | Tensor | ArrayLike,
+    maps: Tensor | ArrayLike,
+    labels: Sequence[str] | None = None,
+    alpha: float = 0.5,
+    colours: Sequence[Colour] | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """Tint the picture with one colour for each map, and name the colours in a legend below it.
+
+    image: PIL image or [H, W, 3] with values in [0, 1]. maps: masks or scores [K, h, w] in [0, 1], at any size.
+    labels: one name for each map, in any script; no legend without them. alpha: share of the colour where a map is 1.
+    colours: one RGB triple (0-255) for each map, default `colour_of`.
+    scale: whole enlargement of the picture; the default makes it at least 256 pixels wide. Pictures of up to 64 pixels
+    are enlarged with hard pixels, so that each can be seen, larger ones smoothly.
+    Returns an RGB image. Raises ValueError for shapes or counts that do not fit.
+    """
+    base = _picture(image)
+    layers = _array(maps)
+    if layers.ndim != 3:
+        raise ValueError(f"maps has shape {layers.shape}: expected [K, h, w], one map for each object.")
+    count = len(layers)
+    chosen = [colour_of(k) for k in range(count)] if colours is None else list(colours)
+    for what, number in (("colours", len(chosen)), ("labels", count if labels is None else len(labels))):
+        if number != count:
+            raise ValueError(f"Got {number} {what} for {count} maps: pass one for each map.")
+    base = _enlarge(base, scale)
+    picture = np.asarray(base, dtype=np.float64)
+    for layer, colour in zip(layers, chosen, strict=True):
+        share = alpha * np.clip(_resized(layer, base.size), 0, 1)[..., None]
+        picture = picture * (1 - share) + np.array(colour) * share
+    tinted = Image.fromarray(np.rint(np.clip(picture, 0, 255)).astype(np.uint8))
+    return tinted if not labels else _stack([tinted, _legend(labels, chosen, tinted.width)])
+
+
+def heat(
+    scores: Tensor | ArrayLike, low: float | None = 0.0, high: float | None = 1.0, scale: int | None = None
+) -> Image.Image:
+    """Scores [H, W] in the colours of viridis, from `low` (dark violet) to `high` (yellow).
+
+    low, high: the ends of the colour scale; None takes the smallest or largest score. scale: as in `overlay`.
+    """
+    values = _array(scores)
+    if values.ndim != 2:
+        raise ValueError(f"scores has shape {values.shape}: expected [H, W]; pick one map.")
+    bottom = float(values.min()) if low is None else low
+    top = float(values.max()) if high is None else high
+    position = np.clip((values - bottom) / (top - bottom), 0, 1) if top > bottom else np.zeros_like(values)
+    stops = np.linspace(0, 1, len(_VIRIDIS))
+    rgb = np.stack([np.interp(position, stops, _VIRIDIS[:, channel]) for channel in range(3)], -1)
+    return _enlarge(Image.fromarray(np.rint(rgb).astype(np.uint8)), scale)
+
+
+def contact_sheet(
+    images: Sequence[Image.Image | Tensor | ArrayLike],
+    captions: Sequence[str] | None = None,
+    columns: int = 4,
+    scale: int | None = None,
+) -> Image.Image:
+    """Pictures in a grid, each with its caption below.
+
+    images: PIL images or [H, W, 3] in [0, 1], of any sizes: smaller ones are fitted to the largest, keeping their shape.
+    captions: one for each picture; one that is too long is cut with dots. scale: as in `overlay`, for each picture.
+    Returns an RGB image. Raises ValueError without pictures, for less than one column or a wrong number of captions.
+    """
+    if not images or columns < 1:
+        raise ValueError(f"Got {len(images)} images and {columns} columns: pass at least one of each.")
+    if captions is not None and len(captions) != len(images):
+        raise ValueError(f"Got {len(captions)} captions for {len(images)} images: pass one for each.")
+    tiles = [_enlarge(_picture(image), scale) for image in images]
+    width, height = max(t.width for t in tiles), max(t.height for t in tiles)
+    font = _font(_FONT_SIZE)
+    line = 0 if captions is None else _line_height(font) + _PAD
+    columns = min(columns, len(tiles))
+    rows = math.ceil(len(tiles) / columns)
+    size = (columns * (width + _PAD) + _PAD, rows * (height + line + _PAD) + _PAD)
+    sheet = Image.new("RGB", size, (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for index, tile in enumerate(tiles):
+        x = _PAD + index % columns * (width + _PAD)
+        y = _PAD + index // columns * (height + line + _PAD)
+        ratio = min(width / tile.width, height / tile.height)
+        fitted = tile.resize((round(tile.width * ratio), round(tile.height * ratio)), Image.Resampling.LANCZOS)
+        sheet.paste(fitted, (x + (width - fitted.width) // 2, y + (height - fitted.height) // 2))
+        if captions is not None:
+            text = _shorten(captions[index], font, width)
+            draw.text((x, y + height + _PAD // 2), text, fill=(0, 0, 0), font=font)
+    return sheet
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as float32 [H, W, 3] with values in [0, 1]."""
+    return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
+
+
+def _array(values: Tensor | ArrayLike) -> NDArray[np.float64]:
+    if isinstance(values, Tensor):
+        values = values.detach().to("cpu", torch.float64).numpy()
+    return np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=1.0, neginf=0.0)
+
+
+def _picture(image: Image.Image | Tensor | ArrayLike) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    array = _array(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise ValueError(
+            f"image has shape {array.shape}: expected [H, W, 3] with values in [0, 1]; pick one of a batch."
+        )
+    return Image.fromarray(np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8))
+
+
+def _enlarge(image: Image.Image, scale: int | None) -> Image.Image:
+    factor = math.ceil(_MIN_WIDTH / image.width) if scale is None else scale
+    if factor < 1:
+        raise ValueError(f"scale is {scale}: use a whole number from 1, or None to choose it.")
+    if factor == 1:
+        return image
+    hard = max(image.size) <= 64
+    kind = Image.Resampling.NEAREST if hard else Image.Resampling.LANCZOS
+    return image.resize((image.width * factor, image.height * factor), kind)
+
+
+def _resized(layer: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """One map at (width, height); masks keep hard edges, scores are interpolated."""
+    hard = bool(np.isin(layer, (0.0, 1.0)).all())
+    kind = Image.Resampling.NEAREST if hard else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, kind), dtype=np.float64)
+
+
+def _legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
+    """Swatches with names, flowing over as many lines as `width` asks for."""
+    font = _font(_FONT_SIZE)
+    line = _line_height(font) + _PAD
+    places: list[tuple[int, int, str]] = []
+    x, y = _PAD, _PAD
+    for label in labels:
+        text = _shorten(label, font, width - line - 2 * _PAD)
+        wide = line + math.ceil(font.getlength(text)) + 2 * _PAD
+        if x > _PAD and x + wide > width:
+            x, y = _PAD, y + line
+        places.append((x, y, text))
+        x += wide
+    strip = Image.new("RGB", (width, y + line), (255, 255, 255))
+    draw = ImageDraw.Draw(strip)
+    side = line - _PAD
+    for (x, y, text), colour in zip(places, colours, strict=True):
+        draw.rectangle((x, y, x + side - 1, y + side - 1), fill=tuple(colour), outline=(0, 0, 0))
+        draw.text((x + side + _PAD // 2, y), text, fill=(0, 0, 0), font=font)
+    return strip
+
+
+def _stack(images: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), (255, 255, 255))
+    y = 0
+    for image in images:
+        sheet.paste(image, (0, y))
+        y += image.height
+    return sheet
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.load_default(size=size)
+    except (ImportError, OSError):  # a Pillow built without FreeType has its bitmap font only
+        return ImageFont.load_default()
+
+
+def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return math.ceil(font.getbbox("Ágy")[3])
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """One line of drawable text of at most `width` pixels, ending in dots if it was cut."""
+    # a bitmap font knows Latin-1 only, and lone surrogates cannot be drawn by any
+    charset = "utf-8" if isinstance(font, ImageFont.FreeTypeFont) else "latin-1"
+    line = " ".join(text.split()).encode(charset, "replace").decode(charset)
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(line + "...") > width:
+        line = line[:-1]
+    return line + "..."
