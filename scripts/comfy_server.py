@@ -143,7 +143,7 @@ class ComfyServer:
         try:
             self._wait()
         except BaseException:
-            self.stop(keep_files=True)
+            self.stop()
             raise
 
     def _wait(self) -> None:
@@ -157,27 +157,32 @@ class ComfyServer:
             time.sleep(0.25)
         else:
             raise ServerError(f"ComfyUI did not answer within {self.startup_seconds:.0f} s:\n{self.tail()}")
-        if "IMPORT FAILED" in self.tail(lines=10_000):
-            raise ServerError(f"ComfyUI could not import the pack:\n{self.tail()}")
+        if "(IMPORT FAILED)" in self.tail(lines=10_000):
+            raise ServerError(f"ComfyUI could not import the pack:\n{self._import_problem()}")
 
     @property
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def stop(self, keep_files: bool = False) -> None:
+    def stop(self) -> None:
         """End the server and everything it started; safe to call twice."""
         process, self._process = self._process, None
         if process is not None:
             _end_group(process)
-        if not keep_files:
-            shutil.rmtree(self.base, ignore_errors=True)
-            atexit.unregister(self.stop)
+        shutil.rmtree(self.base, ignore_errors=True)
+        atexit.unregister(self.stop)
 
     def tail(self, lines: int = 30) -> str:
         """The last lines of the server's log."""
         if not self.log.is_file():
             return "(no log)"
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+    def _import_problem(self) -> str:
+        lines = self.tail(lines=10_000).splitlines()
+        starts = [i for i, line in enumerate(lines) if "Traceback" in line or "Error while calling" in line]
+        ends = [i for i, line in enumerate(lines) if "Import times for custom nodes" in line]
+        return "\n".join(lines[starts[0] : ends[0]] if starts and ends else lines[-30:])
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -259,9 +264,9 @@ class ComfyServer:
 
 def _refusal(body: dict[str, Any]) -> ServerError:
     for node_id, problem in body.get("node_errors", {}).items():
-        for error in problem.get("errors", []):
-            details = f"{error.get('message', '')}: {error.get('details', '')}".strip(": ")
-            return NodeError(node_id, problem.get("class_type", "?"), details)
+        errors = problem.get("errors", [])
+        details = [f"{error.get('message', '')}: {error.get('details', '')}".strip(": ") for error in errors]
+        return NodeError(node_id, problem.get("class_type", "?"), "; ".join(details))
     error = body.get("error", body)
     text = f"{error.get('message', '')} {error.get('details', '')}" if isinstance(error, dict) else str(error)
     return ServerError(f"ComfyUI refused the prompt: {text.strip()}")

@@ -136,8 +136,9 @@ def _unpack(archive: Path, target: Path) -> None:
             if member.isfile() or member.isdir():
                 member.name = member.name[len(prefix) :]
                 members.append(member)
-        # The hash vouches for the content; the filter (where this Python has it) and the name check cost nothing.
-        tar.extractall(target, members=members, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
+        # Pythons before 3.12 may lack the filter; the hash vouches for the content anyway.
+        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+        tar.extractall(target, members=members)
     if not (target / "main.py").is_file():
         raise HostError(f"{archive.name} holds no {SDIST_FOLDER}/main.py.")
 

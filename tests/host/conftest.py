@@ -46,13 +46,16 @@ def _boot() -> None:
     # The host's tree may be a user's own checkout: not even bytecode is written there.
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(HOST.dir))
-    kept, sys.argv = sys.argv, [
-        str(HOST.dir / "main.py"),
-        "--cpu",
-        *("--base-directory", str(BASE)),
-        *("--database-url", "sqlite:///:memory:"),
-        "--disable-api-nodes",
-    ]
+    kept, sys.argv = (
+        sys.argv,
+        [
+            str(HOST.dir / "main.py"),
+            "--cpu",
+            *("--base-directory", str(BASE)),
+            *("--database-url", "sqlite:///:memory:"),
+            "--disable-api-nodes",
+        ],
+    )
     try:
         # The options are parsed once, when comfy.cli_args is first imported, and only if asked for before.
         options = importlib.import_module("comfy.options")
@@ -76,7 +79,14 @@ def host() -> SimpleNamespace:
     """The host's modules, its own nodes loaded: `nodes`, `folder_paths`, `execution`, `comfy` and `dir`."""
     nodes = importlib.import_module("nodes")
     assert Path(nodes.__file__ or "").parent == HOST.dir
-    names = ("comfy.model_management", "comfy.sample", "comfy.samplers", "comfy.supported_models", "comfy.sd", "comfy.ops")
+    names = (
+        "comfy.model_management",
+        "comfy.sample",
+        "comfy.samplers",
+        "comfy.supported_models",
+        "comfy.sd",
+        "comfy.ops",
+    )
     for name in names:
         importlib.import_module(name)
     asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))

@@ -32,7 +32,9 @@ class Tiny(NamedTuple):
     channels: int
 
 
-def _unet(levels: int, depth: list[int], down: list[int], middle: int, up: list[int], context: int, **more: Any) -> dict[str, Any]:
+def _unet(
+    levels: int, depth: list[int], down: list[int], middle: int, up: list[int], context: int, **more: Any
+) -> dict[str, Any]:
     config = {
         "use_checkpoint": False,
         "image_size": 32,
@@ -91,9 +93,24 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int | None]] = {
         POOLED,
     ),
     "ssd1b": ("SSD1B", _sdxl_like([1, 1, 1], [0, 1, 2], -1, [0, 0, 1, 1, 2, 1]), {"num_head_channels": 16}, POOLED),
-    "segmind_vega": ("Segmind_Vega", _sdxl_like([1, 1, 1], [0, 1, 1], -1, [0, 0, 1, 1, 1, 1]), {"num_head_channels": 16}, POOLED),
-    "koala_700m": ("KOALA_700M", _sdxl_like([1, 1, 1], [0, 2, 3], -2, [0, 0, 2, 2, 3, 3]), {"num_head_channels": 16}, POOLED),
-    "koala_1b": ("KOALA_1B", _sdxl_like([1, 1, 1], [0, 2, 3], 3, [0, 0, 2, 2, 3, 3]), {"num_head_channels": 16}, POOLED),
+    "segmind_vega": (
+        "Segmind_Vega",
+        _sdxl_like([1, 1, 1], [0, 1, 1], -1, [0, 0, 1, 1, 1, 1]),
+        {"num_head_channels": 16},
+        POOLED,
+    ),
+    "koala_700m": (
+        "KOALA_700M",
+        _sdxl_like([1, 1, 1], [0, 2, 3], -2, [0, 0, 2, 2, 3, 3]),
+        {"num_head_channels": 16},
+        POOLED,
+    ),
+    "koala_1b": (
+        "KOALA_1B",
+        _sdxl_like([1, 1, 1], [0, 2, 3], 3, [0, 0, 2, 2, 3, 3]),
+        {"num_head_channels": 16},
+        POOLED,
+    ),
 }
 
 

@@ -1,0 +1,46 @@
+# `make help` lists the targets. Any python3 from 3.10 on runs this; the rest is installed into .host/.
+PYTHON ?= python3
+ARGS ?=
+HOST_PYTHON = $$($(PYTHON) scripts/host.py --print python)
+CHECK = .host/check/bin
+
+.PHONY: help host demo test unit check format clean distclean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+host: ## a real ComfyUI in .host/ (COMFYUI_DIR and COMFYUI_PYTHON use your own)
+	@$(PYTHON) scripts/host.py
+
+demo: host ## a picture, its masks, an overlay and a table into ./output (ARGS="--seed 7")
+	@$(HOST_PYTHON) scripts/demo.py $(ARGS)
+
+test: host ## all tests, against the real ComfyUI (ARGS="-k words")
+	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(ARGS)
+
+unit: host ## the tests of the method alone
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
+
+check: host $(CHECK)/done ## lint, formatting, types and the registry's rules
+	$(CHECK)/ruff check .
+	$(CHECK)/ruff format --check .
+	$(CHECK)/mypy --python-executable "$(HOST_PYTHON)"
+	$(PYTHON) scripts/check_registry.py $(CHECK)/comfy
+
+format: $(CHECK)/done ## format the code and apply the linter's fixes
+	$(CHECK)/ruff check --fix .
+	$(CHECK)/ruff format .
+
+$(CHECK)/done: requirements-check.txt
+	@echo "Installing the check tools ..."
+	@$(PYTHON) -m venv .host/check
+	@$(CHECK)/python -m pip --disable-pip-version-check install --quiet -r requirements-check.txt
+	@touch $@
+
+clean: ## remove outputs and caches, keep the host
+	rm -rf output .pytest_cache .ruff_cache .mypy_cache .cache .host/pycache
+	find . -name __pycache__ -not -path './.host/*' -prune -exec rm -rf {} +
+
+distclean: clean ## remove the host too
+	rm -rf .host

@@ -1,0 +1,56 @@
+"""Every node of the pack explains itself: tooltips, a description, words to find it by."""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ALIASES = {"daam", "attention map", "heatmap", "segmentation", "mask"}
+
+
+@pytest.fixture(scope="module")
+def infos(host: SimpleNamespace, pack: ModuleType) -> dict[str, dict[str, Any]]:
+    """What the front end is told about each node."""
+    classes = host.nodes.NODE_CLASS_MAPPINGS
+    found = {name: vars(cls.GET_NODE_INFO_V1()) for name, cls in classes.items() if name.startswith("GOCA_")}
+    assert found, "the pack brought no nodes"
+    return found
+
+
+def silent_inputs(info: dict[str, Any]) -> list[str]:
+    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
+    silent = []
+    for group in groups:
+        for name, spec in group.items():
+            options = spec[1] if len(spec) > 1 else {}
+            if not str(options.get("tooltip") or "").strip():
+                silent.append(name)
+    return silent
+
+
+def test_every_input_has_a_tooltip(infos: dict[str, dict[str, Any]]) -> None:
+    assert not {name: silent for name, info in infos.items() if (silent := silent_inputs(info))}
+
+
+def test_every_output_has_a_tooltip(infos: dict[str, dict[str, Any]]) -> None:
+    silent = {}
+    for name, info in infos.items():
+        tooltips = info.get("output_tooltips") or [None] * len(info["output"])
+        assert len(tooltips) == len(info["output"]), name
+        if any(not str(tooltip or "").strip() for tooltip in tooltips):
+            silent[name] = tooltips
+    assert not silent
+
+
+def test_every_node_has_a_description_and_a_display_name(infos: dict[str, dict[str, Any]]) -> None:
+    for name, info in infos.items():
+        assert len(info["description"]) > 20, name
+        assert info["display_name"] and info["display_name"] != name, name
+        assert info["category"].split("/")[0] == "GoCA", name
+
+
+def test_every_node_can_be_found(infos: dict[str, dict[str, Any]]) -> None:
+    missing = {name: ALIASES - set(info.get("search_aliases") or []) for name, info in infos.items()}
+    assert not {name: words for name, words in missing.items() if words}

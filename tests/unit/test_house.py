@@ -1,0 +1,244 @@
+"""The rules of the house (docs/architecture.md), asked of the files themselves."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Top-level modules of the host. `nodes` inside the pack is only ever imported relatively.
+HOST_MODULES = {
+    "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras",
+    "app", "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server", "utils",
+}  # fmt: skip
+# With none of these at hand a node cannot do tensor maths; it asks goca_core.
+MATHS_MODULES = {"torch", "numpy", "einops", "scipy", "PIL"}
+
+
+def python_files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def outside_capture() -> list[Path]:
+    return [path for path in python_files("goca_core") if not path.is_relative_to(ROOT / "goca_core" / "capture")]
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, int, str]]:
+    """(line, level, module) of every import that runs; those under TYPE_CHECKING do not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, 0, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            yield node.lineno, node.level, node.module or ""
+        else:
+            yield from imports(node)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+# -- who may import whom -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", outside_capture(), ids=relative)
+def test_only_capture_touches_the_host(path: Path) -> None:
+    depth = len(path.relative_to(ROOT / "goca_core").parts)
+    for line, level, module in imports(parse(path)):
+        where = f"{relative(path)}:{line}"
+        if level == 0:
+            assert module.split(".")[0] not in HOST_MODULES, f"{where} imports {module}"
+        else:
+            assert level <= depth, f"{where} reaches out of goca_core"
+            assert "capture" not in module.split("."), f"{where} imports capture, and the host with it"
+
+
+@pytest.mark.parametrize("path", python_files("goca_core"), ids=relative)
+def test_the_method_does_not_know_the_nodes(path: Path) -> None:
+    depth = len(path.relative_to(ROOT / "goca_core").parts)
+    for line, level, _ in imports(parse(path)):
+        assert level <= depth, f"{relative(path)}:{line} reaches out of goca_core"
+
+
+@pytest.mark.parametrize("path", python_files("nodes"), ids=relative)
+def test_nodes_do_no_tensor_maths(path: Path) -> None:
+    tree = parse(path)
+    for line, level, module in imports(tree):
+        assert level or module.split(".")[0] not in MATHS_MODULES, f"{relative(path)}:{line} imports {module}"
+    for node in ast.walk(tree):
+        matmul = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+        assert not matmul, f"{relative(path)}:{node.lineno} multiplies matrices"
+
+
+def test_goca_core_imports_without_the_host() -> None:
+    code = (
+        "import importlib, pkgutil, sys, goca_core\n"
+        "for found in pkgutil.iter_modules(goca_core.__path__):\n"
+        "    if found.name != 'capture': importlib.import_module('goca_core.' + found.name)\n"
+        "assert not {'comfy', 'folder_paths', 'comfy_api'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_entry_point_is_nothing_else() -> None:
+    names = set()
+    for node in parse(ROOT / "__init__.py").body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # the docstring
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            continue
+        if isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names.add(node.name)
+        else:
+            pytest.fail(f"__init__.py:{node.lineno}: {ast.unparse(node)[:60]}")
+    assert names - {"__all__"} == {"WEB_DIRECTORY", "comfy_entrypoint"}
+
+
+# -- every node is documented, shown and tested ------------------------------------------------------------------------
+
+
+def node_ids() -> list[str]:
+    """The literals passed as node_id; computed ids are refused, since saved graphs rely on them."""
+    found = []
+    for path in python_files("nodes"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.keyword) and node.arg == "node_id":
+                literal = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+                assert literal, f"{relative(path)}: a node id is not a literal"
+                found.append(node.value.value)  # type: ignore[attr-defined]
+    return found
+
+
+NODE_IDS = node_ids()
+
+
+def text_of(folder: str, *suffixes: str) -> str:
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes and path != Path(__file__)]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def test_node_ids_are_ours_and_unique() -> None:
+    assert NODE_IDS
+    assert len(NODE_IDS) == len(set(NODE_IDS))
+    assert all(re.fullmatch(r"GOCA_[A-Z][A-Za-z]+", node_id) for node_id in NODE_IDS)
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_node_has_a_help_page(node_id: str) -> None:
+    page = ROOT / "web" / "docs" / f"{node_id}.md"
+    assert page.is_file(), f"web/docs/{node_id}.md is missing"
+    assert len(page.read_text(encoding="utf-8")) > 200, "a help page says what the node is for and when to use it"
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_node_is_in_a_workflow(node_id: str) -> None:
+    shown = f'"{node_id}"' in text_of("workflows", ".json")
+    assert shown, f"no graph in workflows/ shows {node_id}"
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_node_is_in_a_test(node_id: str) -> None:
+    named = re.search(rf"\b{node_id}\b", text_of("tests", ".py", ".json")) is not None
+    assert named, f"no test names {node_id}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").rglob("*.json")), ids=relative)
+def test_workflow_is_sound(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    json.loads(text)
+    unknown = set(re.findall(r'"(GOCA_[A-Z][A-Za-z]+)"', text)) - set(NODE_IDS)
+    assert not unknown, f"{relative(path)} names nodes that are not there: {unknown}"
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "web" / "docs").glob("*.md")), ids=relative)
+def test_help_page_has_a_node(page: Path) -> None:
+    assert page.stem in NODE_IDS
+
+
+# -- the papers --------------------------------------------------------------------------------------------------------
+
+
+def project(field: str) -> str:
+    found = re.search(rf'^{field} = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, f"pyproject.toml says no {field}"
+    return found[1]
+
+
+def test_versions_agree() -> None:
+    newest = re.search(r"^## \[(\d+\.\d+\.\d+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest and newest[1] == project("version")
+
+
+def test_the_tested_host_is_the_one_asked_for() -> None:
+    provided = re.search(r'^COMFYUI_VERSION = "(.+)"', (ROOT / "scripts" / "host.py").read_text("utf-8"), re.MULTILINE)
+    assert provided and project("requires-comfyui") == f">={provided[1]}"
+
+
+def test_requirements_agree() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+    def listed(key: str) -> list[str]:
+        found = re.search(rf"^{key} = (\[.*\])$", text, re.MULTILINE)
+        assert found, key
+        return sorted(ast.literal_eval(found[1]))
+
+    def file(name: str) -> list[str]:
+        lines = (line.partition("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines())
+        return sorted(line for line in lines if line)
+
+    assert listed("dependencies") == file("requirements.txt")
+    assert listed("test") == file("requirements-test.txt")
+    assert listed("check") == file("requirements-check.txt")
+
+
+def tracked_texts() -> Iterator[tuple[str, str]]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = ROOT / name
+        if path.is_file() and path.suffix not in {".png", ".jpg", ".webp", ".npz", ".safetensors", ".gif", ".ico"}:
+            yield name, path.read_text(encoding="utf-8", errors="replace")
+
+
+def test_no_machine_leaks() -> None:
+    """No paths of one machine, no package index of one network."""
+    forbidden = re.compile(
+        r"(?<![\w.~-])/(?:work|root|home|Users)/\w"
+        r"|[a-z]:\\Users\\"
+        r"|--(?:extra-)?index-url|--find-links|PIP_INDEX_URL"
+        r"|download\.pytorch\.org|pypi\.org/simple|files\.pythonhosted\.org",
+        re.IGNORECASE,
+    )
+    here = relative(Path(__file__))
+    leaks = [
+        f"{name}:{number}: {line.strip()[:80]}"
+        for name, text in tracked_texts()
+        if name != here
+        for number, line in enumerate(text.splitlines(), start=1)
+        if forbidden.search(line)
+    ]
+    assert not leaks, "\n".join(leaks)
+
+
+def test_scripts_are_executable() -> None:
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o100
