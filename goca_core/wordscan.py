@@ -1,0 +1,121 @@
+"""Cutting text of any script into words, the spelling under which words are compared, and words that name nothing."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+EMBEDDING = "embedding:"
+
+STOP_WORDS = frozenset({"a", "an", "the", "and"})
+"""Words that are no content (beside punctuation): they take no part in the normalisation over the words of a prompt."""
+
+FUNCTION_WORDS = STOP_WORDS | frozenset(
+    """
+    above across against along alongside among around as at before behind below beneath beside besides between beyond
+    but by during except for from in inside into is are was were be being has have having it its near next nor of off
+    on onto or out outside over past that their then there these this those through to together toward towards under
+    underneath up upon via where which while who whose with within without
+    """.split()  # noqa: SIM905
+)
+"""Words between the things that a prompt names: it is cut at them when background phrases are chosen automatically."""
+
+# English endings stay in one piece because CLIP's tokenizer cuts there too: "man's" can be found whole or as "man".
+_ENDING = re.compile(r"['’](?:s|t|re|ve|m|d|ll)(?![^\W_])", re.IGNORECASE)
+
+# Scripts without spaces between words: each character stands for itself, or nothing inside a sentence could be found.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),  # Thai, Lao, Myanmar, Khmer
+    (0x3005, 0x3007),
+    (0x3040, 0x30FF),
+    (0x31F0, 0x31FF),  # kana and iteration marks
+    (0x3400, 0x4DBF),
+    (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF),
+    (0x20000, 0x3FFFF),
+)
+_JOINERS = "\u200c\u200d"
+
+
+def fold(text: str) -> str:
+    """The spelling under which two words are the same: composed, case-folded, straight apostrophes."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("’", "'")
+
+
+@lru_cache(maxsize=8192)
+def fold_words(text: str) -> tuple[str, ...]:
+    """The folded words of a text, without punctuation."""
+    return tuple(
+        fold(text[a:b]) for a, b in split_words(text) if _sort(text[a]) != "." or _ENDING.fullmatch(text, a, b)
+    )
+
+
+def split_words(text: str) -> list[tuple[int, int]]:
+    """Spans of the words and of the runs of punctuation of a text, in order.
+
+    Letters and digits together make a word; an emoji is a word of its own.
+    """
+    spans, i = [], 0
+    while i < len(text):
+        sort = _sort(text[i])
+        ending = _ENDING.match(text, i)
+        if sort == " ":
+            i += 1
+            continue
+        if ending:
+            j = ending.end()
+        elif sort == "e":
+            j = _emoji_end(text, i)
+        elif sort == "w" and _unspaced(text[i]):
+            j = i + 1
+            while j < len(text) and unicodedata.category(text[j])[0] == "M":
+                j += 1
+        else:
+            j = i + 1
+            while j < len(text) and _same_run(sort, text[j]):
+                j += 1
+        spans.append((i, j))
+        i = j
+    return spans
+
+
+def _same_run(sort: str, char: str) -> bool:
+    if sort == "w":
+        return (_sort(char) == "w" and not _unspaced(char)) or char in _JOINERS
+    return _sort(char) == "."
+
+
+def _sort(char: str) -> str:
+    """ "w" for a letter, digit or mark, "e" for an emoji or picture sign, " " for space, "." for everything else."""
+    if char.isspace():
+        return " "
+    category = unicodedata.category(char)
+    if category[0] in "LNM":
+        return "w"
+    # Below the technical signs the class holds ©, ®, ° and ™, which are punctuation to a prompt.
+    return "e" if category == "So" and ord(char) >= 0x2300 else "."
+
+
+def _unspaced(char: str) -> bool:
+    return any(low <= ord(char) <= high for low, high in _UNSPACED)
+
+
+def _emoji_end(text: str, i: int) -> int:
+    """Where the emoji at `i` ends, with its variation, skin colour, tags, joined emojis or second letter of a flag."""
+
+    def flag(k: int) -> bool:
+        return k < len(text) and 0x1F1E6 <= ord(text[k]) <= 0x1F1FF
+
+    j = i + 2 if flag(i) and flag(i + 1) else i + 1
+    while j < len(text):
+        code = ord(text[j])
+        if unicodedata.category(text[j])[0] == "M" or 0x1F3FB <= code <= 0x1F3FF or 0xE0020 <= code <= 0xE007F:
+            j += 1
+        elif text[j] == "\u200d" and j + 1 < len(text) and _sort(text[j + 1]) == "e":
+            j += 2
+        else:
+            break
+    return j
