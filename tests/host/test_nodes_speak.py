@@ -14,7 +14,7 @@ ALIASES = {"daam", "attention map", "heatmap", "segmentation", "mask"}
 def infos(host: SimpleNamespace, pack: ModuleType) -> dict[str, dict[str, Any]]:
     """What the front end is told about each node."""
     classes = host.nodes.NODE_CLASS_MAPPINGS
-    found = {name: vars(cls.GET_NODE_INFO_V1()) for name, cls in classes.items() if name.startswith("GOCA_")}
+    found = {name: cls.GET_NODE_INFO_V1() for name, cls in classes.items() if name.startswith("GOCA_")}
     assert found, "the pack brought no nodes"
     return found
 

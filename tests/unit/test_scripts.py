@@ -1,0 +1,128 @@
+"""What the scripts say and compute when no host runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from scripts import demo
+from scripts import host as provider
+from scripts.comfy_server import Run, prepare_base
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def graph() -> demo.Prompt:
+    return {
+        "1": {"class_type": "GOCA_EncodePrompt", "inputs": {"text": "a cat", "clip": ["9", 0]}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}, "_meta": {"title": "Negative prompt"}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20}},
+        "4": {"class_type": "GOCA_MaskFromTokens", "inputs": {"phrases": "cat"}},
+        "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0]}, "_meta": {"title": "Masks"}},
+    }
+
+
+def run_with(entry: dict[str, object]) -> Run:
+    pictures = [{"filename": f"mask_{i}.png", "subfolder": "", "type": "output"} for i in (1, 2)]
+    return Run("id", 1.0, {"4": {"goca_masks": [entry]}, "5": {"images": pictures}})
+
+
+ENTRY = {"phrases": ["red cat", "dog"], "area": [[0.25, 0.5]], "score": [[0.75, 0.5]], "background": [0.25]}
+
+
+def test_options_reach_the_graph() -> None:
+    changed = graph()
+    options = argparse.Namespace(seed=7, steps=4, prompt="a dog", phrases="dog; ear ;")
+    demo.apply_options(changed, options)
+    assert changed["3"]["inputs"] == {"seed": 7, "steps": 4}
+    assert changed["1"]["inputs"]["text"] == "a dog"
+    assert changed["2"]["inputs"]["text"] == ""
+    assert changed["4"]["inputs"]["phrases"] == "dog\near"
+
+
+def test_an_option_without_a_place_is_an_error() -> None:
+    options = argparse.Namespace(seed=7, steps=None, prompt=None, phrases=None)
+    with pytest.raises(demo.DemoError, match="--seed"):
+        demo.apply_options({"1": graph()["1"]}, options)
+
+
+def test_table(tmp_path: Path) -> None:
+    rows = demo.table_rows(run_with(ENTRY), graph())
+    assert rows == [("red cat", "25.0", "0.750"), ("dog", "50.0", "0.500"), ("background", "25.0", "")]
+    demo.write_tables(rows, tmp_path)
+    assert (tmp_path / "table.csv").read_text("utf-8").splitlines()[1] == "red cat,25.0,0.750"
+    assert (tmp_path / "table.md").read_text("utf-8").startswith("| phrase | area % | mean score |\n| --- |")
+
+
+def test_masks_are_named_by_their_phrases() -> None:
+    files = demo.saved_files(run_with(ENTRY), graph())
+    assert [label for label, _ in files] == ["Masks: red cat", "Masks: dog"]
+
+
+def test_no_report_is_an_error() -> None:
+    with pytest.raises(demo.DemoError, match="GOCA_MaskFromTokens"):
+        demo.table_rows(Run("id", 1.0, {}), graph())
+
+
+def script(name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_a_folder_that_is_no_host_is_named(tmp_path: Path) -> None:
+    done = script("host.py", COMFYUI_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"make host: COMFYUI_DIR={tmp_path} holds no ComfyUI (no main.py in it)."
+
+
+def test_a_python_that_cannot_run_the_host_is_named(tmp_path: Path) -> None:
+    (tmp_path / "main.py").touch()
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\necho 'ModuleNotFoundError: torch' >&2\nexit 1\n", encoding="utf-8")
+    bare.chmod(0o755)
+    done = script("host.py", COMFYUI_DIR=str(tmp_path), COMFYUI_PYTHON=str(bare))
+    assert done.returncode == 1
+    assert "cannot run ComfyUI: ModuleNotFoundError" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_users_checkout_is_used_in_place(tmp_path: Path) -> None:
+    done = script("host.py", "--print", COMFYUI_DIR=str(tmp_path), COMFYUI_PYTHON=sys.executable)
+    assert done.stdout.splitlines() == [f"dir={tmp_path}", f"python={sys.executable}"]
+
+
+def test_only_the_host_is_unpacked(tmp_path: Path) -> None:
+    inside = f"{provider.SDIST.replace('-', '_')}-{provider.SDIST_VERSION}"
+    source = tmp_path / "file"
+    source.write_text("pass\n", encoding="utf-8")
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
+        for name in ("setup.py", f"{provider.SDIST_FOLDER}/main.py", f"{provider.SDIST_FOLDER}/../escape.py"):
+            tar.add(source, f"{inside}/{name}")
+    provider._unpack(tmp_path / "archive.tar.gz", tmp_path / "out" / "tree")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["main.py"]
+
+
+def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
+    damaged = tmp_path / "a.tar.gz"
+    damaged.write_bytes(b"half of it")
+    assert provider._sha256(damaged) != provider.SDIST_SHA256
+
+
+def test_the_base_directory_links_the_pack(tmp_path: Path) -> None:
+    for _ in range(2):
+        prepare_base(tmp_path)
+    assert (tmp_path / "custom_nodes" / "comfyui-goca").resolve() == ROOT
+
+
+def test_the_graph_of_the_demo_saves_what_it_promises() -> None:
+    nodes = json.loads(demo.GRAPH.read_text("utf-8")).values()
+    assert any(node["class_type"] == demo.MASK_NODE for node in nodes)
+    titles = [demo.title(node).lower() for node in nodes if node["class_type"] == "SaveImage"]
+    for wanted in ("picture", "mask", "overlay"):
+        assert any(wanted in title for title in titles), f"no SaveImage node is titled {wanted}"
