@@ -1,0 +1,231 @@
+"""The record: what a sampling run leaves behind, how evaluations are merged, and the global map made of it.
+
+All sizes are carried explicitly (``height``, ``width``, in tokens); image tokens are in raster order.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
+from .heads import HEAD_METHODS
+from .words import WordMap, WordMapError
+
+AUTO = "auto"
+
+
+class AttentionError(ValueError):
+    """A recording that cannot be used, or that was asked for something it does not hold."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The paper's choices for a model family: what "auto" means for its recordings."""
+
+    head: str
+    layer: str
+    rescale: str
+    order: int
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention layer, reduced.
+
+    ``maps``: head method -> [B, N, T] cross-attention after head-wise aggregation (N = height * width, T kept tokens).
+    ``scores``: layer method -> [B] agreement with the reference affinity, not normalised; NaN where it could not be
+    measured (self-attention tiled or merged by another node).
+    """
+
+    name: str
+    height: int
+    width: int
+    maps: Mapping[str, Tensor]
+    scores: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """Mean self-attention of the propagation layers, [B, N, N] on a grid of height x width tokens."""
+
+    height: int
+    width: int
+    matrix: Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Which text tokens the columns of a map stand for.
+
+    ``positions``: token positions in the conditioning, one for each column; ``rest``: whether one more column, the
+    last, holds the sum of all other tokens; ``length``: tokens of the conditioning; ``words``: its word map, if known.
+    """
+
+    positions: tuple[int, ...]
+    rest: bool
+    length: int
+    words: WordMap | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of columns."""
+        return len(self.positions) + self.rest
+
+    def columns(self, positions: Sequence[int]) -> list[int]:
+        """Columns of token positions. Raises AttentionError if one of them was not recorded."""
+        index = {position: column for column, position in enumerate(self.positions)}
+        missing = [position for position in positions if position not in index]
+        if missing:
+            raise AttentionError(f"Tokens {missing} were not recorded, only {list(self.positions)}; sample again with a "
+                                 "conditioning whose words include them.")
+        return [index[position] for position in positions]
+
+    def named(self, words: WordMap | None = None) -> WordMap:
+        """The word map to find phrases with: ``words`` if given, else the recording's own. It must fit."""
+        chosen = words if words is not None else self.words
+        if chosen is None:
+            raise WordMapError("The recorded conditioning does not say which token is which word; encode the prompt with "
+                               "Encode Prompt (GoCA), or wire Prompt Words (GoCA) with the same CLIP and text into the words input.")
+        chosen.check(self.length)
+        return chosen
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Everything recorded in one sampling run for one conditioning.
+
+    ``height`` x ``width``: size of the latent; ``scale``: pixels of the picture per latent cell. ``sigmas``: noise
+    levels of the evaluations that were merged. ``note``: what a user should know about how it was recorded.
+    """
+
+    family: str
+    height: int
+    width: int
+    scale: int
+    layers: tuple[Layer, ...]
+    tokens: Tokens
+    defaults: Defaults
+    affinity: Affinity | None = None
+    sigmas: tuple[float, ...] = ()
+    note: str = ""
+
+    @property
+    def batch(self) -> int:
+        return next(iter(self.layers[0].maps.values())).shape[0]
+
+    @property
+    def head_methods(self) -> tuple[str, ...]:
+        return tuple(method for method in HEAD_METHODS if method in self.layers[0].maps)
+
+    @property
+    def layer_methods(self) -> tuple[str, ...]:
+        return tuple(method for method in LAYER_METHODS if method == "vanilla" or method in self.layers[0].scores)
+
+    def check_finite(self) -> None:
+        """Raise AttentionError if the model produced numbers that are not finite."""
+        for layer in self.layers:
+            if not all(bool(torch.isfinite(m).all()) for m in layer.maps.values()):
+                raise AttentionError(f"The model's attention is not a number (NaN or infinity) from layer {layer.name} on, so "
+                                     "no mask can be made; check the weights, or run the model at a higher precision.")
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The global map: ``maps`` [B, T, h, w], not negative, sums to one over T at each pixel; and where it came from."""
+
+    maps: Tensor
+    source: Attention
+    weights: Tensor = field(repr=False)
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.source.tokens
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A rescaling chosen but not yet done: it needs the objects, which the mask node knows."""
+
+    maps: Maps
+    method: str
+    pool: str = "mean"
+
+
+def _chosen(what: str, method: str, default: str, available: Sequence[str], known: Sequence[str]) -> str:
+    method = default if method == AUTO else method
+    if method not in known:
+        raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(known)}.")
+    if method not in available:
+        raise AttentionError(f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set Record "
+                             f"Attention's {what}_methods to 'all' and sample again.")
+    return method
+
+
+def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
+    """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others."""
+    method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS)
+    if method == "vanilla":
+        scores = torch.ones(attention.batch, len(attention.layers))
+    else:
+        scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
+    mean = torch.nanmean(scores, -1, keepdim=True)
+    return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
+
+
+def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO) -> Maps:
+    """The paper's auto aggregation (section on layer-wise aggregation): all layers of a recording into one map.
+
+    The map's size is that of the finest recorded layer. Raises AttentionError for a method that was not recorded or a
+    recording that is not finite.
+    """
+    head = _chosen("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
+    attention.check_finite()
+    weights = layer_weights(attention, layer_method)
+    grids = [(layer.height, layer.width) for layer in attention.layers]
+    size = max(grids, key=lambda grid: grid[0] * grid[1])
+    maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size)
+    return Maps(maps, attention, weights)
+
+
+def merge(records: Sequence[Attention]) -> Attention:
+    """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise)."""
+    if not records:
+        raise AttentionError("There is nothing to merge: pass at least one recording.")
+    merged = records[0]
+    for count, record in enumerate(records[1:], start=2):
+        merged = blend(merged, record, 1 / count)
+    return merged
+
+
+def blend(mean: Attention, new: Attention, share: float) -> Attention:
+    """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
+    same = [(a.name, a.height, a.width) for a in mean.layers] == [(b.name, b.height, b.width) for b in new.layers]
+    if not same or mean.tokens.positions != new.tokens.positions or mean.batch != new.batch:
+        raise AttentionError("Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart.")
+
+    def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
+
+    layers = tuple(replace(a, maps=mix(a.maps, b.maps), scores=mix(a.scores, b.scores))
+                   for a, b in zip(mean.layers, new.layers, strict=True))
+    affinity = mean.affinity
+    if affinity is not None and new.affinity is not None:
+        affinity = replace(affinity, matrix=torch.lerp(affinity.matrix.float(), new.affinity.matrix.float(), share))
+    return replace(mean, layers=layers, affinity=affinity, sigmas=mean.sigmas + new.sigmas)
+
+
+def save(path: str, attention: Attention, half: bool = False) -> None:
+    """Write a recording to a safetensors file (see ``storage.save``)."""
+    from . import storage  # here, because it needs the classes above
+
+    storage.save(path, attention, half)
+
+
+def load(path: str) -> Attention:
+    """Read a recording from a safetensors file (see ``storage.load``)."""
+    from . import storage
+
+    return storage.load(path)

@@ -1,0 +1,78 @@
+"""The UNets: SD1.x, SD2.x, SDXL and its refiner, SSD-1B, Segmind Vega, KOALA, inpaint and instruct variants."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from torch import nn
+
+from ...attention import Defaults
+from ..family import Block, Family, Plan
+
+# Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
+_NOISE_SDXL, _NOISE_SD = 0.344, 0.346
+# The reference implementation's layers, by the host's block numbers. SD1.x and 2.x share one layout of 16 blocks.
+_SD = ("output.7.0", ("output.9.0", "output.10.0", "input.2.0"))
+_SDXL = ("output.3.0", ("output.3.0", "output.3.1", "output.4.0", "output.4.1", "output.5.0", "input.4.0", "input.4.1"))
+
+
+class UNet(Family):
+    name = "unet"
+    label = "UNet (SD1.x, SD2.x, SDXL, refiner, SSD-1B, Vega, KOALA)"
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+        return isinstance(network, UNetModel) and next(_transformers(network), None) is not None
+
+    def plan(self, network: nn.Module) -> Plan:
+        blocks = tuple(
+            Block(name, level, module.attn2.heads, module.attn1.to_out[0], module.attn2.to_out[0], module.attn2.to_q,
+                  module.attn2.to_k, module.attn2.to_v)
+            for name, level, module in _transformers(network))
+        names = {block.name for block in blocks}
+        special = _SD if len(blocks) == 16 else _SDXL if len(blocks) == 70 else None
+        if special is None or not {special[0], *special[1]} <= names:
+            special = _by_analogy(blocks)
+        finest = min(block.level for block in blocks)
+        defaults = Defaults(head="dot-product w/o clamp", layer="dot-product similarity",
+                            rescale="sum-1 rescaling + per-token renorm+", order=2)
+        return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
+
+
+def _transformers(network: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+    """(name, level, block) of every block that has text attention, in the order in which they run."""
+    from comfy.ldm.modules.attention import SpatialTransformer
+    from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
+
+    level = 0
+    sections = (("input", network.input_blocks), ("middle", [network.middle_block]), ("output", network.output_blocks))
+    for section, sequences in sections:
+        for index, sequence in enumerate(sequences or ()):
+            for module in sequence or ():
+                if isinstance(module, SpatialTransformer):
+                    for depth, block in enumerate(module.transformer_blocks):
+                        if getattr(block, "attn2", None) is not None:
+                            yield f"{section}.{index}.{depth}", level, block
+                elif isinstance(module, Downsample):
+                    level += 1
+                elif isinstance(module, Upsample):
+                    level -= 1
+
+
+def _by_analogy(blocks: tuple[Block, ...]) -> tuple[str, tuple[str, ...]]:
+    """Reference and propagation layers for layouts that the paper does not cover.
+
+    Both of the paper's reference layers see the picture at half the latent's size on the way up, and its propagation
+    layers are those of the finest level: all of the way up but the last, and one repeat of the way down.
+    """
+    up = [block for block in blocks if block.name.startswith("output")] or list(blocks)
+    level = 1 if any(block.level == 1 for block in up) else min(block.level for block in up)
+    candidates = [block for block in up if block.level == level]
+    # SD's three single blocks give the second, SDXL's three double blocks the first of six.
+    reference = candidates[math.floor(len(candidates) / 2)] if all(b.name.endswith(".0") for b in candidates) else candidates[0]
+    finest = min(block.level for block in blocks)
+    fine_up = [block.name for block in up if block.level == finest]
+    fine_down = [block.name for block in blocks if block.level == finest and block.name.startswith("input")]
+    down = [name for name in fine_down if name.split(".")[1] == fine_down[-1].split(".")[1]] if fine_down else []
+    return reference.name, tuple((fine_up[:-1] or fine_up) + down)

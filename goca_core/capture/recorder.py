@@ -1,0 +1,155 @@
+"""Record attention while any sampler runs: wrappers on a copy of the MODEL, and the recordings by the latent they made."""
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention import Attention, AttentionError
+from .family import find_family
+from .forward import Entry, Forward, Options
+from .run import Run
+from .window import Window
+
+KEY = "goca_record"
+# Recordings kept by one recorder: enough for graphs with many samplers, bounded for long sessions.
+_KEEP = 8
+
+
+class Recorder:
+    """What Record Attention hands out: it fills itself while samplers run.
+
+    Holds no model. Several samplers may share it; each leaves a run, found again by the latent it returned.
+    """
+
+    def __init__(self, window: Window, options: Options) -> None:
+        self.window, self.options = window, options
+        self._lock = threading.RLock()
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._active: list[Run] = []
+
+    # -- the four wrappers ------------------------------------------------------------------------------------------
+
+    def install(self, model: Any) -> Any:
+        """A copy of a MODEL (ModelPatcher) that records. Raises UnknownFamily for a kind that cannot be recorded."""
+        from comfy.patcher_extension import WrappersMP
+
+        find_family(model.model)
+        patched = model.clone()
+        for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, self._outer_sample), (WrappersMP.PREDICT_NOISE, self._predict_noise),
+                              (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch), (WrappersMP.APPLY_MODEL, self._apply_model)):
+            # A second Record Attention on the same model takes the place of the first.
+            patched.remove_wrappers_with_key(kind, KEY)
+            patched.add_wrapper_with_key(kind, KEY, wrapper)
+        return patched
+
+    @property
+    def _run(self) -> Run | None:
+        return self._active[-1] if self._active else None
+
+    def _outer_sample(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        run = Run(executor.class_obj, sigmas, self.window)
+        with self._lock:
+            self._active.append(run)
+        try:
+            samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            self._keep(run, samples)
+            return samples
+        finally:
+            with self._lock:
+                self._active.remove(run)
+
+    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        run = self._run
+        if run is None:
+            return executor(x, timestep, *args, **kwargs)
+        run.begin_evaluation(float(timestep.max()))
+        try:
+            return executor(x, timestep, *args, **kwargs)
+        finally:
+            run.end_evaluation()
+
+    def _calc_cond_batch(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        run = self._run
+        if run is None:
+            return executor(*args, **kwargs)
+        run.begin_pass()
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            run.end_pass()
+
+    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
+                     transformer_options: dict[str, Any] | None = None, **kwargs: Any) -> Tensor:
+        options = {} if transformer_options is None else transformer_options
+        run = self._run
+        forward = None if run is None else self._forward(run, executor.class_obj, x, options)
+        if run is None or forward is None:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        with forward.installed(options) as recording:
+            out = executor(x, t, c_concat, c_crossattn, control, recording, **kwargs)
+        with self._lock:
+            run.commit(forward, executor.class_obj)
+        return out
+
+    def _forward(self, run: Run, model: Any, x: Tensor, options: dict[str, Any]) -> Forward | None:
+        """The recorder of this call, or None when it has no rows to record."""
+        uuids = options.get("uuids") or ()
+        if x.ndim != 4 or not uuids or x.shape[0] % len(uuids):
+            return None
+        size = x.shape[0] // len(uuids)
+        entries = {uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid]) for i, uuid in enumerate(uuids) if uuid in run.tokens}
+        if not entries or not run.wants(model):
+            return None
+        return Forward(run.plan(model), self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0])
+
+    # -- the recordings ---------------------------------------------------------------------------------------------
+
+    def _keep(self, run: Run, samples: Tensor) -> None:
+        run.close()
+        with self._lock:
+            for key in _fingerprints(samples):
+                self._runs.pop(key, None)
+                self._runs[key] = run
+            while len({id(kept) for kept in self._runs.values()}) > _KEEP:
+                oldest = next(iter(self._runs.values()))
+                self._runs = OrderedDict((key, kept) for key, kept in self._runs.items() if kept is not oldest)
+
+    def collect(self, samples: Tensor, entry: int = 0) -> Attention:
+        """The recording of the run that returned ``samples`` (the ``samples`` of a LATENT).
+
+        ``entry``: which positive conditioning, if several were combined. Raises AttentionError with one sentence when
+        nothing was recorded, saying why.
+        """
+        if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
+            raise AttentionError("This kind of latent (several latents in one) cannot be recorded; use an image model.")
+        if samples.numel() == 0:
+            raise AttentionError(f"The latent is empty (its size is {'x'.join(map(str, samples.shape))}); give the sampler a picture of at least one cell.")
+        with self._lock:
+            if not self._runs:
+                raise AttentionError("No sampler has run with this recorder yet: wire the MODEL that comes out of Record Attention into the "
+                                     "sampler, and the sampler's LATENT into Collect Attention.")
+            run = next((self._runs[key] for key in _fingerprints(samples) if key in self._runs), None)
+        if run is None:
+            raise AttentionError("This LATENT was not made by a sampler that uses this recorder (or by one of its runs too long ago): wire the "
+                                 "sampler's own LATENT output, unchanged, into Collect Attention.")
+        return run.attention(entry)
+
+
+def _fingerprints(samples: Tensor) -> list[str]:
+    """Marks of a latent that survive a change of device and of precision: the host may hand out half precision."""
+    marks = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        if samples.dtype not in (dtype, torch.float32, torch.float64):
+            continue
+        data = samples.detach().to("cpu", dtype).contiguous()
+        digest = hashlib.sha256(data.view(torch.uint8).numpy().tobytes())
+        marks.append(f"{dtype}{tuple(samples.shape)}{digest.hexdigest()}")
+    return marks
+
+
+__all__ = ["KEY", "Options", "Recorder", "Window"]

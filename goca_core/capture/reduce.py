@@ -1,0 +1,175 @@
+"""One attention call to one small map, without ever holding heads x pixels x tokens.
+
+Everything is computed in float32 from the queries and keys the kernel was given, over blocks of query rows, so the
+result does not depend on the attention kernel and the memory needed does not grow with the picture.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..layers import LayerScore, resize_keys
+from ..resize import Grid, nearest_index
+
+# Size of the largest temporary, in elements: 2^21 float32 are 8 MB, about what a core's cache still serves well.
+_ELEMENTS = 1 << 21
+_NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
+
+
+@dataclass(frozen=True)
+class Call:
+    """An attention call with its heads split: q [B, H, Nq, d], k and v [B, H, Nk, d].
+
+    ``mask``: None, or four axes that broadcast to [B, H, Nq, Nk]; boolean (True = keep) or added to the logits.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Tensor | None
+    scale: float
+
+    def rows(self, rows: slice) -> Call:
+        """The same call for some samples of its batch."""
+        mask = self.mask
+        if mask is not None and mask.shape[0] == self.q.shape[0]:
+            mask = mask[rows]
+        return Call(self.q[rows], self.k[rows], self.v[rows], mask, self.scale)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """[B, N, heads * d] -> [B, heads, N, d]"""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
+    """Read the arguments of the host's attention functions, whichever way they were passed."""
+    given = dict(zip(_NAMES, args)) | dict(kwargs)
+    q, k, v, heads = given["q"], given["k"], given["v"], given["heads"]
+    if not given.get("skip_reshape"):
+        q = split_heads(q, heads)
+        # Grouped-query attention shares each key head among several query heads.
+        width = q.shape[-1]
+        k, v = (split_heads(x, x.shape[-1] // width) for x in (k, v))
+    if k.shape[1] != q.shape[1]:
+        repeat = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+    scale, mask = given.get("scale"), given.get("mask")
+    if mask is not None:
+        mask = _four_axes(mask, q.shape[0], q.shape[2])
+    return Call(q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale)
+
+
+def _four_axes(mask: Tensor, batch: int, queries: int) -> Tensor:
+    """A mask of any of the host's shapes as [B or 1, H or 1, Nq or 1, Nk]."""
+    if mask.ndim == 2:
+        return mask[:, None, None] if mask.shape[0] == batch != queries else mask[None, None]
+    return mask[None, None, None] if mask.ndim == 1 else mask[:, None] if mask.ndim == 3 else mask
+
+
+def probabilities(call: Call, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """The softmax of a call, block by block: (query rows, [B, H, rows, Nk] in float32 or better).
+
+    ``index``: only these query rows, in this order (the slices then count within it).
+    """
+    q = call.q if index is None else call.q[:, :, index]
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    keys = (call.k.to(exact) * call.scale).transpose(-1, -2)
+    mask = call.mask
+    if mask is not None and index is not None and mask.shape[-2] > 1:
+        mask = mask[..., index, :]
+    batch, heads, count = q.shape[:3]
+    step = max(1, _ELEMENTS // max(1, batch * heads * keys.shape[-1]))
+    for start in range(0, count, step):
+        stop = min(count, start + step)
+        logits = q[:, :, start:stop].to(exact) @ keys
+        if mask is not None:
+            part = mask if mask.shape[-2] == 1 else mask[..., start:stop, :]
+            logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part.to(exact)
+        yield slice(start, stop), torch.softmax(logits, -1)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which text columns to keep: ``matrix`` [keys, columns] adds up repeats of the prompt and the tokens not kept."""
+
+    matrix: Tensor
+
+    @staticmethod
+    def make(keys: int, length: int, positions: tuple[int, ...], rest: bool, device: torch.device) -> Columns:
+        """``length``: tokens of the conditioning. The host repeats a short one so that it can be batched with a longer
+        one; the copies share the attention mass and are added up again."""
+        own = torch.arange(keys, device=device) % length
+        place = torch.full((length,), len(positions) if rest else -1, device=device)
+        place[torch.tensor(positions, device=device, dtype=torch.long)] = torch.arange(len(positions), device=device)
+        columns = torch.arange(len(positions) + rest, device=device)
+        return Columns((place[own][:, None] == columns).float())
+
+
+def cross_maps(call: Call, weights: Mapping[str, Tensor], columns: Columns) -> dict[str, Tensor]:
+    """Cross-attention after head-wise aggregation: for each head method's weights [B, N, H] a map [B, N, columns]."""
+    blocks: dict[str, list[Tensor]] = {name: [] for name in weights}
+    for rows, chances in probabilities(call):
+        matrix = columns.matrix.to(chances.dtype)
+        for name, weight in weights.items():
+            mixed = torch.einsum("bhnt,bnh->bnt", chances, weight[:, rows].to(chances.dtype))
+            blocks[name].append(mixed @ matrix)
+    return {name: torch.cat(parts, 1) for name, parts in blocks.items()}
+
+
+def self_map(call: Call, grid: Grid, target: Grid) -> tuple[Tensor, Grid]:
+    """Head-mean self-attention [B, M, M] and its grid: the layer's own, or ``target`` if that has fewer tokens.
+
+    For a coarser target the queries are the nearest and the keys resized bilinearly, as the method does anyway before
+    comparing layers; so no map larger than the target's is ever held.
+    """
+    coarser = target[0] * target[1] < grid[0] * grid[1]
+    index = nearest_index(grid, target, call.q.device) if coarser else None
+    rows = []
+    for _, chances in probabilities(call, index):
+        mean = chances.mean(1)
+        rows.append(resize_keys(mean, grid, target) if coarser else mean)
+    return torch.cat(rows, 1), target if coarser else grid
+
+
+class Reference:
+    """The reference affinity P of one forward pass, and the agreement of layers with it."""
+
+    def __init__(self, affinity: Tensor, grid: Grid) -> None:
+        self.affinity, self.grid = affinity, grid
+        self._folded: dict[Grid, Tensor] = {grid: affinity}
+
+    def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
+        """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``)."""
+        if method == "dot-product similarity":
+            # The score is linear in the layer's map, so P can be brought to the layer's grid once instead of bringing
+            # every layer to P's: a sixteenth of the work where the layer has half the side.
+            return (self._fold(grid) * layer).sum((1, 2))
+        score = LayerScore(method)
+        index = nearest_index(grid, self.grid, layer.device)
+        for start in range(0, len(index), 512):
+            rows = layer[:, index[start:start + 512]]
+            score.add(self.affinity[:, start:start + 512], resize_keys(rows, grid, self.grid))
+        return score.result()
+
+    def _fold(self, grid: Grid) -> Tensor:
+        if grid not in self._folded:
+            batch, device = self.affinity.shape[0], self.affinity.device
+            index = nearest_index(grid, self.grid, device)
+            queries = self.affinity.new_zeros(batch, grid[0] * grid[1], self.affinity.shape[-1])
+            queries.index_add_(1, index, self.affinity)
+            down, across = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid))
+            keys = queries.unflatten(-1, self.grid)
+            self._folded[grid] = torch.einsum("bnyx,yi,xj->bnij", keys, down, across).flatten(2)
+        return self._folded[grid]
+
+
+def _bilinear(source: int, target: int, like: Tensor) -> Tensor:
+    """The matrix [target, source] of bilinear resizing along one axis."""
+    identity = torch.eye(source, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T

@@ -1,0 +1,160 @@
+"""One sampling run: its conditionings, its step window, and what was recorded for each conditioning."""
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..attention import Affinity, Attention, AttentionError, Tokens, blend
+from .family import Plan, find_family, network_of
+from .forward import EntryResult, Forward
+from .tokens import attached
+from .window import Gate, Window
+
+
+class Run:
+    """Opened and closed by the OUTER_SAMPLE wrapper; lives on without models or conditionings."""
+
+    def __init__(self, guider: Any, sigmas: Tensor, window: Window) -> None:
+        # "positive" in every guider that has a negative or none; a guider with other names records its first list.
+        conditionings = guider.conds.get("positive", next(iter(guider.conds.values()), []))
+        self.order: list[Any] = []
+        self.tokens: dict[Any, Tokens] = {}
+        self.areas: set[Any] = set()
+        for entry in conditionings:
+            context = entry.get("cross_attn")
+            if context is not None:
+                self.order.append(entry["uuid"])
+                self.tokens[entry["uuid"]] = _kept_tokens(context.shape[1], attached(entry))
+                if "area" in entry:
+                    self.areas.add(entry["uuid"])
+        self._window = window
+        self._sigmas = [float(sigma) for sigma in sigmas]
+        self._percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
+        self._gate: Gate | None = None
+        self._plan: Plan | None = None
+        self._family = ""
+        self._means: dict[Any, Attention] = {}
+        self._reached: list[float] = []
+        self._targets: tuple[float, ...] = ()
+        self._passes = self._evaluations = self._calls = 0
+        self._sigma = 0.0
+        self._committed = self._blind = False
+        self.recording = False
+
+    # -- gating -----------------------------------------------------------------------------------------------------
+
+    def _open_gate(self, plan: Plan) -> None:
+        self._targets = self._window.targets(self._sigmas, plan.noise_level, self._percent_to_sigma)
+        falling = len(self._sigmas) < 2 or self._sigmas[0] >= self._sigmas[-1]
+        self._gate = Gate(self._targets, falling)
+
+    def begin_evaluation(self, sigma: float) -> None:
+        self._evaluations += 1
+        self._sigma, self._passes, self._committed = sigma, 0, False
+
+    def end_evaluation(self) -> None:
+        if self._committed and self._gate is not None:
+            self._gate.done(self._reached)
+        self.recording = False
+
+    def begin_pass(self) -> None:
+        """Only the first pass of an evaluation is the main one; perturbed-attention guidance and others add more."""
+        self._passes += 1
+        self.recording = self._passes == 1
+
+    def end_pass(self) -> None:
+        self.recording = False
+
+    def plan(self, model: Any) -> Plan:
+        """The plan of the running model, made once a run; also decides, at its first call, what the window means."""
+        if self._plan is None:
+            family = find_family(model)
+            self._plan, self._family = family.plan(network_of(model)), family.name
+            self._open_gate(self._plan)
+        return self._plan
+
+    def wants(self, model: Any) -> bool:
+        """Whether the evaluation under way falls into the step window."""
+        if not self.recording:
+            return False
+        self.plan(model)
+        assert self._gate is not None
+        self._reached = self._gate.reached(self._sigma)
+        return bool(self._reached)
+
+    # -- results ----------------------------------------------------------------------------------------------------
+
+    def commit(self, forward: Forward, model: Any) -> None:
+        """Take what one model call recorded into the running means."""
+        self._calls += forward.calls
+        assert self._plan is not None
+        for uuid, result in forward.results().items():
+            if not result.layers:
+                self._blind = True
+                continue
+            self._committed = True
+            record = self._record(uuid, result, forward, model)
+            mean = self._means.get(uuid)
+            self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
+
+    def _record(self, uuid: Any, result: EntryResult, forward: Forward, model: Any) -> Attention:
+        assert self._plan is not None
+        affinity = None
+        if result.affinity is not None:
+            affinity = Affinity(*result.affinity_grid, result.affinity)
+        return Attention(
+            self._family, *forward.size, int(getattr(model.latent_format, "spacial_downscale_ratio", 8)), tuple(result.layers.values()),
+            self.tokens[uuid], self._plan.defaults, affinity, (self._sigma,), self._note(result))
+
+    def _note(self, result: EntryResult) -> str:
+        assert self._plan is not None
+        notes = []
+        lost = len(self._plan.blocks) - len(result.layers)
+        if lost:
+            notes.append(f"{lost} of {len(self._plan.blocks)} layers could not be recorded (another node replaces their attention)")
+        if self._window.auto and abs(math.log(max(self._sigma, 1e-9) / self._plan.noise_level)) > 1:
+            notes.append(f"recorded at noise level {self._sigma:.2f}, far from the best one, {self._plan.noise_level:.2f}")
+        return "; ".join(notes)
+
+    def close(self) -> None:
+        """Let go of everything that belongs to the model."""
+        self._plan = self._percent_to_sigma = None  # type: ignore[assignment]
+
+    def attention(self, entry: int) -> Attention:
+        """The recording of one positive conditioning. Raises AttentionError when there is none, saying why."""
+        if not self.order:
+            raise AttentionError("The sampler had no positive text conditioning, so there is no attention to words; give it an encoded prompt.")
+        if not 0 <= entry < len(self.order):
+            raise AttentionError(f"There is no conditioning number {entry}; this run had {len(self.order)}, counted from 0.")
+        # Without a choice, a conditioning that was active in the window is better than none.
+        chosen = [self.order[entry]] if entry else self.order
+        uuid = next((candidate for candidate in chosen if candidate in self._means), None)
+        if uuid is None:
+            raise AttentionError(f"Nothing was recorded: {self._why()}.")
+        if uuid in self.areas:
+            raise AttentionError("The recorded conditioning is limited to an area, so its map covers only part of the picture; limit it "
+                                 "with a mask (Conditioning Set Mask, default area) instead.")
+        return self._means[uuid]
+
+    def _why(self) -> str:
+        if not self._evaluations:
+            return "the sampler never evaluated the model (no steps, or every step was skipped); let it run at least one step"
+        if self._gate is not None and not self._targets:
+            return (f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from {self._window.start:g} to "
+                    f"{self._window.end:g}; widen it, or set the window to auto")
+        if self._blind or self._calls:
+            return ("the model ran without its attention being visible, because it is compiled or its attention is replaced as a whole; "
+                    "take the compile or acceleration node off this MODEL")
+        return ("the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped the step; "
+                "choose another step window")
+
+
+def _kept_tokens(length: int, words: Any) -> Tokens:
+    """The words and special tokens of the prompt, one column for the rest; all tokens when the words are not known."""
+    if words is None or words.length != length:
+        # A map that does not fit (a conditioning joined with another) is reported where phrases are looked up.
+        return Tokens(tuple(range(length)), False, length, words)
+    kept = {position for word in words.words for position in word.positions} | set(words.special)
+    return Tokens(tuple(sorted(kept)), len(kept) < length, length, words)

@@ -1,0 +1,35 @@
+"""The weight that an output projection really applies: patched, moved and de-quantised as the host does it."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def effective_weight(module: nn.Module, device: torch.device) -> Tensor:
+    """[C_out, C] in float32 on ``device``; LoRA patches included. To be called while the model is running."""
+    import comfy.ops
+
+    if isinstance(module, comfy.ops.CastWeightBiasOp):
+        like = torch.empty(1, dtype=torch.float32, device=device)
+        weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+        try:
+            # A quantised weight stays so when its own precision was asked for. The copy is ours: the host may reuse the buffer.
+            plain = weight.dequantize() if hasattr(weight, "dequantize") and weight.is_floating_point() is False else weight
+            plain = plain.dequantize() if type(plain).__name__ == "QuantizedTensor" else plain
+            return plain.detach().to(torch.float32, copy=True)
+        finally:
+            comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+    weight = getattr(module, "weight", None)
+    if type(module) is nn.Linear and isinstance(weight, Tensor):
+        return weight.detach().to(device, torch.float32)
+    return _probe(module, device)
+
+
+def _probe(module: nn.Module, device: torch.device) -> Tensor:
+    """The weight of a linear layer of unknown make (GGUF and others), by what it does to the unit vectors."""
+    width = getattr(module, "in_features", None)
+    if width is None:
+        raise TypeError(f"the output projection {type(module).__name__} does not say how many inputs it has")
+    zero = module(torch.zeros(1, width, device=device))
+    columns = module(torch.eye(width, device=device, dtype=zero.dtype)) - zero
+    return columns.float().T

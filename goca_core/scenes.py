@@ -1,0 +1,162 @@
+"""Drawn scenes: simple pictures whose captions and true masks are known.
+
+They are the training data of the bundled demo model and the test data of its segmentation. Everything is drawn from a
+seeded generator, so a seed names a scene for good.
+"""
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (250, 220, 50), "green": (30, 200, 70),
+    "blue": (40, 80, 230), "purple": (150, 50, 200), "pink": (250, 130, 190),
+}
+GROUNDS = ("grass", "sand", "water", "snow", "asphalt")
+# Shapes are drawn larger than the picture and averaged down, which gives smooth edges.
+_SUPERSAMPLE = 4
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: ``x, y, radius`` are fractions of the picture's shorter side, ``turn`` is in radians."""
+
+    colour: str
+    shape: str
+    x: float
+    y: float
+    radius: float
+    turn: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A caption, its picture ``[H, W, 3]`` uint8 and labels ``[H, W]`` uint8 (0 = ground, k = ``things[k - 1]``)."""
+
+    caption: str
+    ground: str
+    things: tuple[Thing, ...]
+    image: np.ndarray
+    labels: np.ndarray
+
+
+def _regular(corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
+    steps = corners * (1 if inner == 1.0 else 2)
+    return [((1.0 if i % (steps // corners) == 0 else inner) * math.sin(2 * math.pi * i / steps),
+             -(1.0 if i % (steps // corners) == 0 else inner) * math.cos(2 * math.pi * i / steps)) for i in range(steps)]
+
+
+def _heart() -> list[tuple[float, float]]:
+    angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
+    x = 16 * np.sin(angles) ** 3 / 17
+    y = -(13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)) / 17
+    return list(zip(x.tolist(), y.tolist()))
+
+
+_ARM = 0.34
+_OUTLINES: dict[str, Callable[[], list[tuple[float, float]]]] = {
+    "circle": lambda: _regular(48),
+    "square": lambda: [(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)],
+    "triangle": lambda: _regular(3),
+    "star": lambda: _regular(5, inner=0.42),
+    "heart": _heart,
+    "cross": lambda: [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1), (-_ARM, 1),
+                      (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
+}
+SHAPES = tuple(_OUTLINES)
+
+
+def _ground(name: str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """The textured background, float ``[H, W, 3]`` in 0..255."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    noise = rng.standard_normal((height, width)).astype(np.float32)
+    # Neighbours averaged along one axis turn white noise into blades (grass) or grains (the others).
+    blades = noise + np.roll(noise, 1, 0) + np.roll(noise, 2, 0)
+    grains = noise + np.roll(noise, 1, 1)
+    if name == "grass":
+        base, texture = (86, 128, 66), 7 * blades
+    elif name == "sand":
+        base, texture = (216, 190, 138), 5 * grains
+    elif name == "water":
+        phase = rng.uniform(0, 2 * math.pi)
+        base, texture = (70, 130, 175), 14 * np.sin(rows * 0.9 + np.sin(columns * 0.2 + phase) * 1.5 + phase)
+    elif name == "snow":
+        base, texture = (236, 240, 246), 3 * grains
+    else:
+        base, texture = (92, 92, 96), 6 * noise
+    light = 1 + 0.06 * (0.5 - rows / height)
+    return (np.asarray(base, np.float32) * light[..., None]) + texture[..., None]
+
+
+def _stencil(thing: Thing, height: int, width: int) -> np.ndarray:
+    """Coverage of each pixel by the shape, float ``[H, W]`` in 0..1."""
+    side = min(height, width)
+    canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
+    cosine, sine, radius = math.cos(thing.turn), math.sin(thing.turn), thing.radius * side
+    points = [((thing.x * side + radius * (x * cosine - y * sine)) * _SUPERSAMPLE,
+               (thing.y * side + radius * (x * sine + y * cosine)) * _SUPERSAMPLE) for x, y in _OUTLINES[thing.shape]()]
+    ImageDraw.Draw(canvas).polygon(points, fill=255)
+    return np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255.0
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"
+
+
+def _join(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[Thing, ...]:
+    side = min(height, width)
+    colours, shapes = rng.permutation(list(COLOURS))[:count], rng.permutation(SHAPES)[:count]
+    things: list[Thing] = []
+    for colour, shape in zip(colours, shapes):
+        for attempt in range(200):
+            # Crowded pictures shrink their things a little at each failed attempt, so that this always ends.
+            radius = rng.uniform(0.15, 0.30 if count < 3 else 0.22) * (1 - attempt / 400)
+            x = rng.uniform(radius, width / side - radius)
+            y = rng.uniform(radius, height / side - radius)
+            if all(math.hypot(x - o.x, y - o.y) > 0.92 * (radius + o.radius) for o in things):
+                break
+        things.append(Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.35, 0.35))))
+    return tuple(things)
+
+
+def draw(seed: int | np.random.Generator, height: int = 64, width: int = 64, *, count: int | None = None,
+         plain: bool = False) -> Scene:
+    """Draw one scene of one to three things on a ground.
+
+    ``seed`` is a number or a generator to continue. ``plain`` gives the full caption in its usual order; without it
+    some captions leave out a colour or the ground, or name the ground first, as people do.
+    """
+    rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
+    if min(height, width) < 16:
+        raise ValueError(f"a scene needs sides of at least 16 pixels, got {height}x{width}; ask for a larger one")
+    if count is None:
+        count = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
+    ground = str(rng.choice(GROUNDS))
+    things = _arrange(rng, count, height, width)
+    image, labels = _ground(ground, height, width, rng), np.zeros((height, width), np.uint8)
+    for number, thing in enumerate(things, start=1):
+        cover = _stencil(thing, height, width)
+        image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]
+        labels[cover >= 0.5] = number
+    names = [f"{_article(thing.name)} {thing.name}" for thing in things]
+    style = rng.random(3)
+    if not plain and style[0] < 0.08:
+        names[0] = f"a {things[0].shape}"
+    caption = f"{_join(names)} on {ground}"
+    if not plain and style[1] < 0.05:
+        caption = _join(names)
+    elif not plain and style[2] < 0.05:
+        caption = f"on {ground}, {_join(names)}"
+    return Scene(caption, ground, things, np.clip(image, 0, 255).astype(np.uint8), labels)

@@ -1,0 +1,105 @@
+"""Recordings on disk: one safetensors file, tensors by name and everything else as JSON in its header. Never pickle."""
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .attention import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
+from .words import WordMap
+
+FORMAT = "goca-attention"
+VERSION = 1
+
+
+def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> None:
+    """Write a recording. The file appears whole or not at all. ``half`` stores maps in float16, at half the size."""
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for number, layer in enumerate(attention.layers):
+        layers.append({"name": layer.name, "height": layer.height, "width": layer.width})
+        tensors |= {f"layer.{number}.map.{method}": value for method, value in layer.maps.items()}
+        tensors |= {f"layer.{number}.score.{method}": value for method, value in layer.scores.items()}
+    header: dict[str, Any] = {
+        "family": attention.family, "height": attention.height, "width": attention.width, "scale": attention.scale,
+        "layers": layers, "sigmas": list(attention.sigmas), "note": attention.note, "defaults": vars(attention.defaults),
+        "tokens": {"positions": list(attention.tokens.positions), "rest": attention.tokens.rest, "length": attention.tokens.length},
+        "words": attention.tokens.words.to_json() if attention.tokens.words is not None else None,
+    }
+    if attention.affinity is not None:
+        header["affinity"] = {"height": attention.affinity.height, "width": attention.affinity.width}
+        tensors["affinity"] = attention.affinity.matrix
+    kept = torch.float16 if half else torch.float32
+    tensors = {name: value.detach().to("cpu", torch.float32 if ".score." in name else kept).contiguous().clone()
+               for name, value in tensors.items()}
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, part, metadata=metadata)
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike) -> Attention:
+    """Read a recording. Raises AttentionError with one sentence for a file that is missing, damaged or something else."""
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise AttentionError(f"There is no file {name!r}; save a recording with Save Attention first, or choose another file.")
+    try:
+        with safe_open(os.fspath(path), framework="pt", device="cpu") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise AttentionError(f"{name!r} is a safetensors file but not a GoCA recording; choose a file made by Save Attention.")
+            if int(metadata["version"]) > VERSION:
+                raise AttentionError(f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
+                                     f"reads up to {VERSION}); update comfyui-goca.")
+            header = json.loads(metadata["header"])
+            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}
+        return _rebuild(header, tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError, RuntimeError) as error:
+        raise AttentionError(f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again.") from error
+
+
+def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
+    layers = []
+    for number, item in enumerate(header["layers"]):
+        prefix = f"layer.{number}."
+        maps = {key.removeprefix(f"{prefix}map."): value for key, value in tensors.items() if key.startswith(f"{prefix}map.")}
+        scores = {key.removeprefix(f"{prefix}score."): value for key, value in tensors.items() if key.startswith(f"{prefix}score.")}
+        layers.append(Layer(item["name"], item["height"], item["width"], maps, scores))
+    tokens = header["tokens"]
+    words = WordMap.from_json(header["words"]) if header["words"] is not None else None
+    affinity = None
+    if "affinity" in header:
+        affinity = Affinity(header["affinity"]["height"], header["affinity"]["width"], tensors["affinity"])
+    attention = Attention(
+        header["family"], header["height"], header["width"], header["scale"], tuple(layers),
+        Tokens(tuple(tokens["positions"]), tokens["rest"], tokens["length"], words), Defaults(**header["defaults"]), affinity,
+        tuple(header["sigmas"]), header["note"])
+    _check(attention)
+    return attention
+
+
+def _check(attention: Attention) -> None:
+    """A header that promises other tensors than the file holds is damage too."""
+    if not attention.layers:
+        raise KeyError("layers")
+    for layer in attention.layers:
+        shape = (attention.batch, layer.height * layer.width, attention.tokens.count)
+        if not layer.maps or any(tuple(value.shape) != shape for value in layer.maps.values()):
+            raise KeyError(layer.name)
+    if attention.affinity is not None:
+        side = attention.affinity.height * attention.affinity.width
+        if tuple(attention.affinity.matrix.shape) != (attention.batch, side, side):
+            raise KeyError("affinity")

@@ -1,0 +1,65 @@
+"""The demo model's picture code: one level of the LeGall 5/3 wavelet, exact both ways.
+
+A picture becomes half-size bands (a smooth one and three of details), 12 channels in all. Unlike plain pixel shuffling
+the transform overlaps its neighbours and keeps details apart, so a model's small errors look like soft shading, not like
+a checkerboard. Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Measured over 4,000 drawn scenes (values -1..1): the smooth band is brought to unit spread, the detail bands to half of
+# that, so that noise hides details before it hides shapes, as it does in the latents of large models.
+SMOOTH_MEAN, SMOOTH_SCALE, DETAIL_SCALE = 0.13, 1.9, 6.5
+
+
+def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1 if dim >= 0 else dim)
+    return even, odd
+
+
+def _next(x: Tensor, dim: int) -> Tensor:
+    size = x.shape[dim]
+    return torch.cat((x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)), dim)
+
+
+def _previous(x: Tensor, dim: int) -> Tensor:
+    return torch.cat((x.narrow(dim, 0, 1), x.narrow(dim, 0, x.shape[dim] - 1)), dim)
+
+
+def _forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    even, odd = _split(x, dim)
+    detail = odd - (even + _next(even, dim)) / 2
+    return even + (detail + _previous(detail, dim)) / 4, detail
+
+
+def _backward(smooth: Tensor, detail: Tensor, dim: int) -> Tensor:
+    even = smooth - (detail + _previous(detail, dim)) / 4
+    odd = detail + (even + _next(even, dim)) / 2
+    return torch.stack((even, odd), dim + 1 if dim >= 0 else dim).flatten(dim - 1 if dim < 0 else dim, dim if dim < 0 else dim + 1)
+
+
+class WaveletCodec(nn.Module):
+    """``encode``: pictures ``[B, 3, H, W]`` in -1..1, even sides -> latents ``[B, 12, H/2, W/2]``; ``decode`` undoes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The host moves and sizes a VAE by its parameters; this one also carries no choice, so it is kept constant.
+        self.scale = nn.Parameter(torch.tensor([SMOOTH_SCALE, DETAIL_SCALE]), requires_grad=False)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        if pixels.shape[-1] % 2 or pixels.shape[-2] % 2:
+            raise ValueError(f"the wavelet code needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the picture by one pixel")
+        low, high = _forward(pixels, -1)
+        smooth, down = _forward(low, -2)
+        across, both = _forward(high, -2)
+        smooth = (smooth - SMOOTH_MEAN) * self.scale[0]
+        return torch.cat((smooth, down * self.scale[1], across * self.scale[1], both * self.scale[1]), 1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        smooth, down, across, both = latents.chunk(4, 1)
+        smooth = smooth / self.scale[0] + SMOOTH_MEAN
+        low = _backward(smooth, down / self.scale[1], -2)
+        high = _backward(across / self.scale[1], both / self.scale[1], -2)
+        return _backward(low, high, -1)

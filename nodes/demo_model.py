@@ -1,0 +1,126 @@
+"""Build the bundled demo model from the host's own classes.
+
+A small text-to-image diffusion model: the host's UNet over a wavelet code of 64x64 pictures, a two-layer causal text
+encoder behind the real CLIP tokenizer, SD's own noise schedule. Its weights are made by ``scripts/train_demo.py``.
+"""
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models
+import comfy.supported_models_base
+import comfy.utils
+
+from ..goca_core.wavelet import WaveletCodec
+
+WEIGHTS = Path(__file__).parent.parent / "demo" / "goca_demo.safetensors"
+WIDTH = 128  # of the text encoder, and so of the UNet's context
+UNET = dict(
+    image_size=32, in_channels=12, out_channels=12, model_channels=64, channel_mult=(1, 2, 2), num_res_blocks=[1, 1, 1],
+    transformer_depth=[1, 1, 1], transformer_depth_middle=1, transformer_depth_output=[1, 1, 1, 1, 1, 1], context_dim=WIDTH,
+    use_spatial_transformer=True, use_linear_in_transformer=False, adm_in_channels=None, legacy=False, use_checkpoint=False,
+    use_temporal_attention=False, use_temporal_resblock=False,
+)
+TEXT = dict(
+    hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_attention_heads=4, num_hidden_layers=2, hidden_act="quick_gelu",
+    max_position_embeddings=77, vocab_size=49408, eos_token_id=49407,
+)
+
+
+class DemoLatent(comfy.latent_formats.LatentFormat):
+    """12 wavelet channels at half the picture's size; the first three are the small picture itself."""
+
+    latent_channels = 12
+    spacial_downscale_ratio = 2
+
+    def __init__(self) -> None:
+        self.scale_factor = 1.0
+        self.latent_rgb_factors = [[0.28 if row == column else 0.0 for column in range(3)] for row in range(12)]
+        self.latent_rgb_factors_bias = [0.07, 0.07, 0.07]
+
+
+class DemoConfig(comfy.supported_models.SD15):
+    """SD1.5's configuration with this model's sizes."""
+
+    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
+    latent_format = DemoLatent
+
+    def inpaint_model(self) -> bool:
+        # The host takes any UNet of more than four input channels for an inpaint model; this one has twelve of its own.
+        return False
+
+    def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
+        return comfy.model_base.ModelType.V_PREDICTION
+
+
+_TextModel = functools.partial(comfy.sd1_clip.SDClipModel, textmodel_json_config=TEXT)
+
+
+class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
+    """The host's CLIP text model with this model's sizes."""
+
+    def __init__(self, device: str = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
+        super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=_TextModel)
+
+
+def build_unet(dtype: Any, device: Any) -> Any:
+    """The host's BaseModel, weights not yet set."""
+    config = DemoConfig(UNET)
+    config.set_inference_dtype(dtype, None)
+    return config.get_model({}, "", device=device)
+
+
+def _text_weights(weights: dict) -> dict:
+    """Put the trained rows of the token embedding back among all of CLIP's words; the others share the mean row."""
+    ids, rows = weights.pop("token_ids"), weights.pop("token_rows")
+    table = rows.float().mean(0, keepdim=True).to(rows.dtype).repeat(TEXT["vocab_size"], 1)
+    table[ids.long()] = rows
+    weights["text_model.embeddings.token_embedding.weight"] = table
+    return {f"clip_l.transformer.{name}": value for name, value in weights.items()}
+
+
+def _vae() -> Any:
+    # The host's VAE class chooses a network by the weights it is given; its pixel-space network comes closest (no
+    # weights, any size) and is then exchanged for the wavelet code.
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": WaveletCodec().scale[0]})
+    vae.first_stage_model = WaveletCodec().eval().to(vae.vae_dtype)
+    vae.patcher = comfy.model_patcher.ModelPatcher(
+        vae.first_stage_model, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device())
+    vae.downscale_ratio = vae.upscale_ratio = DemoLatent.spacial_downscale_ratio
+    vae.latent_channels = DemoLatent.latent_channels
+    vae.size = None
+    return vae
+
+
+def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP, VAE of the demo model.
+
+    Raises FileNotFoundError with one sentence when the weights are not there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The demo model's weights are missing: {path.name} should be in the pack's folder "
+                                f"'{path.parent.name}'; install the pack again or train them with scripts/train_demo.py.")
+    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    groups: dict[str, dict] = {"unet": {}, "text": {}}
+    for name, value in weights.items():
+        group, _, rest = name.partition(".")
+        groups[group][rest] = value
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    stored = next(iter(groups["unet"].values())).dtype
+    dtype = comfy.model_management.unet_dtype(device=load_device, supported_dtypes=DemoConfig.supported_inference_dtypes,
+                                              weight_dtype=stored)
+    model = build_unet(dtype, offload_device)
+    model.diffusion_model.load_state_dict(groups["unet"], strict=True)
+    patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, DemoTextModel)
+    clip = comfy.sd.CLIP(target, state_dict=_text_weights(groups["text"]))
+    return patcher, clip, _vae()

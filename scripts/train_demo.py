@@ -1,0 +1,260 @@
+"""Train the bundled demo model on scenes it draws itself.
+
+    python scripts/train_demo.py                      the full recipe (about two hours on two cores)
+    python scripts/train_demo.py --resume             continue after an interruption
+    python scripts/train_demo.py --steps 20 --smoke   check that everything runs, write nothing into the pack
+
+Run it with the interpreter of a ComfyUI installation; ``COMFYUI_DIR`` or ``.host`` says where the host is.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_pack():
+    """Import the pack under a name of its own: its folder ``nodes`` would hide the host's module of that name."""
+    host = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI")
+    if not (host / "comfy").is_dir():
+        sys.exit(f"No ComfyUI at {host.name!r}: set COMFYUI_DIR or run 'make host' first.")
+    sys.path.insert(0, str(host))
+    sys.dont_write_bytecode = True
+    sys.argv = sys.argv[:1] + ["--use-pytorch-cross-attention"] + ([] if torch.cuda.is_available() else ["--cpu"])
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    spec = importlib.util.spec_from_file_location("comfyui_goca", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    assert spec and spec.loader
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["comfyui_goca"] = package
+    spec.loader.exec_module(package)
+    # The package of nodes imports every node; training needs the builder alone.
+    nodes = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("comfyui_goca.nodes", None, is_package=True))
+    nodes.__path__ = [str(ROOT / "nodes")]
+    sys.modules["comfyui_goca.nodes"] = nodes
+    from comfyui_goca.goca_core import scenes, wavelet
+    from comfyui_goca.nodes import demo_model
+
+    return demo_model, scenes, wavelet
+
+
+def vocabulary(scenes) -> list[int]:
+    from comfy.sd1_clip import SD1Tokenizer
+
+    text = " ".join([*scenes.COLOURS, *scenes.SHAPES, *scenes.GROUNDS, "a an and on ,"])
+    ids = {token for token, _ in SD1Tokenizer().tokenize_with_weights(text)["l"][0]}
+    return sorted(ids)
+
+
+class TextEncoder(nn.Module):
+    """The host's CLIP text model, run so that gradients flow (the host adds residuals in place), over a compact table."""
+
+    def __init__(self, demo_model, ids: list[int]) -> None:
+        super().__init__()
+        from comfy.sd1_clip import SD1Tokenizer
+
+        model = demo_model.DemoTextModel(device="cpu", dtype=torch.float32)
+        self.body = model.clip_l.transformer.text_model
+        self.projection = model.clip_l.transformer.text_projection
+        self.body.embeddings.token_embedding = nn.Embedding(len(ids), demo_model.WIDTH)
+        self.register_buffer("ids", torch.tensor(ids))
+        self.row = {token: row for row, token in enumerate(ids)}
+        self.tokenizer = SD1Tokenizer()
+        self.cache: dict[str, list[int]] = {}
+
+    def tokens(self, captions: list[str]) -> Tensor:
+        for caption in captions:
+            if caption not in self.cache:
+                pairs = self.tokenizer.tokenize_with_weights(caption)["l"][0]
+                self.cache[caption] = [self.row[token] for token, _ in pairs]
+        return torch.tensor([self.cache[caption] for caption in captions])
+
+    def forward(self, rows: Tensor) -> Tensor:
+        x = self.body.embeddings.token_embedding(rows) + self.body.embeddings.position_embedding.weight
+        mask = torch.full((x.shape[1], x.shape[1]), -1e9, device=x.device).triu_(1)
+        for layer in self.body.encoder.layers:
+            h = layer.layer_norm1(x)
+            q, k, v = (p(h).unflatten(-1, (layer.self_attn.heads, -1)).transpose(1, 2)
+                       for p in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj))
+            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2).flatten(2)
+            x = x + layer.self_attn.out_proj(h)
+            x = x + layer.mlp(layer.layer_norm2(x))
+        return self.body.final_layer_norm(x)
+
+
+def initialise(unet: nn.Module, text: nn.Module) -> None:
+    for module in [*unet.modules(), *text.modules()]:
+        for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
+            if isinstance(module, kind):
+                kind.reset_parameters(module)  # the host's own classes skip this, to load faster
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, 0, 0.3)
+    embeddings = text.body.embeddings
+    nn.init.normal_(embeddings.position_embedding.weight, 0, 0.1)
+    # Residual branches start silent, so that the first steps see an identity.
+    for name, module in unet.named_modules():
+        if name.endswith(("out_layers.3", "proj_out", "out.2")):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+class Trainer:
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.manual_seed(options.seed)
+        self.options = options
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.demo_model, self.scenes, wavelet = load_pack()
+        self.base = self.demo_model.build_unet(torch.float32, "cpu").to(self.device)
+        self.unet = self.base.diffusion_model.requires_grad_(True).train()
+        self.text = TextEncoder(self.demo_model, vocabulary(self.scenes)).to(self.device).requires_grad_(True)
+        initialise(self.unet, self.text)
+        self.unet.to(memory_format=torch.channels_last)  # about a tenth faster on a CPU
+        self.codec = wavelet.WaveletCodec()
+        self.live = nn.ModuleDict({"unet": self.unet, "text": self.text})
+        self.average = {name: value.detach().clone() for name, value in self.live.named_parameters()}
+        decay = [p for p in self.live.parameters() if p.ndim > 1]
+        other = [p for p in self.live.parameters() if p.ndim <= 1]
+        self.optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.01}, {"params": other, "weight_decay": 0.0}],
+                                           lr=options.rate, betas=(0.9, 0.99))
+        sigmas = self.base.model_sampling.sigmas.to(self.device)
+        self.alpha, self.sigma = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
+        self.losses: list[float] = []
+        self.step = 0
+
+    def batch(self, step: int) -> tuple[Tensor, list[str]]:
+        # Seeded by the step, so that a resumed run sees the pictures that an uninterrupted one would have seen.
+        rng = np.random.default_rng([self.options.seed, step])
+        drawn = [self.scenes.draw(rng) for _ in range(self.options.batch)]
+        captions = [scene.caption if rng.random() >= 0.1 else "" for scene in drawn]
+        pictures = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
+        return self.codec.encode(pictures.float() / 127.5 - 1).to(self.device), captions
+
+    def loss(self, step: int) -> Tensor:
+        latents, captions = self.batch(step)
+        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
+        # One draw per equal slice of the schedule: less variance than independent draws.
+        slices = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
+        t = (slices / len(latents) * len(self.alpha)).long().to(self.device)
+        noise = torch.randn(latents.shape, generator=generator).to(self.device)
+        alpha, sigma = self.alpha[t].view(-1, 1, 1, 1), self.sigma[t].view(-1, 1, 1, 1)
+        noisy, target = alpha * latents + sigma * noise, alpha * noise - sigma * latents
+        with torch.autocast(self.device.type, torch.bfloat16):
+            context = self.text(self.text.tokens(captions).to(self.device))
+            guess = self.unet(noisy, t.float(), context=context)
+        return F.mse_loss(guess.float(), target)
+
+    def rate(self, step: int) -> float:
+        warm, total = self.options.warmup, max(self.options.steps, self.options.warmup + 1)
+        if step < warm:
+            return self.options.rate * (step + 1) / warm
+        return self.options.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm))))
+
+    def advance(self) -> float:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(self.step)
+        loss = self.loss(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.live.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.options.average, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.live.named_parameters():
+                self.average[name].lerp_(value, 1 - keep)
+        return loss.item()
+
+    def save_checkpoint(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {"step": self.step, "live": self.live.state_dict(), "average": self.average,
+                 "optimiser": self.optimiser.state_dict(), "losses": self.losses}
+        torch.save(state, path.with_suffix(".part"))
+        path.with_suffix(".part").replace(path)
+
+    def resume(self, path: Path) -> None:
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.live.load_state_dict(state["live"])
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step, self.losses = state["step"], state["losses"]
+
+    def export(self, path: Path) -> None:
+        """Write the averaged weights in half precision, named as ``nodes/demo_model.py`` reads them."""
+        live = copy.deepcopy(self.live).cpu()
+        live.load_state_dict({name: value.cpu() for name, value in self.average.items()}, strict=False)
+        tensors = {f"unet.{name}": value for name, value in live["unet"].state_dict().items()}
+        text = live["text"]
+        for name, value in text.body.state_dict().items():
+            if name != "embeddings.token_embedding.weight":
+                tensors[f"text.text_model.{name}"] = value
+        # Not trained (nothing uses the pooled output); the host's class expects it.
+        tensors["text.text_projection.weight"] = torch.eye(self.demo_model.WIDTH)
+        tensors["text.token_rows"] = text.body.embeddings.token_embedding.weight.detach()
+        half = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}
+        half["text.token_ids"] = text.ids.cpu().to(torch.int32)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        recipe = {name: str(value) for name, value in vars(self.options).items() if name in RECIPE}
+        save_file(half, path, metadata={"format": "pt", "step": str(self.step), "recipe": json.dumps(recipe, sort_keys=True)})
+
+
+RECIPE = ("steps", "batch", "rate", "warmup", "average", "seed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (AdamW, cosine)")
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=ROOT / "training", help="checkpoints and stages")
+    parser.add_argument("--stages", type=int, default=500, help="keep the weights every so many steps")
+    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "goca_demo.safetensors")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="write into the folder only, never into the pack")
+    options = parser.parse_args()
+    trainer = Trainer(options)
+    checkpoint = options.folder / "checkpoint.pt"
+    if options.resume and checkpoint.is_file():
+        trainer.resume(checkpoint)
+        print(f"resumed at step {trainer.step}", flush=True)
+    size = sum(p.numel() for p in trainer.live.parameters())
+    print(f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}", flush=True)
+    start, first = time.time(), trainer.step
+    while trainer.step < options.steps:
+        trainer.losses.append(trainer.advance())
+        if not math.isfinite(trainer.losses[-1]):
+            sys.exit(f"The loss at step {trainer.step} is not a number; start again with a lower --rate.")
+        if trainer.step % 20 == 0 or trainer.step == options.steps:
+            each = (time.time() - start) / (trainer.step - first)
+            print(f"step {trainer.step:5d}/{options.steps}  loss {np.mean(trainer.losses[-100:]):.4f}  "
+                  f"{each:.2f} s/step  {each * (options.steps - trainer.step) / 60:.0f} min left", flush=True)
+        if trainer.step % 100 == 0:
+            trainer.save_checkpoint(checkpoint)
+        if trainer.step % options.stages == 0:
+            trainer.export(options.folder / f"stage_{trainer.step:05d}.safetensors")
+    trainer.save_checkpoint(checkpoint)
+    output = options.folder / "smoke.safetensors" if options.smoke else options.output
+    trainer.export(output)
+    (options.folder / "loss.json").write_text(json.dumps([round(x, 5) for x in trainer.losses]))
+    print(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
