@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from ..attention import Attention, AttentionError
-from .family import find_family
+from ..heads import HEAD_METHODS
+from ..layers import LAYER_METHODS
+from .family import find_family, network_of
 from .forward import Entry, Forward, Options
 from .run import Run
 from .window import Window
 
 KEY = "goca_record"
-# Recordings kept by one recorder: enough for graphs with many samplers, bounded for long sessions.
+# Recordings kept in a process: enough for graphs with many samplers, bounded for long sessions.
 _KEEP = 8
+# They outlive their recorder: the host may forget a Record Attention node while it still remembers its sampler's result,
+# and then asks a new recorder for a run that will not be repeated.
+_shelf: OrderedDict[tuple[Any, ...], Run] = OrderedDict()
+_lock = threading.RLock()
 
 
 class Recorder:
@@ -28,8 +34,6 @@ class Recorder:
 
     def __init__(self, window: Window, options: Options) -> None:
         self.window, self.options = window, options
-        self._lock = threading.RLock()
-        self._runs: OrderedDict[str, Run] = OrderedDict()
         self._active: list[Run] = []
 
     # -- the four wrappers ------------------------------------------------------------------------------------------
@@ -53,14 +57,14 @@ class Recorder:
 
     def _outer_sample(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         run = Run(executor.class_obj, sigmas, self.window)
-        with self._lock:
+        with _lock:
             self._active.append(run)
         try:
             samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
             self._keep(run, samples)
             return samples
         finally:
-            with self._lock:
+            with _lock:
                 self._active.remove(run)
 
     def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -92,7 +96,7 @@ class Recorder:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         with forward.installed(options) as recording:
             out = executor(x, t, c_concat, c_crossattn, control, recording, **kwargs)
-        with self._lock:
+        with _lock:
             run.commit(forward, executor.class_obj)
         return out
 
@@ -109,15 +113,19 @@ class Recorder:
 
     # -- the recordings ---------------------------------------------------------------------------------------------
 
+    def _marks(self, samples: Tensor) -> list[tuple[Any, ...]]:
+        return [(self.window, self.options, mark) for mark in _fingerprints(samples)]
+
     def _keep(self, run: Run, samples: Tensor) -> None:
         run.close()
-        with self._lock:
-            for key in _fingerprints(samples):
-                self._runs.pop(key, None)
-                self._runs[key] = run
-            while len({id(kept) for kept in self._runs.values()}) > _KEEP:
-                oldest = next(iter(self._runs.values()))
-                self._runs = OrderedDict((key, kept) for key, kept in self._runs.items() if kept is not oldest)
+        with _lock:
+            for mark in self._marks(samples):
+                _shelf.pop(mark, None)
+                _shelf[mark] = run
+            while len({id(kept) for kept in _shelf.values()}) > _KEEP:
+                oldest = next(iter(_shelf.values()))
+                for mark in [mark for mark, kept in _shelf.items() if kept is oldest]:
+                    del _shelf[mark]
 
     def collect(self, samples: Tensor, entry: int = 0) -> Attention:
         """The recording of the run that returned ``samples`` (the ``samples`` of a LATENT).
@@ -129,14 +137,11 @@ class Recorder:
             raise AttentionError("This kind of latent (several latents in one) cannot be recorded; use an image model.")
         if samples.numel() == 0:
             raise AttentionError(f"The latent is empty (its size is {'x'.join(map(str, samples.shape))}); give the sampler a picture of at least one cell.")
-        with self._lock:
-            if not self._runs:
-                raise AttentionError("No sampler has run with this recorder yet: wire the MODEL that comes out of Record Attention into the "
-                                     "sampler, and the sampler's LATENT into Collect Attention.")
-            run = next((self._runs[key] for key in _fingerprints(samples) if key in self._runs), None)
+        with _lock:
+            run = next((_shelf[mark] for mark in self._marks(samples) if mark in _shelf), None)
         if run is None:
-            raise AttentionError("This LATENT was not made by a sampler that uses this recorder (or by one of its runs too long ago): wire the "
-                                 "sampler's own LATENT output, unchanged, into Collect Attention.")
+            raise AttentionError("This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
+                                 "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention.")
         return run.attention(entry)
 
 
@@ -152,4 +157,15 @@ def _fingerprints(samples: Tensor) -> list[str]:
     return marks
 
 
-__all__ = ["KEY", "Options", "Recorder", "Window"]
+def record(model: Any, window: Window, *, all_heads: bool = False, all_layers: bool = False, full_affinity: bool = False,
+           reference_channel0: bool = False) -> tuple[Any, Recorder]:
+    """A recording copy of a MODEL and its recorder.
+
+    Kept are the family's own head and layer methods and the plain averages; ``all_heads`` and ``all_layers`` keep every
+    method. ``full_affinity``: propagation at the finest layer's grid. ``reference_channel0``: as the released code.
+    """
+    defaults = find_family(model.model).plan(network_of(model.model)).defaults
+    heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
+    layers = LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "vanilla")))
+    recorder = Recorder(window, Options(heads, layers, reference_channel0, full_affinity))
+    return recorder.install(model), recorder

@@ -1,0 +1,156 @@
+"""From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper order.
+
+Rescale the phrases' maps, let them spread along self-attention, bring them to the size of the masks, and only then
+decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules of the reference.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import masks as finishing
+from .attention import AUTO, Affinity, Attention, AttentionError, Maps, Scores, aggregate
+from .refine import propagate
+from .rescale import RESCALE_METHODS, merge_background, rescale
+from .resize import Grid, resize_bilinear
+from .words import Phrase, WordMap, resolve
+
+MODES = ("partition", "threshold", "soft")
+# Level of a background of which no word is known: the middle of the range that every object's scores fill.
+NO_BACKGROUND = 0.5
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to cut out, and how.
+
+    ``phrases``: one object per line, commas pool. ``background``: the same for what is not an object; "auto" takes
+    everything else that the prompt names, empty takes nothing. ``order``: times of propagation, -1 = the family's.
+    ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the masks;
+    None = the picture's own, or the latent's with ``latent_size``.
+    """
+
+    phrases: str
+    background: str = AUTO
+    mode: str = "partition"
+    rule: str = "offset"
+    theta: float = 0.0
+    order: int = -1
+    smooth: float = 0.0
+    largest: bool = False
+    size: Grid | None = None
+    latent_size: bool = False
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of."""
+
+    masks: Tensor
+    background: Tensor
+    scores: Tensor
+    labels: tuple[str, ...]
+    behind: tuple[str, ...]
+
+    def table(self) -> dict[str, Any]:
+        """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers."""
+        area = self.masks.mean((2, 3))
+        inside = (self.scores * self.masks).sum((2, 3)) / self.masks.sum((2, 3)).clamp_min(1e-8)
+        return {"phrases": list(self.labels), "background": list(self.behind),
+                "area": [[round(value, 5) for value in row] for row in area.tolist()],
+                "score": [[round(value, 5) for value in row] for row in inside.tolist()]}
+
+
+def as_scores(source: Attention | Maps | Scores) -> Scores:
+    """A recording or maps with the family's default methods applied; scores as they are."""
+    if isinstance(source, Attention):
+        source = aggregate(source)
+    return Scores(source, AUTO) if isinstance(source, Maps) else source
+
+
+def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> Tensor:
+    """Rescaled scores of objects, [B, K, h, w] at the size of the maps."""
+    tokens = scores.maps.tokens
+    method = scores.maps.source.defaults.rescale if scores.method == AUTO else scores.method
+    if method not in RESCALE_METHODS:
+        raise AttentionError(f"Unknown rescale method {method!r}: use one of {', '.join(RESCALE_METHODS)}.")
+    columns = [tokens.columns(phrase.tokens) for phrase in objects]
+    return rescale(scores.maps.maps, columns, tokens.columns(words.content()), method, scores.pool)
+
+
+def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """Scores to look at, [B, K, H, W] at the size of the picture, and their names: the phrases, or every content word."""
+    known = scores.maps.tokens.named(words)
+    if not phrases.strip():
+        phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
+    found = resolve(phrases, known)
+    maps = phrase_scores(scores, found, known)
+    return _to_size(maps, scores.maps.source, None), tuple(phrase.label for phrase in found)
+
+
+def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | None = None) -> Cut:
+    """Masks for phrases. Raises a ValueError of one sentence for a phrase, size or method that does not fit."""
+    if request.mode not in MODES:
+        raise ValueError(f"Unknown mode {request.mode!r}: use one of {', '.join(MODES)}.")
+    if request.size is not None and min(request.size) < 1:
+        raise ValueError(f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; width and height must be at least 1.")
+    scores = as_scores(source)
+    record = scores.maps.source
+    known = scores.maps.tokens.named(words)
+    objects = resolve(request.phrases, known)
+    behind = _background(request.background, objects, known)
+    maps = phrase_scores(scores, [*objects, *behind], known)
+    count = len(objects)
+    # An all-zero last map stands for a background without words; propagation leaves it alone.
+    back = merge_background(maps[:, count:]) if behind else torch.zeros_like(maps[:, 0])
+    maps = torch.cat((maps[:, :count], back[:, None]), 1)
+    order = record.defaults.order if request.order < 0 else request.order
+    if order and record.affinity is not None:
+        maps = _propagate(maps, record.affinity, order)
+    maps = _to_size(maps, record, (record.height, record.width) if request.latent_size else request.size)
+    if request.smooth > 0:
+        maps = finishing.smooth(maps, request.smooth)
+    found = maps[:, :count]
+    level = maps[:, count] if behind else torch.full_like(maps[:, 0], NO_BACKGROUND)
+    return _decide(found, level, request, objects, behind)
+
+
+def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Phrase]:
+    if text.strip() == AUTO and not any(word.text.casefold() == AUTO for word in words.words):
+        rest = words.rest(objects)
+        return resolve("\n".join(phrase.replace(",", "\\,") for phrase in rest), words) if rest else []
+    return resolve(text, words) if text.strip() else []
+
+
+def _propagate(maps: Tensor, affinity: Affinity, order: int) -> Tensor:
+    """Spread scores on the affinity's grid; the maps come back at that size."""
+    return propagate(resize_bilinear(maps, (affinity.height, affinity.width)), affinity.matrix.to(maps), order)
+
+
+def _to_size(maps: Tensor, record: Attention, size: Grid | None) -> Tensor:
+    """Bring maps to the size of the masks.
+
+    Tokens of a model that works on patches cover a little more than an odd-sized latent; that part is cut off.
+    """
+    height, width = size if size is not None else (record.height * record.scale, record.width * record.scale)
+    grid = max(((layer.height, layer.width) for layer in record.layers), key=lambda g: g[0] * g[1])
+    covered = [side * math.ceil(latent / side) for side, latent in zip(grid, (record.height, record.width))]
+    full = (round(height * covered[0] / record.height), round(width * covered[1] / record.width))
+    return resize_bilinear(maps, full)[..., :height, :width]
+
+
+def _decide(scores: Tensor, level: Tensor, request: Request, objects: Sequence[Phrase], behind: Sequence[Phrase]) -> Cut:
+    if request.mode == "partition":
+        found = finishing.one_hot(finishing.assign(scores, level, request.rule, request.theta), len(objects)).to(scores)
+    elif request.mode == "threshold":
+        found = finishing.threshold(scores, level, request.rule, request.theta).to(scores)
+    else:
+        found = scores.clamp(0, 1)
+    if request.largest and request.mode != "soft":
+        found = finishing.largest_component(found).to(scores)
+    return Cut(found, 1 - found.amax(1), scores, tuple(phrase.label for phrase in objects), tuple(phrase.label for phrase in behind))

@@ -1,0 +1,21 @@
+"""The nodes of the pack, one file for each theme."""
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .aggregate import Aggregate, Rescale
+from .demo import DemoModel
+from .files import LoadAttention, SaveAttention
+from .masks import MaskFromTokens, Overlay
+from .record import CollectAttention, RecordAttention
+from .words import EncodePrompt, Words
+
+NODES: list[type[io.ComfyNode]] = [
+    EncodePrompt, Words, RecordAttention, CollectAttention, Aggregate, Rescale, MaskFromTokens, Overlay, SaveAttention,
+    LoadAttention, DemoModel,
+]
+
+
+class GocaExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

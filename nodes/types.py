@@ -1,0 +1,13 @@
+"""The types that run along this pack's wires, and what its nodes have in common."""
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+Recorder = io.Custom("GOCA_RECORDER")
+Attention = io.Custom("GOCA_ATTENTION")
+Maps = io.Custom("GOCA_MAPS")
+Scores = io.Custom("GOCA_SCORES")
+Words = io.Custom("GOCA_WORDS")
+
+CATEGORY = "GoCA"
+ALIASES = ["daam", "attention map", "heatmap", "segmentation", "mask"]
