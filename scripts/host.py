@@ -215,7 +215,7 @@ def _pip(python: Path, *arguments: str, check: bool = True) -> int:
         assert process.stdout is not None
         for line in process.stdout:
             if line.lstrip().startswith(("Collecting", "Downloading", "Installing", "Successfully", "ERROR")):
-                say("  " + line.strip()[:110])
+                say("  " + line.partition(" (from ")[0].strip()[:110])
     if check and process.returncode:
         raise HostError(f"pip {arguments[0]} failed (pip said why, above). Run `make host` again to go on.")
     return process.returncode
