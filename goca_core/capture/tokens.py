@@ -22,6 +22,8 @@ KEY = "goca_words"
 
 Span = tuple[int, int]
 
+_STRAIGHT = str.maketrans("‘’“”", "''\"\"")
+
 
 def word_map(clip: Any, text: str) -> WordMap:
     """The word map of `text` as this CLIP would encode it."""
@@ -206,10 +208,13 @@ def _spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     spans: list[Span] = []
     for run in re.finditer(r"\S+", text):
         found = list(tokenizer(run[0])["input_ids"][cut])
-        owners = [i for i, char in enumerate(run[0], run.start()) for _ in char.lower().encode()]
         ends = list(accumulate(len(sub.inv_vocab[i].removesuffix("</w>")) for i in found))
-        if ends and ends[-1] == len(owners):
-            spans += [(owners[a], owners[b - 1] + 1) for a, b in pairwise([0, *ends])]
+        # Some of them straighten curly quotes first.
+        for text_read in (run[0], run[0].translate(_STRAIGHT)):
+            owners = [i for i, char in enumerate(text_read, run.start()) for _ in char.lower().encode()]
+            if ends and ends[-1] == len(owners):
+                spans += [(owners[a], owners[b - 1] + 1) for a, b in pairwise([0, *ends])]
+                break
         else:
             # Characters were composed or replaced on the way: the words of a run without spaces share its tokens.
             spans += [run.span()] * len(found)
