@@ -7,10 +7,8 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..goca_core.capture import tokens
+from . import types
 
-GocaWords = io.Custom("GOCA_WORDS")
-
-_ALIASES = ["daam", "attention map", "heatmap", "segmentation", "mask"]
 _NO_CLIP = (
     "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
     "contain a valid clip or text encoder model."
@@ -27,8 +25,8 @@ class EncodePrompt(io.ComfyNode):
         return io.Schema(
             node_id="GOCA_EncodePrompt",
             display_name="Encode Prompt (GoCA)",
-            category="GoCA",
-            search_aliases=[*_ALIASES, "prompt", "text", "encode prompt", "clip text encode"],
+            category=types.CATEGORY,
+            search_aliases=[*types.ALIASES, "prompt", "text", "encode prompt", "clip text encode"],
             description=(
                 "Encodes a prompt exactly as CLIP Text Encode does, and lets the conditioning remember which of its "
                 "tokens belong to which word, so that masks can be asked for by the words of the prompt."
@@ -63,8 +61,8 @@ class Words(io.ComfyNode):
         return io.Schema(
             node_id="GOCA_Words",
             display_name="Prompt Words (GoCA)",
-            category="GoCA",
-            search_aliases=[*_ALIASES, "prompt", "tokens", "tokenizer"],
+            category=types.CATEGORY,
+            search_aliases=[*types.ALIASES, "prompt", "tokens", "tokenizer"],
             description=(
                 "Reads which tokens of a conditioning belong to which word of its prompt, for graphs that keep their "
                 "own text encode node. Give it the same CLIP and the same text as that node."
@@ -74,7 +72,7 @@ class Words(io.ComfyNode):
                 _text_input("The prompt, exactly as the encode node gets it."),
             ],
             outputs=[
-                GocaWords.Output(display_name="words", tooltip="The word map, for Mask From Tokens."),
+                types.Words.Output(display_name="words", tooltip="The word map, for Mask From Tokens."),
             ],
             has_intermediate_output=True,
         )
