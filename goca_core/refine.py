@@ -103,7 +103,8 @@ def prototype(scores: Tensor, feature: Tensor) -> Tensor:
 
     scores: [B, K, h, w] weights of the means, not negative. feature: [B, C, hf, wf] dense feature of the model, brought to
     the size of the scores by bicubic resizing. Returns float32 masks [B, K, h, w] of exactly 0 and 1: one object for each
-    pixel, the first on a tie. An object whose map is zero gets no pixel. Raises ValueError when the batches differ.
+    pixel, the first on a tie. A map that is zero everywhere, as that of an absent background, has likeness 0 and so takes
+    the pixels unlike every object. Raises ValueError when the batches differ.
     """
     check_ndim("scores", scores, "B K h w")
     check_ndim("feature", feature, "B C h w")
@@ -118,10 +119,7 @@ def prototype(scores: Tensor, feature: Tensor) -> Tensor:
     means = torch.einsum("bkhw,bchw->bkc", weight, dense)  # cosine: dividing by the weights' sum would change nothing
     dense = F.interpolate(dense, size=tuple(maps.shape[-2:]), mode="bicubic", align_corners=False)
     alike = torch.einsum("bkc,bchw->bkhw", F.normalize(means, dim=-1), F.normalize(dense, dim=1))
-    present = weight.sum((2, 3)) > 0
-    alike = alike.masked_fill(~present[..., None, None], -torch.inf)
-    masks = torch.zeros_like(alike, dtype=torch.float32).scatter_(1, alike.argmax(1, keepdim=True), 1.0)
-    return masks * present[..., None, None]
+    return torch.zeros_like(alike, dtype=torch.float32).scatter_(1, alike.argmax(1, keepdim=True), 1.0)
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
