@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -45,6 +47,21 @@ _VIRIDIS = np.array(
 _MIN_WIDTH = 256  # of a finished picture, so that text fits next to it
 _FONT_SIZE = 14
 _PAD = 6
+
+# Pillow's own font has the letters of English only. For other words these are looked for among the system's fonts.
+_SYSTEM_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-microhei.ttc",
+    "arial.ttf",
+    "msyh.ttc",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def colour_of(index: int) -> Colour:
@@ -130,8 +147,7 @@ def contact_sheet(
         raise ValueError(f"Got {len(captions)} captions for {len(images)} images: pass one for each.")
     tiles = [_enlarge(_picture(image), scale) for image in images]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
-    font = _font(_FONT_SIZE)
-    line = 0 if captions is None else _line_height(font) + _PAD
+    line = 0 if captions is None else _line_height() + _PAD
     columns = min(columns, len(tiles))
     rows = math.ceil(len(tiles) / columns)
     size = (columns * (width + _PAD) + _PAD, rows * (height + line + _PAD) + _PAD)
@@ -144,7 +160,7 @@ def contact_sheet(
         fitted = tile.resize((round(tile.width * ratio), round(tile.height * ratio)), Image.Resampling.LANCZOS)
         sheet.paste(fitted, (x + (width - fitted.width) // 2, y + (height - fitted.height) // 2))
         if captions is not None:
-            text = _shorten(captions[index], font, width)
+            text, font = _fit(captions[index], width)
             draw.text((x, y + height + _PAD // 2), text, fill=(0, 0, 0), font=font)
     return sheet
 
@@ -191,21 +207,20 @@ def _resized(layer: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.fl
 
 def _legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
     """Swatches with names, flowing over as many lines as `width` asks for."""
-    font = _font(_FONT_SIZE)
-    line = _line_height(font) + _PAD
-    places: list[tuple[int, int, str]] = []
+    line = _line_height() + _PAD
+    places: list[tuple[int, int, str, Font]] = []
     x, y = _PAD, _PAD
     for label in labels:
-        text = _shorten(label, font, width - line - 2 * _PAD)
+        text, font = _fit(label, width - line - 2 * _PAD)
         wide = line + math.ceil(font.getlength(text)) + 2 * _PAD
         if x > _PAD and x + wide > width:
             x, y = _PAD, y + line
-        places.append((x, y, text))
+        places.append((x, y, text, font))
         x += wide
     strip = Image.new("RGB", (width, y + line), (255, 255, 255))
     draw = ImageDraw.Draw(strip)
     side = line - _PAD
-    for (x, y, text), colour in zip(places, colours, strict=True):
+    for (x, y, text, font), colour in zip(places, colours, strict=True):
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=tuple(colour), outline=(0, 0, 0))
         draw.text((x + side + _PAD // 2, y), text, fill=(0, 0, 0), font=font)
     return strip
@@ -220,24 +235,52 @@ def _stack(images: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+@lru_cache(maxsize=1)
+def _fonts() -> tuple[Font, ...]:
+    """Pillow's own font, then those of _SYSTEM_FONTS that are there."""
     try:
-        return ImageFont.load_default(size=size)
+        found: list[Font] = [ImageFont.load_default(size=_FONT_SIZE)]
     except (ImportError, OSError):  # a Pillow built without FreeType has its bitmap font only
-        return ImageFont.load_default()
+        return (ImageFont.load_default(),)
+    for name in _SYSTEM_FONTS:
+        try:
+            found.append(ImageFont.truetype(name, _FONT_SIZE))
+        except OSError:
+            continue
+    return tuple(found)
 
 
-def _line_height(font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
-    return math.ceil(font.getbbox("Ágy")[3])
+def _line_height() -> int:
+    return math.ceil(_fonts()[0].getbbox("Ágy")[3]) + 2  # other fonts reach a little lower
 
 
-def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """One line of drawable text of at most `width` pixels, ending in dots if it was cut."""
-    # a bitmap font knows Latin-1 only, and lone surrogates cannot be drawn by any
-    charset = "utf-8" if isinstance(font, ImageFont.FreeTypeFont) else "latin-1"
-    line = " ".join(text.split()).encode(charset, "replace").decode(charset)
+def _missing(text: str, font: Font) -> set[str]:
+    """Characters that the font would show as its box for unknown ones."""
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        return {c for c in text if ord(c) > 255}
+    unknown = bytes(font.getmask("\U0010ffff"))
+    return {c for c in set(text) if not c.isascii() and bytes(font.getmask(c)) == unknown}
+
+
+def _plain(character: str) -> str:
+    """The nearest ASCII spelling, such as o for ö and ss for ß, or the character itself if there is none."""
+    for form in (unicodedata.normalize("NFKD", character), character.casefold()):
+        letters = "".join(c for c in form if c.isascii())
+        if letters:
+            return letters
+    return character
+
+
+def _fit(text: str, width: int) -> tuple[str, Font]:
+    """One line of drawable text of at most `width` pixels, ending in dots if it was cut, and the font that knows most of it."""
+    line = " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")  # no font draws lone surrogates
+    font = min(_fonts(), key=lambda f: len(_missing(line, f)))
+    missing = _missing(line, font)
+    line = "".join(_plain(c) if c in missing else c for c in line)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        line = line.encode("latin-1", "replace").decode("latin-1")
     if font.getlength(line) <= width:
-        return line
+        return line, font
     while line and font.getlength(line + "...") > width:
         line = line[:-1]
-    return line + "..."
+    return line + "...", font
