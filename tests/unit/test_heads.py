@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from goca_core import heads
+
+BATCH, TOKENS, HEADS, WIDTH, OUT, TEXT = 2, 15, 3, 4, 10, 7
+
+
+@pytest.fixture
+def layer(rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """post_value, out_weight, value"""
+    return (
+        torch.randn(BATCH, TOKENS, HEADS * WIDTH, generator=rng),
+        torch.randn(OUT, HEADS * WIDTH, generator=rng),
+        torch.randn(BATCH, HEADS, TEXT, WIDTH, generator=rng),
+    )
+
+
+def naive(post: Tensor, weight: Tensor, value: Tensor, method: str) -> Tensor:
+    """Unnormalised weights from every head's own output, the long way, in float64."""
+    post, weight, value = post.double(), weight.double(), value.double()
+    split = weight.unflatten(1, (HEADS, WIDTH))
+    own = torch.einsum("bnhd,ohd->bnho", post.unflatten(-1, (HEADS, WIDTH)), split)
+    total = own.sum(2, keepdim=True)
+    dot = (own * total).sum(-1)
+    norm = torch.linalg.matrix_norm(torch.einsum("bhtd,ohd->bhto", value, split), ord=2)[:, None]
+    return {
+        "average": torch.ones_like(dot),
+        "l2-norm": own.norm(dim=-1),
+        "cosine": torch.cosine_similarity(own, total, dim=-1),
+        "dot-product": dot.clamp_min(0),
+        "dot-product w/o clamp": dot,
+        "cosine + VW": torch.cosine_similarity(own, total, dim=-1) * norm,
+        "dot-product + VW": dot.clamp_min(0) * norm,
+    }[method]
+
+
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_agrees_with_the_long_way(layer: tuple[Tensor, Tensor, Tensor], method: str) -> None:
+    post, weight, value = layer
+    scores = naive(post, weight, value, method)
+    total = scores.sum(-1, keepdim=True)
+    usable = total > 1e-2 * scores.abs().amax(-1, keepdim=True)  # elsewhere rounding is magnified
+    assert usable.float().mean() > 0.9
+    actual = heads.head_weights(post, weight, HEADS, method, value=value)
+    assert actual.shape == (BATCH, TOKENS, HEADS)
+    torch.testing.assert_close(
+        torch.where(usable, actual.double(), 0.0), torch.where(usable, scores / total, 0.0), rtol=1e-3, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_properties(layer: tuple[Tensor, Tensor, Tensor], method: str) -> None:
+    post, weight, value = layer
+    copies = [t.clone() for t in layer]
+    actual = heads.head_weights(post, weight, HEADS, method, value=value)
+    torch.testing.assert_close(actual.sum(-1), torch.ones(BATCH, TOKENS), rtol=0, atol=1e-4)
+    singles = torch.cat([heads.head_weights(post[i : i + 1], weight, HEADS, method, value[i : i + 1]) for i in (0, 1)])
+    torch.testing.assert_close(actual, singles, rtol=1e-3, atol=1e-5)
+
+    order = [2, 0, 1]
+    permuted = heads.head_weights(
+        post.unflatten(-1, (HEADS, WIDTH))[:, :, order].flatten(2),
+        weight.unflatten(-1, (HEADS, WIDTH))[:, order].flatten(1),
+        HEADS,
+        method,
+        value=value[:, order],
+    )
+    torch.testing.assert_close(permuted, actual[..., order], rtol=1e-3, atol=1e-5)
+    for copy, original in zip(copies, layer, strict=True):
+        assert torch.equal(copy, original)
+
+
+@pytest.mark.parametrize("factor", [1e-30, -3.0, 1e25])
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_scale_of_the_weight_is_free(layer: tuple[Tensor, Tensor, Tensor], method: str, factor: float) -> None:
+    post, weight, value = layer
+    expected = heads.head_weights(post, weight, HEADS, method, value=value)
+    for arguments in ((post, weight * factor), (post * abs(factor), weight)):
+        actual = heads.head_weights(*arguments, HEADS, method, value=value)
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_undefined_weights_fall_back_to_the_average(layer: tuple[Tensor, Tensor, Tensor], method: str) -> None:
+    post, weight, value = layer
+    post[0, 3] = 0
+    actual = heads.head_weights(post, weight, HEADS, method, value=value)
+    torch.testing.assert_close(actual[0, 3], torch.full((HEADS,), 1 / HEADS))
+    zero = heads.head_weights(post, torch.zeros_like(weight), HEADS, method, value=value)
+    torch.testing.assert_close(zero, torch.full_like(zero, 1 / HEADS))
+
+
+def test_negative_sum_falls_back() -> None:
+    scores = torch.tensor([[1.0, -3.0], [2.0, -2.0], [torch.nan, 1.0], [torch.inf, 1.0], [3.0, 1.0]])
+    expected = torch.tensor([[0.5, 0.5]] * 4 + [[0.75, 0.25]])
+    torch.testing.assert_close(heads.normalise_heads(scores), expected)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_finite_output(layer: tuple[Tensor, Tensor, Tensor], method: str, bad: float) -> None:
+    post, weight, value = (t.clone() for t in layer)
+    post[0, 1, 2] = post[1, 4] = bad
+    weight[1, 1] = bad
+    value[0, 1, 2, 3] = bad
+    assert torch.isfinite(heads.head_weights(post, weight, HEADS, method, value=value)).all()
+    cross = torch.full((BATCH, HEADS, TOKENS, TEXT), bad)
+    assert torch.isfinite(heads.aggregate_heads(cross, torch.ones(BATCH, TOKENS, HEADS))).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_half_precision_is_computed_in_single(
+    layer: tuple[Tensor, Tensor, Tensor], method: str, dtype: torch.dtype
+) -> None:
+    post, weight, value = (t.to(dtype) for t in layer)
+    post = post * 30  # o . o_h leaves the range of float16
+    actual = heads.head_weights(post, weight, HEADS, method, value=value)
+    assert actual.dtype == torch.float32
+    widened = heads.head_weights(post.float(), weight.float(), HEADS, method, value=value.float())
+    torch.testing.assert_close(actual, widened)
+    assert heads.head_weights(post.double(), weight, HEADS, method, value=value).dtype == torch.float64
+
+
+def test_aggregate_heads(attention: object, rng: torch.Generator) -> None:
+    cross = attention(BATCH, HEADS, TOKENS, TEXT, dtype=torch.float16)  # type: ignore[operator]
+    weights = torch.randn(BATCH, TOKENS, HEADS, generator=rng)
+    expected = torch.einsum("bnh,bhnt->bnt", weights, cross.float())
+    torch.testing.assert_close(heads.aggregate_heads(cross, weights), expected)
+    uniform = heads.aggregate_heads(cross, torch.full((BATCH, TOKENS, HEADS), 1 / HEADS))
+    torch.testing.assert_close(uniform, cross.float().mean(1))
+
+
+def test_errors(layer: tuple[Tensor, Tensor, Tensor]) -> None:
+    post, weight, value = layer
+    with pytest.raises(ValueError, match=r"Unknown head method 'dot'.*'average'"):
+        heads.head_weights(post, weight, HEADS, "dot")
+    for method in ("cosine + VW", "dot-product + VW"):
+        with pytest.raises(ValueError, match="needs the value vectors"):
+            heads.head_weights(post, weight, HEADS, method)
+        with pytest.raises(ValueError, match=r"value has shape .* expected \[2, 3, T, 4\]"):
+            heads.head_weights(post, weight, HEADS, method, value=value.flatten(0, 1)[None])
+    with pytest.raises(ValueError, match="12 channels cannot be split into 5 heads"):
+        heads.head_weights(post, weight, 5, "average")
+    with pytest.raises(ValueError, match="10 input columns"):
+        heads.head_weights(post, weight.T, HEADS, "cosine")
+    with pytest.raises(ValueError, match="post_value has shape"):
+        heads.head_weights(post[0], weight, HEADS, "cosine")
+    with pytest.raises(ValueError, match=r"weights has shape .* expected \[B, N, H\] = \[2, 15, 3\]"):
+        heads.aggregate_heads(torch.ones(2, 3, 15, 4), torch.ones(2, 3, 15))

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from goca_core import rescale, resize
+
+OBJECTS = [[1], [2, 4]]
+CONTENT = [1, 2, 4, 5]
+
+
+@pytest.fixture
+def maps(rng: torch.Generator) -> Tensor:
+    return (2 * torch.randn(2, 7, 6, 9, generator=rng)).softmax(1)
+
+
+@pytest.mark.parametrize("method", rescale.RESCALE_METHODS)
+def test_properties(maps: Tensor, method: str) -> None:
+    before = maps.clone()
+    actual = rescale.rescale(maps, OBJECTS, CONTENT, method)
+    assert torch.equal(maps, before)
+    assert actual.shape == (2, 2, 6, 9)
+    for i in (0, 1):
+        assert torch.equal(rescale.rescale(maps[i : i + 1], OBJECTS, CONTENT, method)[0], actual[i])
+    torch.testing.assert_close(rescale.rescale(maps.mT, OBJECTS, CONTENT, method).mT, actual)
+    repeated = rescale.rescale(maps, [[1, 1], [4, 2, 4]], [5, *CONTENT], method)
+    torch.testing.assert_close(repeated, actual)
+    if method.endswith(("renorm", "renorm+")):
+        assert torch.equal(actual.amax((2, 3)), torch.ones(2, 2))
+    if method.endswith("renorm+"):
+        assert torch.equal(actual.amin((2, 3)), torch.zeros(2, 2))
+    for dtype in (torch.float16, torch.bfloat16):
+        half = rescale.rescale(maps.to(dtype), OBJECTS, CONTENT, method)
+        assert half.dtype == torch.float32
+        torch.testing.assert_close(half, rescale.rescale(maps.to(dtype).float(), OBJECTS, CONTENT, method))
+    assert rescale.rescale(maps.double(), OBJECTS, CONTENT, method).dtype == torch.float64
+
+
+def test_scale_of_a_pixel_is_free_once_divided(maps: Tensor) -> None:
+    """What the division is for: attention drawn away by special tokens, different at each pixel."""
+    drawn = torch.rand(2, 1, 6, 9, generator=torch.Generator().manual_seed(1)) + 0.1
+    for method in ("sum-1 rescaling", "sum-1 rescaling + per-token renorm+"):
+        torch.testing.assert_close(
+            rescale.rescale(maps * drawn, OBJECTS, CONTENT, method), rescale.rescale(maps, OBJECTS, CONTENT, method)
+        )
+    changed = rescale.rescale(maps * drawn, OBJECTS, CONTENT, "per-token renorm+")
+    assert not torch.allclose(changed, rescale.rescale(maps, OBJECTS, CONTENT, "per-token renorm+"), atol=1e-2)
+
+
+def test_pooling(maps: Tensor) -> None:
+    mean = rescale.rescale(maps, OBJECTS, CONTENT, "raw")
+    torch.testing.assert_close(mean[:, 1], maps[:, [2, 4]].mean(1))
+    torch.testing.assert_close(rescale.rescale(maps, OBJECTS, CONTENT, "raw", pool="sum")[:, 1], 2 * mean[:, 1])
+
+
+@pytest.mark.parametrize("method", rescale.RESCALE_METHODS)
+def test_no_content(maps: Tensor, method: str) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        actual = rescale.rescale(maps, OBJECTS, [], method)
+    assert len(caught) == ("sum-1" in method)
+    assert torch.isfinite(actual).all()
+    if method.startswith("sum-1 rescaling + per-token"):
+        plain = method.removeprefix("sum-1 rescaling + ")
+        if plain in rescale.RESCALE_METHODS:
+            torch.testing.assert_close(actual, rescale.rescale(maps, OBJECTS, CONTENT, plain))
+
+
+@pytest.mark.parametrize("method", rescale.RESCALE_METHODS)
+@pytest.mark.parametrize("fill", [0.0, 0.3, torch.nan, torch.inf, -torch.inf])
+def test_degenerate_maps_are_finite(method: str, fill: float) -> None:
+    for shape in ((1, 7, 1, 1), (1, 7, 2, 5), (2, 7, 5, 1), (1, 7, 4, 4)):
+        actual = rescale.rescale(torch.full(shape, fill), OBJECTS, CONTENT, method)
+        assert torch.isfinite(actual).all()
+        if "renorm" in method and "x raw" not in method:
+            assert not actual.any(), "a constant map shows no object"
+
+
+def test_pixel_without_content_mass(maps: Tensor) -> None:
+    maps[:, CONTENT, 0, 0] = 0
+    actual = rescale.rescale(maps, OBJECTS, CONTENT, "sum-1 rescaling")
+    assert not actual[:, :, 0, 0].any() and torch.isfinite(actual).all()
+
+
+def test_rounding_noise_is_not_stretched() -> None:
+    nearly = torch.ones(1, 4, 4)
+    nearly[0, 1, 1] += torch.finfo(torch.float32).eps
+    assert not resize.minmax(nearly).any()
+    nearly[0, 1, 1] += 1e-3
+    assert resize.minmax(nearly)[0, 1, 1] == 1
+
+
+def test_blur_borders() -> None:
+    """Reflection does not repeat the edge; a side of two or less repeats it instead."""
+    column = torch.tensor([[0.0, 1.0, 2.0]]).T.expand(3, 3)
+    weights = torch.tensor([0.070766, 0.244460, 0.369546, 0.244460, 0.070766])
+    expected = (weights * torch.tensor([2.0, 1.0, 0.0, 1.0, 2.0])).sum()
+    torch.testing.assert_close(rescale.blur(column)[0, 0], expected, rtol=0, atol=1e-5)
+    short = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 2.0]])
+    expected = (weights * torch.tensor([0.0, 0.0, 0.0, 1.0, 2.0])).sum()
+    torch.testing.assert_close(rescale.blur(short)[0, 0], expected, rtol=0, atol=1e-5)
+
+
+def test_merge_background(maps: Tensor) -> None:
+    torch.testing.assert_close(rescale.merge_background(maps[:, :2]), torch.maximum(maps[:, 0], maps[:, 1]))
+    assert torch.equal(rescale.merge_background(maps[:, :0]), torch.zeros(2, 6, 9))
+
+
+def test_errors(maps: Tensor) -> None:
+    with pytest.raises(ValueError, match="Unknown rescale method 'renorm'"):
+        rescale.rescale(maps, OBJECTS, CONTENT, "renorm")
+    with pytest.raises(ValueError, match="Unknown pool 'max'"):
+        rescale.rescale(maps, OBJECTS, CONTENT, "raw", pool="max")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="object 1 has no tokens"):
+        rescale.rescale(maps, [[1], []], CONTENT, "raw")
+    with pytest.raises(ValueError, match=r"object 0 names token positions \[7\], outside 0\.\.6"):
+        rescale.rescale(maps, [[7]], CONTENT, "raw")
+    with pytest.raises(ValueError, match=r"content names token positions \[-1\], outside 0\.\.6"):
+        rescale.rescale(maps, OBJECTS, [-1], "raw")
+    with pytest.raises(ValueError, match="objects is empty"):
+        rescale.rescale(maps, [], CONTENT, "raw")
+    with pytest.raises(ValueError, match="maps has shape"):
+        rescale.rescale(maps[0], OBJECTS, CONTENT, "raw")
