@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from goca_core import masks
+
+
+def test_rules() -> None:
+    background = torch.tensor([[[0.2, 0.6, 0.9]]])
+    scores = torch.full((1, 2, 1, 3), 0.55)
+    expected = {"offset": [0.5, 0.9, 1.2], "vanilla": [0.3] * 3, "max": [0.3, 0.6, 0.9], "exact": [0.2, 0.6, 0.9]}
+    expected["avg"] = [0.25, 0.45, 0.6]
+    for rule in masks.BACKGROUND_RULES:
+        level = masks.background_level(scores, background, rule, 0.3)
+        torch.testing.assert_close(level[0, 0], torch.tensor(expected[rule]))
+        labels = masks.assign(scores, background, rule, 0.3)
+        assert labels.dtype == torch.int64
+        assert labels[0, 0].tolist() == [int(b < 0.55) for b in expected[rule]]
+        binary = masks.threshold(scores, background, rule, 0.3)
+        assert binary.dtype == torch.bool
+        assert binary[0, 1, 0].tolist() == [b < 0.55 for b in expected[rule]]
+
+
+def test_no_background_is_a_map_of_zeros() -> None:
+    scores = torch.rand(2, 3, 4, 5)
+    for rule in masks.BACKGROUND_RULES:
+        zeros = masks.assign(scores, torch.zeros(2, 4, 5), rule, 0.4)
+        assert torch.equal(masks.assign(scores, None, rule, 0.4), zeros)
+
+
+def test_ties_go_to_the_background_then_to_the_first() -> None:
+    scores = torch.tensor([0.5, 0.7, 0.7]).reshape(1, 3, 1, 1)
+    assert masks.assign(scores, theta=0.7).item() == 0
+    assert masks.assign(scores, theta=0.6).item() == 2
+    assert not masks.threshold(scores, theta=0.7).any()
+    assert masks.assign(torch.zeros(1, 3, 1, 1)).item() == 0
+
+
+def test_assign_batch_shape_and_dtype(rng: torch.Generator) -> None:
+    scores = torch.rand(2, 3, 4, 7, generator=rng)
+    background = torch.rand(2, 4, 7, generator=rng)
+    labels = masks.assign(scores, background, theta=-0.2)
+    assert set(labels.unique().tolist()) == {0, 1, 2, 3}
+    for i in (0, 1):
+        assert torch.equal(masks.assign(scores[i : i + 1], background[i : i + 1], theta=-0.2)[0], labels[i])
+    assert torch.equal(masks.assign(scores.mT, background.mT, theta=-0.2).mT, labels)
+    half = scores.half()
+    assert torch.equal(masks.assign(half, background), masks.assign(half.float(), background))
+    scores[0, 0] = torch.nan
+    assert not (masks.assign(scores, background)[0] == 1).any(), "an undefined map wins no pixel"
+
+
+def test_one_hot() -> None:
+    labels = torch.tensor([[[0, 1], [3, 1]]])
+    actual = masks.one_hot(labels, 3)
+    assert actual.dtype == torch.float32
+    assert actual[0].tolist() == [[[0, 1], [0, 1]], [[0, 0], [0, 0]], [[0, 0], [1, 0]]]
+    assert masks.one_hot(labels, 5).shape == (1, 5, 2, 2)
+    with pytest.raises(ValueError, match="labels run from 0 to 3: expected 0"):
+        masks.one_hot(labels, 2)
+    with pytest.raises(ValueError, match="labels run from -1"):
+        masks.one_hot(labels - 1, 3)
+
+
+def test_masks_made_after_resizing_are_binary(rng: torch.Generator) -> None:
+    scores = masks.resize_scores(torch.rand(1, 3, 5, 7, generator=rng), (33, 50))
+    assert scores.shape == (1, 3, 33, 50)
+    made = masks.one_hot(masks.assign(scores, theta=0.5), 3)
+    assert set(made.unique().tolist()) == {0.0, 1.0}
+    assert made.sum(1).max() == 1
+
+
+def test_smooth(rng: torch.Generator) -> None:
+    maps = (torch.rand(2, 2, 9, 12, generator=rng) > 0.5).float()
+    actual = masks.smooth(maps, 1.5)
+    torch.testing.assert_close(actual.sum((2, 3)), maps.sum((2, 3)))
+    assert actual.min() >= 0 and actual.max() <= 1
+    assert actual.var() < maps.var() / 2
+    torch.testing.assert_close(masks.smooth(maps[1:], 1.5), actual[1:])
+    torch.testing.assert_close(masks.smooth(maps.mT, 1.5).mT, actual)
+    same = masks.smooth(maps, 0)
+    assert torch.equal(same, maps) and same.data_ptr() != maps.data_ptr()
+    assert masks.smooth(maps.half(), 1.0).dtype == torch.float32
+    assert torch.isfinite(masks.smooth(torch.full((1, 1, 3, 3), torch.nan), 1.0)).all()
+    with pytest.raises(ValueError, match="sigma is -1"):
+        masks.smooth(maps, -1)
+
+
+def test_largest_component() -> None:
+    picture = torch.tensor(
+        [
+            [1, 1, 0, 0, 0, 1],
+            [0, 0, 1, 0, 0, 1],  # joined to the first row by a corner
+            [0, 0, 0, 0, 0, 0],
+            [1, 0, 0, 1, 1, 0],
+        ]
+    )
+    expected = torch.zeros_like(picture)
+    expected[0, :2] = expected[1, 2] = 1
+    maps = torch.stack([picture, torch.zeros_like(picture), torch.ones_like(picture)])[None].float()
+    actual = masks.largest_component(maps)
+    assert actual.dtype == maps.dtype
+    assert torch.equal(actual[0], torch.stack([expected, torch.zeros_like(picture), torch.ones_like(picture)]).float())
+    assert masks.largest_component(maps.bool()).dtype == torch.bool
+    tie = torch.tensor([[1, 0, 1]])[None, None]
+    assert masks.largest_component(tie).tolist() == [[[[1, 0, 0]]]]
+
+
+def test_errors() -> None:
+    scores = torch.rand(1, 2, 4, 5)
+    with pytest.raises(ValueError, match="Unknown background rule 'otsu'"):
+        masks.assign(scores, rule="otsu")
+    with pytest.raises(ValueError, match=r"background has shape \(1, 5, 4\): expected"):
+        masks.assign(scores, torch.rand(1, 5, 4))
+    with pytest.raises(ValueError, match="scores has shape"):
+        masks.threshold(scores[0])
