@@ -58,10 +58,14 @@ class Cut:
     behind: tuple[str, ...]
 
     def table(self) -> dict[str, Any]:
-        """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers."""
+        """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers.
+
+        ``background``: the background's area per picture; ``behind``: the phrases that it was made of.
+        """
         area = self.masks.mean((2, 3))
         inside = (self.scores * self.masks).sum((2, 3)) / self.masks.sum((2, 3)).clamp_min(1e-8)
-        return {"phrases": list(self.labels), "background": list(self.behind),
+        return {"phrases": list(self.labels), "behind": list(self.behind),
+                "background": [round(value, 5) for value in self.background.mean((1, 2)).tolist()],
                 "area": [[round(value, 5) for value in row] for row in area.tolist()],
                 "score": [[round(value, 5) for value in row] for row in inside.tolist()]}
 
