@@ -62,7 +62,7 @@ def _venv_python(folder: Path) -> Path:
 
 def _given(name: str) -> Path | None:
     value = os.environ.get(name, "").strip()
-    return Path(value).expanduser().absolute() if value else None
+    return Path(os.path.abspath(Path(value).expanduser())) if value else None
 
 
 def locate() -> Host:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import importlib
+import os
 import shutil
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from scripts.comfy_server import PACK, ComfyServer, prepare_base
 
 HOST = provider.locate()
 # The tests run inside the host, so they need its interpreter, which has its packages.
-READY = provider.is_ready(HOST) and Path(sys.executable) == HOST.python
+READY = provider.is_ready(HOST) and os.path.normpath(sys.executable) == str(HOST.python)
 
 if READY:
     BASE = Path(tempfile.mkdtemp(prefix="goca-host-"))
