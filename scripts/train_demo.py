@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -24,33 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def load_pack():
-    """Import the pack under a name of its own: its folder ``nodes`` would hide the host's module of that name."""
-    host = Path(os.environ.get("COMFYUI_DIR") or ROOT / ".host" / "ComfyUI")
-    if not (host / "comfy").is_dir():
-        sys.exit(f"No ComfyUI at {host.name!r}: set COMFYUI_DIR or run 'make host' first.")
-    sys.path.insert(0, str(host))
-    sys.dont_write_bytecode = True
-    sys.argv = sys.argv[:1] + ["--use-pytorch-cross-attention"] + ([] if torch.cuda.is_available() else ["--cpu"])
-    import comfy.options
-
-    comfy.options.enable_args_parsing()
-    spec = importlib.util.spec_from_file_location("comfyui_goca", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
-    assert spec and spec.loader
-    package = importlib.util.module_from_spec(spec)
-    sys.modules["comfyui_goca"] = package
-    spec.loader.exec_module(package)
-    # The package of nodes imports every node; training needs the builder alone.
-    nodes = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("comfyui_goca.nodes", None, is_package=True))
-    nodes.__path__ = [str(ROOT / "nodes")]
-    sys.modules["comfyui_goca.nodes"] = nodes
-    from comfyui_goca.goca_core import scenes, wavelet
-    from comfyui_goca.nodes import demo_model
-
-    return demo_model, scenes, wavelet
+from boot import ROOT, boot, use
 
 
 def vocabulary(scenes) -> list[int]:
@@ -118,7 +90,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.demo_model, self.scenes, wavelet = load_pack()
+        self.demo_model, self.scenes, wavelet = use("nodes.demo_model"), use("goca_core.scenes"), use("goca_core.wavelet")
         self.base = self.demo_model.build_unet(torch.float32, "cpu").to(self.device)
         self.unet = self.base.diffusion_model.requires_grad_(True).train()
         self.text = TextEncoder(self.demo_model, vocabulary(self.scenes)).to(self.device).requires_grad_(True)
@@ -226,9 +198,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "training", help="checkpoints and stages")
     parser.add_argument("--stages", type=int, default=500, help="keep the weights every so many steps")
     parser.add_argument("--output", type=Path, default=ROOT / "demo" / "goca_demo.safetensors")
+    parser.add_argument("--until", type=int, help="stop early at this step, to resume later")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="write into the folder only, never into the pack")
     options = parser.parse_args()
+    boot("--use-pytorch-cross-attention")  # the host's own kernel for a CPU has no gradients
     trainer = Trainer(options)
     checkpoint = options.folder / "checkpoint.pt"
     if options.resume and checkpoint.is_file():
@@ -237,22 +211,26 @@ def main() -> None:
     size = sum(p.numel() for p in trainer.live.parameters())
     print(f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}", flush=True)
     start, first = time.time(), trainer.step
-    while trainer.step < options.steps:
+    last = min(options.steps, options.until or options.steps)
+    while trainer.step < last:
         trainer.losses.append(trainer.advance())
         if not math.isfinite(trainer.losses[-1]):
             sys.exit(f"The loss at step {trainer.step} is not a number; start again with a lower --rate.")
-        if trainer.step % 20 == 0 or trainer.step == options.steps:
+        if trainer.step % 20 == 0 or trainer.step == last:
             each = (time.time() - start) / (trainer.step - first)
             print(f"step {trainer.step:5d}/{options.steps}  loss {np.mean(trainer.losses[-100:]):.4f}  "
-                  f"{each:.2f} s/step  {each * (options.steps - trainer.step) / 60:.0f} min left", flush=True)
+                  f"{each:.2f} s/step  {each * (last - trainer.step) / 60:.0f} min left", flush=True)
         if trainer.step % 100 == 0:
             trainer.save_checkpoint(checkpoint)
         if trainer.step % options.stages == 0:
             trainer.export(options.folder / f"stage_{trainer.step:05d}.safetensors")
     trainer.save_checkpoint(checkpoint)
+    (options.folder / "loss.json").write_text(json.dumps([round(loss, 5) for loss in trainer.losses]))
+    if last < options.steps:
+        print(f"stopped at step {trainer.step}; go on with --resume", flush=True)
+        return
     output = options.folder / "smoke.safetensors" if options.smoke else options.output
     trainer.export(output)
-    (options.folder / "loss.json").write_text(json.dumps([round(x, 5) for x in trainer.losses]))
     print(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB", flush=True)
 
 

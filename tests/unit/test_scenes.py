@@ -1,0 +1,58 @@
+"""Drawn scenes: what the caption says is what is there, and the labels are where it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from goca_core.scenes import COLOURS, GROUNDS, SHAPES, draw
+
+
+def test_a_seed_names_a_scene() -> None:
+    first, again, other = draw(7), draw(7), draw(8)
+    assert first.caption == again.caption and np.array_equal(first.image, again.image) and np.array_equal(first.labels, again.labels)
+    assert not np.array_equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (48, 80), (96, 40)])
+def test_labels_mark_the_colour_of_their_thing(size: tuple[int, int]) -> None:
+    for seed in range(40):
+        scene = draw(seed, *size)
+        assert scene.image.shape == (*size, 3) and scene.labels.shape == size
+        assert set(np.unique(scene.labels)) == set(range(len(scene.things) + 1))
+        for number, thing in enumerate(scene.things, start=1):
+            pixels = scene.image[scene.labels == number].astype(float)
+            assert np.abs(np.median(pixels, axis=0) - COLOURS[thing.colour]).max() <= 2
+
+
+def test_plain_captions_name_every_thing_and_the_ground() -> None:
+    for seed in range(60):
+        scene = draw(seed, plain=True)
+        assert scene.caption.endswith(f" on {scene.ground}")
+        assert all(thing.name in scene.caption for thing in scene.things)
+        assert len({thing.shape for thing in scene.things}) == len({thing.colour for thing in scene.things}) == len(scene.things)
+
+
+def test_everything_is_drawn_sometimes() -> None:
+    scenes = [draw(seed) for seed in range(300)]
+    assert {thing.shape for scene in scenes for thing in scene.things} == set(SHAPES)
+    assert {thing.colour for scene in scenes for thing in scene.things} == set(COLOURS)
+    assert {scene.ground for scene in scenes} == set(GROUNDS)
+    assert {len(scene.things) for scene in scenes} == {1, 2, 3}
+    assert "an orange" in " ".join(scene.caption for scene in scenes) and "a orange" not in " ".join(s.caption for s in scenes)
+
+
+def test_shapes_differ_in_their_area() -> None:
+    areas = {shape: [] for shape in SHAPES}
+    for seed in range(300):
+        scene = draw(seed, 64, 64, count=1)
+        thing = scene.things[0]
+        areas[thing.shape].append((scene.labels == 1).sum() / (np.pi * (thing.radius * 64) ** 2))
+    mean = {shape: np.mean(found) for shape, found in areas.items()}
+    assert mean["circle"] == pytest.approx(1, abs=0.05)
+    assert mean["star"] < mean["triangle"] < mean["square"] < mean["circle"]
+
+
+def test_a_tiny_scene_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 16 pixels, got 8x64"):
+        draw(0, 8, 64)
