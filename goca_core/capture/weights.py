@@ -13,10 +13,11 @@ def effective_weight(module: nn.Module, device: torch.device) -> Tensor:
         like = torch.empty(1, dtype=torch.float32, device=device)
         weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
         try:
-            # A quantised weight stays so when its own precision was asked for. The copy is ours: the host may reuse the buffer.
-            plain = weight.dequantize() if hasattr(weight, "dequantize") and weight.is_floating_point() is False else weight
-            plain = plain.dequantize() if type(plain).__name__ == "QuantizedTensor" else plain
-            return plain.detach().to(torch.float32, copy=True)
+            # A quantised weight stays so when its own precision is asked for.
+            if type(weight).__name__ == "QuantizedTensor":
+                weight = weight.dequantize()
+            # A copy, because the host may use the buffer again.
+            return weight.detach().to(torch.float32, copy=True)
         finally:
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
     weight = getattr(module, "weight", None)
