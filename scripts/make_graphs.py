@@ -1,0 +1,496 @@
+#!/usr/bin/env python3
+"""Write the example graphs in workflows/: for the editor, and the same in API format in workflows/api/.
+
+    .host/venv/bin/python scripts/make_graphs.py            # write them
+    .host/venv/bin/python scripts/make_graphs.py --check    # fail when they are stale or name what is not there
+
+The graphs are described below, by names. A running host says which inputs are widgets, in which order, and of what type
+each wire is; without --url one is started. `make host` provides it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import urllib.request
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))
+
+FOLDER = ROOT / "workflows"
+PACK = "comfyui-goca"
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+MUTED = 2  # the editor's number for a node that is skipped, with everything after it
+# Pixels of the editor.
+TITLE, ROW, WIDGET, TEXT, PREVIEW, GAP, MARGIN = 30, 20, 24, 84, 290, 36, 90
+
+Info = dict[str, Any]
+
+
+class GraphError(Exception):
+    """A description that does not fit the host."""
+
+
+# -- the parts of a graph --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wire:
+    """An output of a node, by its name or number."""
+
+    node: Node
+    output: str | int
+
+
+@dataclass(eq=False)
+class Node:
+    """`inputs`: values of widgets and wires, by name; widgets that are left out keep the host's defaults."""
+
+    type: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    muted: bool = False
+    width: int = 300
+    more: int = 0  # height for what the node shows after it ran
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, output: str | int) -> Wire:
+        return Wire(self, output)
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+    title: str
+    width: int = 380
+    height: int = 420
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Columns of nodes from left to right, in bands from top to bottom; a titled band gets a frame."""
+
+    name: str
+    bands: Sequence[tuple[str, Sequence[Sequence[Node | Note]]]]
+
+    def members(self) -> Iterator[Node | Note]:
+        for _, columns in self.bands:
+            for column in columns:
+                yield from column
+
+    def nodes(self) -> list[Node]:
+        return [member for member in self.members() if isinstance(member, Node)]
+
+
+# -- the graphs ------------------------------------------------------------------------------------------------------
+
+DEMO_NOTE = """\
+Everything here comes with the pack: no download, no GPU.
+
+1. Press **Run**. The demo model paints the prompt, and **Record Attention** notes where in the picture it looked for \
+each word. One step is enough; the picture is the same as without recording.
+2. **Mask From Tokens** makes one mask for each line of *phrases*. They are words of the prompt.
+3. Write `grass` as a third line and run again: only the masks are made anew, nothing is sampled.
+
+The model knows circles, squares, triangles, stars, hearts and crosses, in red, orange, yellow, green, blue, purple and \
+pink, on grass, sand, water, snow or asphalt.
+
+Each node has a help page: right-click it, or select it and press the question mark."""
+
+CHECKPOINT_NOTE = """\
+1. Choose a checkpoint: SD 1.x, SD 2.x, SDXL or one of their relatives.
+2. **SDXL**: set *Empty Latent Image* to 1024 x 1024. Nothing else changes.
+3. Write the prompt, and words of it into *phrases*, one object per line. The list on **Encode Prompt** shows the words \
+that can be asked for.
+4. Press **Run**. The masks have the size of the picture.
+
+**Masks too small?** Lower *theta* in **Mask From Tokens** (for example -0.1); too large? Raise it. Changing it samples \
+nothing again.
+
+**What is background?** With `auto`, everything else that the prompt names, here the sofa. Name the surroundings in the \
+prompt and masks get better."""
+
+SAVE_NOTE = """\
+**Above**: the prompt is encoded by the usual *CLIP Text Encode*, so **Prompt Words** says which token is which word. It \
+gets the same CLIP and the same text. **Save Attention** keeps the recording in output/goca.
+
+**Below** (muted): other masks from the saved file, without sampling. Run the upper part once, then
+
+1. select the nodes of the upper frame and press Ctrl+M to mute them,
+2. select those of the lower frame and press Ctrl+M to wake them,
+3. press R, choose the file in **Load Attention**, and run.
+
+`yellow star, purple heart` on one line pools both into one mask."""
+
+
+def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str, Any], note: Note, name: str) -> Graph:
+    """From a prompt to masks, with every step as a node of its own."""
+    clip, vae = model[1], model[2]
+    positive = Node("GOCA_EncodePrompt", {"clip": clip, "text": prompt}, "Prompt", more=150)
+    negative = Node("GOCA_EncodePrompt", {"clip": clip, "text": ""}, "Negative prompt", more=40)
+    record = Node("GOCA_RecordAttention", {"model": model[0]})
+    latent = Node("EmptyLatentImage", {"width": size, "height": size})
+    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    sampler = Node("KSampler", {**wires, **sampling}, more=160)
+    picture = Node("VAEDecode", {"samples": sampler[0], "vae": vae})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    aggregate = Node("GOCA_Aggregate", {"attention": collect[0]})
+    scores = Node("GOCA_Rescale", {"maps": aggregate[0]})
+    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330)
+    shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
+    overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
+    heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
+    images = Node("MaskToImage", {"mask": masks["masks"]})
+    saved = [
+        Node("SaveImage", {"images": source, "filename_prefix": f"goca/{prefix}"}, title, more=PREVIEW)
+        for title, prefix, source in (
+            ("Picture", "picture", picture[0]),
+            ("Masks", "mask", images[0]),
+            ("Overlay", "overlay", overlay[0]),
+            ("Heat maps", "heat", heat[0]),
+        )
+    ]
+    columns: list[list[Node | Note]] = [
+        [note],
+        [model, positive, negative],
+        [record, latent],
+        [sampler, picture],
+        [collect, aggregate, scores],
+        [masks, images],
+        [overlay, heat],
+        [saved[0], saved[1]],
+        [saved[2], saved[3]],
+    ]
+    return Graph(name, [("", columns)])
+
+
+def demo_graph() -> Graph:
+    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    return _words(
+        Node("GOCA_DemoModel"),
+        "a red circle and a blue square on grass",
+        "red circle\nblue square",
+        64,
+        sampling,
+        Note(DEMO_NOTE, "Masks from the words of a prompt", height=480),
+        "masks_from_words_demo",
+    )
+
+
+def checkpoint_graph() -> Graph:
+    file = "v1-5-pruned-emaonly-fp16.safetensors"
+    url = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{file}?download=true"
+    model = {"name": file, "url": url, "directory": "checkpoints"}
+    sampling = {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    return _words(
+        Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]}),
+        "a cat and a dog on a sofa",
+        "cat\ndog",
+        512,
+        sampling,
+        Note(CHECKPOINT_NOTE, "Masks from the words of a prompt", height=480),
+        "masks_from_words_sd15_sdxl",
+    )
+
+
+def save_graph() -> Graph:
+    model = Node("GOCA_DemoModel")
+    text = Node("PrimitiveStringMultiline", {"value": "a yellow star and a purple heart on snow"}, "Prompt")
+    words = Node("GOCA_Words", {"clip": model["clip"], "text": text[0]}, more=150)
+    positive = Node("CLIPTextEncode", {"clip": model["clip"], "text": text[0]})
+    negative = Node("CLIPTextEncode", {"clip": model["clip"], "text": ""}, "Negative prompt")
+    record = Node("GOCA_RecordAttention", {"model": model["model"]})
+    latent = Node("EmptyLatentImage", {"width": 64, "height": 64})
+    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    sampler = Node("KSampler", {**wires, **sampling}, more=160)
+    picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    save = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
+    phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
+    masks = Node("GOCA_MaskFromTokens", phrases, width=330)
+    shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
+    overlay = Node("GOCA_Overlay", shown, more=PREVIEW)
+    saved = Node("SaveImage", {"images": overlay[0], "filename_prefix": "goca/overlay"}, "Overlay", more=PREVIEW)
+
+    load = Node("GOCA_LoadAttention", {"file": "output/demo_00001.safetensors"}, muted=True)
+    pooled = {"source": load[0], "phrases": "yellow star, purple heart", "words": words[0]}
+    again = Node("GOCA_MaskFromTokens", pooled, width=330, muted=True)
+    images = Node("MaskToImage", {"mask": again["masks"]}, muted=True)
+    seen = Node("PreviewImage", {"images": images[0]}, "Masks from the file", muted=True, more=PREVIEW)
+    return Graph(
+        "save_and_reuse_attention_demo",
+        [
+            ("", [[Note(SAVE_NOTE, "Save a recording and use it again", height=380)], [model, text], [words]]),
+            ("Paint, record and save", [[positive, negative], [record, latent], [sampler, picture], [collect, save],
+                                        [masks], [overlay], [saved]]),
+            ("Load, without sampling", [[load], [again], [images], [seen]]),
+        ],
+    )  # fmt: skip
+
+
+def graphs() -> list[Graph]:
+    return [demo_graph(), checkpoint_graph(), save_graph()]
+
+
+# -- what the host says about nodes ----------------------------------------------------------------------------------
+
+
+class Schema:
+    """The inputs and outputs of the host's nodes, from its /object_info."""
+
+    def __init__(self, info: Info) -> None:
+        self.info = info
+
+    def of(self, node: Node) -> Info:
+        if node.type not in self.info:
+            raise GraphError(f"The host has no node {node.type}.")
+        found: Info = self.info[node.type]
+        return found
+
+    def inputs(self, node: Node) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Type and options of every input, in order."""
+        groups = self.of(node)["input"]
+        return {
+            name: (spec[0], spec[1] if len(spec) > 1 else {})
+            for group in ("required", "optional")
+            for name, spec in groups.get(group, {}).items()
+        }
+
+    def widgets(self, node: Node) -> dict[str, tuple[Any, dict[str, Any]]]:
+        return {name: spec for name, spec in self.inputs(node).items() if _is_widget(*spec)}
+
+    def sockets(self, node: Node) -> dict[str, str]:
+        return {name: kind for name, (kind, options) in self.inputs(node).items() if not _is_widget(kind, options)}
+
+    def slot(self, wire: Wire) -> tuple[int, str]:
+        """Number and type of an output."""
+        info = self.of(wire.node)
+        names = [str(name).lower() for name in info["output_name"]]
+        slot = wire.output if isinstance(wire.output, int) else -1
+        if isinstance(wire.output, str) and wire.output.lower() in names:
+            slot = names.index(wire.output.lower())
+        if not 0 <= slot < len(names):
+            raise GraphError(f"{wire.node.type} has no output {wire.output!r}, only {', '.join(names)}.")
+        return slot, str(info["output"][slot])
+
+    def value(self, node: Node, name: str) -> Any:
+        """What a widget shows; a connected one shows its default."""
+        kind, options = self.widgets(node)[name]
+        value = node.inputs.get(name)
+        if value is not None and not isinstance(value, Wire):
+            return value
+        choices = kind if isinstance(kind, list) else options.get("options") or [""]
+        fallback = {"STRING": "", "INT": 0, "FLOAT": 0.0, "BOOLEAN": False}
+        return options.get("default", choices[0] if isinstance(kind, list) or kind == "COMBO" else fallback[kind])
+
+    def check(self, node: Node) -> None:
+        """Raise GraphError for inputs that are not there, missing, of another type or out of range."""
+        known = self.inputs(node)
+        for name in node.inputs.keys() - known.keys():
+            raise GraphError(f"{node.type} has no input {name!r}, only {', '.join(known)}.")
+        for name, (kind, options) in known.items():
+            value = node.inputs.get(name)
+            if isinstance(value, Wire):
+                given, wanted = self.slot(value)[1], "COMBO" if isinstance(kind, list) else str(kind)
+                if "*" not in (given, wanted) and not set(given.split(",")) <= set(wanted.split(",")):
+                    raise GraphError(f"{node.type}: {name} takes {wanted}, not {given} of {value.node.type}.")
+            elif not _is_widget(kind, options):
+                if name in self.of(node)["input"].get("required", {}):
+                    raise GraphError(f"{node.type}: {name} is not connected.")
+            else:
+                self._check_value(node, name, kind, options)
+
+    def _check_value(self, node: Node, name: str, kind: Any, options: dict[str, Any]) -> None:
+        value = self.value(node, name)
+        choices = kind if isinstance(kind, list) else options.get("options")
+        if kind in ("INT", "FLOAT") and not options.get("min", value) <= value <= options.get("max", value):
+            raise GraphError(f"{node.type}: {name} = {value} is out of range.")
+        # Which files there are is the user's affair.
+        if choices is not None and value not in choices and not str(value).endswith(".safetensors"):
+            raise GraphError(f"{node.type}: {name} = {value!r} is none of {', '.join(map(str, choices))}.")
+
+
+def _is_widget(kind: Any, options: dict[str, Any]) -> bool:
+    return (isinstance(kind, list) or kind in WIDGETS) and not options.get("forceInput")
+
+
+# -- the two formats -------------------------------------------------------------------------------------------------
+
+
+def to_api(graph: Graph, schema: Schema, muted: bool = False) -> dict[str, Any]:
+    """What the editor would queue: without muted nodes, unless `muted`."""
+    ids, prompt = _ids(graph), {}
+    for node in graph.nodes():
+        if node.muted and not muted:
+            continue
+        inputs: dict[str, Any] = {}
+        for name in schema.inputs(node):
+            given = node.inputs.get(name)
+            if isinstance(given, Wire):
+                inputs[name] = [str(ids[id(given.node)]), schema.slot(given)[0]]
+            elif name in schema.widgets(node):
+                inputs[name] = schema.value(node, name)
+        title = node.title or schema.of(node)["display_name"]
+        prompt[str(ids[id(node)])] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
+    return prompt
+
+
+def to_editor(graph: Graph, schema: Schema) -> dict[str, Any]:
+    """The graph as the editor saves it (version 0.4)."""
+    ids = _ids(graph)
+    places, frames = _layout(graph, schema)
+    # [number, from, its output, to, its input, type]
+    links: list[list[Any]] = []
+    saved: list[dict[str, Any]] = []
+    for order, member in enumerate(graph.members()):
+        place = places[id(member)]
+        base = {"id": ids[id(member)], "pos": place[:2], "size": place[2:], "flags": {}, "order": order}
+        if isinstance(member, Note):
+            colours = {"color": "#432", "bgcolor": "#653"}
+            note = {"type": "MarkdownNote", "mode": 0, "inputs": [], "outputs": [], "title": member.title}
+            saved.append({**base, **note, "properties": {}, "widgets_values": [member.text], **colours})
+            continue
+        inputs = []
+        ordered = [*schema.sockets(member).items(), *((name, kind) for name, (kind, _) in schema.widgets(member).items())]
+        for slot, (name, kind) in enumerate(ordered):
+            given = member.inputs.get(name)
+            link = None
+            if isinstance(given, Wire):
+                output, kind_given = schema.slot(given)
+                link = len(links) + 1
+                links.append([link, ids[id(given.node)], output, ids[id(member)], slot, kind_given])
+            entry = {"name": name, "type": "COMBO" if isinstance(kind, list) else kind, "link": link}
+            inputs.append({**entry, "widget": {"name": name}} if name in schema.widgets(member) else entry)
+        values: list[Any] = []
+        for name, (_, options) in schema.widgets(member).items():
+            values.append(schema.value(member, name))
+            if options.get("control_after_generate"):
+                values.append("fixed")  # the editor's own widget: what happens to the number after a run
+        ours = member.type.startswith("GOCA_")
+        properties = {"Node name for S&R": member.type, "cnr_id": PACK if ours else "comfy-core", **member.properties}
+        node: dict[str, Any] = {"type": member.type, "mode": MUTED if member.muted else 0, "inputs": inputs}
+        node |= {"outputs": [], "properties": properties, "widgets_values": values}
+        saved.append({**base, **node, **({"title": member.title} if member.title else {})})
+    nodes = graph.nodes()
+    by_id = {entry["id"]: entry for entry in saved}
+    for node_ in nodes:
+        info = schema.of(node_)
+        own = ids[id(node_)]
+        for slot, (name, kind) in enumerate(zip(info["output_name"], info["output"], strict=True)):
+            used = [link[0] for link in links if link[1] == own and link[2] == slot]
+            by_id[own]["outputs"].append({"name": name, "type": kind, "links": used or None})
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"{PACK}/{graph.name}")),
+        "revision": 0,
+        "last_node_id": len(saved),
+        "last_link_id": len(links),
+        "nodes": saved,
+        "links": links,
+        "groups": frames,
+        "config": {},
+        "extra": {"ds": {"scale": 0.6, "offset": [60, 110]}},
+        "version": 0.4,
+    }
+
+
+def _ids(graph: Graph) -> dict[int, int]:
+    return {id(member): number for number, member in enumerate(graph.members(), start=1)}
+
+
+def _size(member: Node | Note, schema: Schema) -> tuple[int, int]:
+    if isinstance(member, Note):
+        return member.width, member.height
+    rows = max(len(schema.sockets(member)), len(schema.of(member)["output"]))
+    height = ROW * rows + 16 + member.more
+    for name, (_, options) in schema.widgets(member).items():
+        height += TEXT if options.get("multiline") else WIDGET
+        height += WIDGET if options.get("control_after_generate") else 0
+        # A connected text box is only a socket, but the editor keeps its place.
+        del name
+    return member.width, height
+
+
+def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[dict[str, Any]]]:
+    """[x, y, width, height] of every member, and the frames around the bands that have a title."""
+    places: dict[int, list[int]] = {}
+    frames: list[dict[str, Any]] = []
+    top = 0
+    for title, columns in graph.bands:
+        x, bottom = 0, top
+        for column in columns:
+            y, widest = top, 0
+            for member in column:
+                width, height = _size(member, schema)
+                places[id(member)] = [x, y, width, height]
+                y += height + TITLE + GAP
+                widest = max(widest, width)
+            bottom = max(bottom, y - TITLE - GAP)
+            x += widest + 2 * GAP
+        if title:
+            box = [-GAP, top - TITLE - 2 * GAP, x, bottom - top + TITLE + 3 * GAP]
+            frames.append({"id": len(frames) + 1, "title": title, "bounding": box, "color": "#3f789e", "flags": {}})
+        top = bottom + TITLE + MARGIN + GAP
+    return places, frames
+
+
+def files(info: Info) -> dict[Path, str]:
+    """Every file and what should be in it. Raises GraphError."""
+    schema, texts = Schema(info), {}
+    for graph in graphs():
+        for node in graph.nodes():
+            schema.check(node)
+        texts[FOLDER / f"{graph.name}.json"] = _json(to_editor(graph, schema))
+        texts[FOLDER / "api" / f"{graph.name}.json"] = _json(to_api(graph, schema))
+    return texts
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def stale(texts: dict[Path, str]) -> list[Path]:
+    return [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+
+
+def object_info(url: str | None) -> Info:
+    if url:
+        with urllib.request.urlopen(f"{url}/object_info", timeout=60) as answer:
+            found: Info = json.load(answer)
+        return found
+    from scripts.comfy_server import ComfyServer
+
+    with ComfyServer() as server:
+        return server.object_info()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the example graphs, or check that they are up to date.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is stale")
+    parser.add_argument("--url", help="a running ComfyUI that has the pack (else one is started)")
+    options = parser.parse_args()
+    try:
+        texts = files(object_info(options.url))
+    except GraphError as error:
+        print(f"make_graphs: {error}", file=sys.stderr)
+        return 1
+    changed = stale(texts)
+    if options.check:
+        for path in changed:
+            print(f"make_graphs: {path.relative_to(ROOT)} is stale; run scripts/make_graphs.py", file=sys.stderr)
+        return 1 if changed else 0
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(texts[path], encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""The example graphs run on a real server and give what they promise; both of their formats say the same."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scripts import demo, make_graphs
+from scripts.comfy_server import ComfyServer, Prompt, Run
+from tests.conftest import ROOT, need
+
+API = sorted((ROOT / "workflows" / "api").glob("*.json"))
+EDITOR = sorted((ROOT / "workflows").glob("*.json"))
+WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
+SHORT = {"steps": 2}
+
+
+def graph(name: str) -> Prompt:
+    return demo.load_graph(ROOT / "workflows" / "api" / f"{name}.json")
+
+
+def by_type(prompt: Prompt, kind: str, title: str = "") -> str:
+    (found,) = [k for k, n in prompt.items() if n["class_type"] == kind and (not title or demo.title(n) == title)]
+    return found
+
+
+def pictures(server: ComfyServer, run: Run, node: str) -> list[np.ndarray]:
+    return [np.asarray(Image.open(io.BytesIO(server.fetch(image)))) for image in run.outputs[node]["images"]]
+
+
+def shortened(prompt: Prompt) -> Prompt:
+    """Fewer steps: what is looked at here does not depend on the picture's quality."""
+    assert demo.put(prompt, SHORT["steps"], ["steps"])
+    return prompt
+
+
+@pytest.fixture(autouse=True)
+def weights(request: pytest.FixtureRequest) -> None:
+    if "runs" in request.node.name:
+        need(WEIGHTS.is_file(), "the demo model has no weights yet: demo/goca_demo.safetensors")
+
+
+# -- they run --------------------------------------------------------------------------------------------------------
+
+
+def check_masks(server: ComfyServer, run: Run, prompt: Prompt, phrases: list[str], side: int) -> None:
+    (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    assert table["phrases"] == phrases
+    masks = np.stack(pictures(server, run, by_type(prompt, "SaveImage", "Masks")))[..., 0]
+    assert masks.shape == (len(phrases), side, side)
+    assert set(np.unique(masks)) <= {0, 255}
+    assert ((masks > 0).sum(0) <= 1).all(), "masks of a partition overlap"
+    areas = (masks > 0).mean((1, 2))
+    assert np.allclose(areas, table["area"][0], atol=1e-4)
+    assert areas.sum() + table["background"][0] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_demo_graph_runs(server: ComfyServer) -> None:
+    prompt = graph("masks_from_words_demo")
+    run = server.run(prompt)
+    check_masks(server, run, prompt, ["red circle", "blue square"], 64)
+    (picture,) = pictures(server, run, by_type(prompt, "SaveImage", "Picture"))
+    assert picture.shape == (64, 64, 3)
+    assert picture.std() > 5, "the picture is empty"
+    (overlay,) = pictures(server, run, by_type(prompt, "SaveImage", "Overlay"))
+    (heat,) = pictures(server, run, by_type(prompt, "SaveImage", "Heat maps"))
+    assert overlay.shape[1] == 256 and overlay.shape[0] > 256, "an overlay is enlarged and has its legend below"
+    # The picture and six content words, four in a row.
+    assert heat.shape[1] > 4 * 256 and heat.shape[0] > 2 * 256
+    names = {image["filename"].split("_")[0] for shown in run.outputs.values() for image in shown.get("images", [])}
+    assert {"picture", "mask", "overlay", "heat"} <= names
+    rows = demo.table_rows(run, prompt)
+    assert [row[0] for row in rows] == ["red circle", "blue square", "background"]
+
+
+def test_other_phrases_runs_without_sampling(server: ComfyServer) -> None:
+    prompt = shortened(graph("masks_from_words_demo"))
+    server.run(prompt)
+    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "circle\nsquare\ngrass"
+    run = server.run(prompt)
+    assert by_type(prompt, "KSampler") in run.cached
+    check_masks(server, run, prompt, ["circle", "square", "grass"], 64)
+
+
+def test_the_checkpoint_graph_runs_with_another_model(server: ComfyServer) -> None:
+    """No checkpoint is at hand, so the demo model takes the loader's place: its outputs have the same order."""
+    prompt = shortened(graph("masks_from_words_sd15_sdxl"))
+    prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
+    prompt[by_type(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 96, "height": 96}
+    run = server.run(prompt)
+    check_masks(server, run, prompt, ["cat", "dog"], 96)
+
+
+def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
+    """The upper half of the third graph, then its muted lower half with the file that was saved."""
+    prompt = shortened(graph("save_and_reuse_attention_demo"))
+    run = server.run(prompt)
+    (name,) = run.outputs[by_type(prompt, "GOCA_SaveAttention")]["text"]
+    place, _, file = name.partition("/")
+    assert place == "output" and (server.output / "goca" / file).is_file()
+    (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    assert table["phrases"] == ["yellow star", "purple heart"]
+
+    info = server.object_info()
+    whole = make_graphs.to_api(make_graphs.save_graph(), make_graphs.Schema(info), muted=True)
+    load = by_type(whole, "GOCA_LoadAttention")
+    whole[load]["inputs"]["file"] = name
+    lower = ancestors(whole, by_type(whole, "PreviewImage"))
+    assert "KSampler" not in {node["class_type"] for node in lower.values()}
+    run = server.run(lower)
+    (again,) = run.outputs[by_type(lower, "GOCA_MaskFromTokens")]["goca_masks"]
+    assert again["phrases"] == ["yellow star, purple heart"]
+    (mask,) = pictures(server, run, by_type(lower, "PreviewImage"))
+    assert mask.shape[:2] == (64, 64) and set(np.unique(mask)) <= {0, 255}
+
+
+def ancestors(prompt: Prompt, node: str) -> Prompt:
+    wanted, waiting = {}, [node]
+    while waiting:
+        name = waiting.pop()
+        wanted[name] = prompt[name]
+        waiting += [value[0] for value in prompt[name]["inputs"].values() if isinstance(value, list)]
+    return wanted
+
+
+# -- they are sound --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def info(server: ComfyServer) -> dict[str, Any]:
+    return server.object_info()
+
+
+def queued(editor: dict[str, Any], info: dict[str, Any]) -> Prompt:
+    """What the editor makes of a saved graph when it queues it, worked out from the file alone."""
+    sources = {link[0]: [str(link[1]), link[2]] for link in editor["links"]}
+    prompt = {}
+    for node in editor["nodes"]:
+        if node["type"] == "MarkdownNote" or node["mode"] != 0:
+            continue
+        values = iter(node["widgets_values"])
+        inputs: dict[str, Any] = {}
+        for group in ("required", "optional"):
+            for name, spec in info[node["type"]]["input"].get(group, {}).items():
+                options = spec[1] if len(spec) > 1 else {}
+                if isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                    inputs[name] = next(values)
+                    if options.get("control_after_generate"):
+                        assert next(values) in ("fixed", "randomize", "increment", "decrement")
+        assert next(values, None) is None, f"node {node['id']} has more values than widgets"
+        inputs |= {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
+        title = node.get("title") or info[node["type"]]["display_name"]
+        prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
+    return prompt
+
+
+def test_every_graph_is_there_in_both_formats() -> None:
+    assert [path.name for path in API] == [path.name for path in EDITOR]
+    assert len(API) >= 3
+
+
+@pytest.mark.parametrize("path", EDITOR, ids=lambda path: path.stem)
+def test_both_formats_say_the_same(path: Path, info: dict[str, Any]) -> None:
+    editor = json.loads(path.read_text(encoding="utf-8"))
+    assert queued(editor, info) == graph(path.stem)
+
+
+@pytest.mark.parametrize("path", EDITOR, ids=lambda path: path.stem)
+def test_links_are_known_at_both_ends(path: Path) -> None:
+    editor = json.loads(path.read_text(encoding="utf-8"))
+    nodes = {node["id"]: node for node in editor["nodes"]}
+    assert len(nodes) == len(editor["nodes"]) == editor["last_node_id"]
+    for number, source, output, target, slot, kind in editor["links"]:
+        assert number in nodes[source]["outputs"][output]["links"]
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert nodes[target]["inputs"][slot]["link"] == number
+
+
+@pytest.mark.parametrize("path", EDITOR, ids=lambda path: path.stem)
+def test_nodes_do_not_overlap(path: Path) -> None:
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    boxes = [(x, y - make_graphs.TITLE, x + w, y + h) for (x, y), (w, h) in ((n["pos"], n["size"]) for n in nodes)]
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+            assert apart, (one, other)
+
+
+def test_the_host_knows_every_node_of_the_graphs(info: dict[str, Any]) -> None:
+    used = {node["class_type"] for path in API for node in json.loads(path.read_text(encoding="utf-8")).values()}
+    assert not used - info.keys()
+
+
+def test_every_node_of_the_pack_is_in_a_graph(info: dict[str, Any]) -> None:
+    used = {node["type"] for path in EDITOR for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]}
+    ours = {name for name in info if name.startswith("GOCA_")}
+    assert not ours - used
+
+
+def test_the_host_offers_the_graphs_as_templates(server: ComfyServer) -> None:
+    offered = server.get_json("/api/workflow_templates")[make_graphs.PACK]
+    assert sorted(offered) == [path.stem for path in EDITOR]
+    for path in EDITOR:
+        served = server.get(f"/api/workflow_templates/{make_graphs.PACK}/{path.name}")
+        assert served == path.read_bytes()
+
+
+def test_the_files_are_what_the_script_writes(server: ComfyServer) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "make_graphs.py"), "--check", "--url", server.url]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+# -- the script notices ----------------------------------------------------------------------------------------------
+
+
+def problem(node: make_graphs.Node, info: dict[str, Any]) -> str:
+    with pytest.raises(make_graphs.GraphError) as caught:
+        make_graphs.Schema(info).check(node)
+    return str(caught.value)
+
+
+def test_slips_in_a_description_are_noticed(info: dict[str, Any]) -> None:
+    node, model = make_graphs.Node, make_graphs.Node("GOCA_DemoModel")
+    assert "no node GOCA_Nothing" in problem(node("GOCA_Nothing"), info)
+    assert "no input 'texts'" in problem(node("GOCA_Words", {"clip": model["clip"], "texts": ""}), info)
+    assert "clip is not connected" in problem(node("GOCA_Words"), info)
+    assert "takes CLIP, not VAE" in problem(node("GOCA_Words", {"clip": model["vae"]}), info)
+    assert "no output 'clips'" in problem(node("GOCA_Words", {"clip": model["clips"]}), info)
+    wrong = node("GOCA_RecordAttention", {"model": model["model"], "window": "never"})
+    assert "window = 'never' is none of auto, percent" in problem(wrong, info)
+    assert "out of range" in problem(node("EmptyLatentImage", {"width": -8}), info)
