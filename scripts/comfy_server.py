@@ -212,10 +212,8 @@ class ComfyServer:
     async def _run(self, prompt: Prompt, listener: Listener | None) -> Run:
         import aiohttp
 
-        client = uuid.uuid4().hex
-        started = time.monotonic()
-        executed: list[str] = []
-        cached: list[str] = []
+        client, started = uuid.uuid4().hex, time.monotonic()
+        executed, cached = list[str](), list[str]()
         # Connected before the prompt is queued, so that no event is missed.
         async with (
             aiohttp.ClientSession() as session,
