@@ -84,7 +84,7 @@ class ComfyServer:
         output: Path | None = None,
         arguments: tuple[str, ...] = ("--cpu",),
         environment: dict[str, str] | None = None,
-        startup_seconds: float = 180.0,
+        startup_seconds: float = 300.0,
     ) -> None:
         self.host = provider.locate()
         self.base = Path(tempfile.mkdtemp(prefix="goca-server-"))
