@@ -6,6 +6,7 @@ Prints a Markdown table of ratios: a recorded forward against a plain one, a who
 window against one without recorder, and the peak of extra memory against an implementation that keeps all maps.
 Each memory figure comes from a process of its own, because the system only tells the peak of a whole process.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,19 +18,33 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from boot import boot, use  # noqa: E402
+from boot import boot, use
 
 SD15 = dict(
-    use_checkpoint=False, image_size=32, in_channels=4, out_channels=4, model_channels=320, num_res_blocks=[2, 2, 2, 2],
-    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], channel_mult=[1, 2, 4, 4], transformer_depth_middle=1,
-    transformer_depth_output=[1] * 9 + [0] * 3, context_dim=768, use_spatial_transformer=True, use_linear_in_transformer=False,
-    adm_in_channels=None, legacy=False, use_temporal_attention=False, use_temporal_resblock=False,
+    use_checkpoint=False,
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    num_res_blocks=[2, 2, 2, 2],
+    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+    channel_mult=[1, 2, 4, 4],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 9 + [0] * 3,
+    context_dim=768,
+    use_spatial_transformer=True,
+    use_linear_in_transformer=False,
+    adm_in_channels=None,
+    legacy=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
 )
 TOKENS = 77
 # Of which a prompt of ordinary length uses this many words.
@@ -62,9 +77,18 @@ def conditioning() -> list[Any]:
     text = [f"word{number}" for number in range(WORDS)]
     starts = [sum(len(word) + 1 for word in text[:number]) for number in range(WORDS)]
     known = words.WordMap(
-        " ".join(text), " ".join(text), "clip-l", TOKENS,
-        tuple(words.Word(word, start, start + len(word), (number + 1,), 1, True) for number, (word, start) in enumerate(zip(text, starts))),
-        (), (0, WORDS + 1), tuple(range(WORDS + 2, TOKENS)))
+        " ".join(text),
+        " ".join(text),
+        "clip-l",
+        TOKENS,
+        tuple(
+            words.Word(word, start, start + len(word), (number + 1,), 1, True)
+            for number, (word, start) in enumerate(zip(text, starts, strict=True))
+        ),
+        (),
+        (0, WORDS + 1),
+        tuple(range(WORDS + 2, TOKENS)),
+    )
     context = torch.randn(1, TOKENS, 768, generator=torch.Generator().manual_seed(1))
     return tokens.attach([[context, {"pooled_output": None}]], known)
 
@@ -75,8 +99,19 @@ def sample(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> 
 
     latent = torch.zeros(1, 4, side, side)
     with torch.inference_mode():
-        return comfy.samplers.sample(model, comfy.sample.prepare_noise(latent, 1), positive, [], 1.0, model.load_device,
-                                     comfy.samplers.ksampler("euler"), sigmas, latent_image=latent, disable_pbar=True, seed=1)
+        return comfy.samplers.sample(
+            model,
+            comfy.sample.prepare_noise(latent, 1),
+            positive,
+            [],
+            1.0,
+            model.load_device,
+            comfy.samplers.ksampler("euler"),
+            sigmas,
+            latent_image=latent,
+            disable_pbar=True,
+            seed=1,
+        )
 
 
 def recorded(model: Any) -> Any:
@@ -100,7 +135,11 @@ def keeping_all(model: Any) -> Any:
     return patched
 
 
-VARIANTS: dict[str, Callable[[Any], Any]] = {"plain": lambda model: model, "recorded": recorded, "keeping all": keeping_all}
+VARIANTS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda model: model,
+    "recorded": recorded,
+    "keeping all": keeping_all,
+}
 
 
 def seconds(action: Callable[[], Any]) -> float:
@@ -130,6 +169,10 @@ def measure_peaks(options: argparse.Namespace) -> dict[str, int]:
     return peaks
 
 
+def ratio(found: dict[str, float]) -> str:
+    return f"{found['recorded'] / found['plain']:.3f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
@@ -151,19 +194,25 @@ def main() -> None:
     times: dict[str, list[float]] = {"plain": [], "recorded": []}
     for _ in range(options.repeat):
         for variant, found in times.items():
-            found.append(seconds(lambda: sample(VARIANTS[variant](model), positive, one, side)))
+            found.append(seconds(partial(sample, VARIANTS[variant](model), positive, one, side)))
     forward = {variant: statistics.median(found) for variant, found in times.items()}
     schedule = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", options.steps)
-    run = {variant: seconds(lambda: sample(VARIANTS[variant](model), positive, schedule, side)) for variant in times}
+    run = {variant: seconds(partial(sample, VARIANTS[variant](model), positive, schedule, side)) for variant in times}
     extra = {variant: peaks[variant] - peaks["plain"] for variant in ("recorded", "keeping all")}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"SD1.5 at full size, {options.size}x{options.size}, batch 1, torch {torch.__version__}, {where}\n")
+    rows = [
+        (f"one recorded forward (median of {options.repeat})", *(f"{forward[v]:.2f} s" for v in times), ratio(forward)),
+        (f"{options.steps} steps, default window", *(f"{run[v]:.1f} s" for v in times), ratio(run)),
+        ("peak memory", *(f"{peaks[v]} MB" for v in times), f"+{extra['recorded']} MB"),
+        (
+            "peak memory, keeping all maps",
+            *(f"{peaks[v]} MB" for v in ("plain", "keeping all")),
+            f"+{extra['keeping all']} MB, {extra['keeping all'] / max(1, extra['recorded']):.0f} times ours",
+        ),
+    ]
     print("| | without | recorded | ratio |\n|---|---|---|---|")
-    print(f"| one recorded forward (median of {options.repeat}) | {forward['plain']:.2f} s | {forward['recorded']:.2f} s | {forward['recorded'] / forward['plain']:.3f} |")
-    print(f"| {options.steps} steps, default window | {run['plain']:.1f} s | {run['recorded']:.1f} s | {run['recorded'] / run['plain']:.3f} |")
-    print(f"| peak memory | {peaks['plain']} MB | {peaks['recorded']} MB | +{extra['recorded']} MB |")
-    print(f"| peak memory, keeping all maps | {peaks['plain']} MB | {peaks['keeping all']} MB | +{extra['keeping all']} MB, "
-          f"{extra['keeping all'] / max(1, extra['recorded']):.0f} times ours |")
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
 
 
 if __name__ == "__main__":

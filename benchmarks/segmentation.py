@@ -6,6 +6,7 @@ A scene is encoded, noised to one level, and seen by the demo model once (the pa
 same recorder and pipeline that the nodes use. Prints a Markdown table: mean intersection over union of the ground and
 six shapes, at theta 0 and at the best of nine thresholds.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from boot import boot, use  # noqa: E402
+from boot import boot, use
 
 AVERAGE, VANILLA, RENORM = "average", "vanilla", "per-token renorm+"
 HEADS, LAYERS, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
@@ -53,15 +54,27 @@ class Segmenter:
         model, recorder = self.recorder.record(self.model, self.recorder.Window())
         # One Euler step from the noise level to zero is one forward; cfg 1 leaves out the negative.
         samples = comfy.samplers.sample(
-            model, comfy.sample.prepare_noise(latent, seed), positive, [], 1.0, model.load_device, comfy.samplers.ksampler("euler"),
-            torch.tensor([self.sigma, 0.0]), latent_image=latent, disable_pbar=True, seed=seed)
+            model,
+            comfy.sample.prepare_noise(latent, seed),
+            positive,
+            [],
+            1.0,
+            model.load_device,
+            comfy.samplers.ksampler("euler"),
+            torch.tensor([self.sigma, 0.0]),
+            latent_image=latent,
+            disable_pbar=True,
+            seed=seed,
+        )
         return recorder.collect(samples)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=20_000, help="first scene; the training draws from other generators")
+    parser.add_argument(
+        "--seed", type=int, default=20_000, help="first scene; the training draws from other generators"
+    )
     parser.add_argument("--propagation", type=int, default=2)
     parser.add_argument("--sigma", type=float, help="noise level (default: the paper's)")
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
@@ -84,7 +97,9 @@ def main() -> None:
                     result = pipeline.cut(scores, pipeline.Request(phrases, theta=theta, order=options.propagation))
                     found = (result.masks[0] * torch.arange(1, len(classes))[:, None, None]).sum(0).long().numpy()
                     counts[name, theta].update(classes[found], classes[scene.labels])
-    print(f"{options.scenes} scenes, noise level {segmenter.sigma:.3f}, propagation {options.propagation}, background rule offset\n")
+    print(
+        f"{options.scenes} scenes, noise level {segmenter.sigma:.3f}, propagation {options.propagation}, background rule offset\n"
+    )
     print("| method | mIoU at theta 0 | best mIoU | at theta |\n|---|---|---|---|")
     for name in METHODS:
         miou = {theta: counts[name, theta].miou() for theta in THETAS}

@@ -3,6 +3,7 @@
 Rescale the phrases' maps, let them spread along self-attention, bring them to the size of the masks, and only then
 decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules of the reference.
 """
+
 from __future__ import annotations
 
 import math
@@ -64,10 +65,13 @@ class Cut:
         """
         area = self.masks.mean((2, 3))
         inside = (self.scores * self.masks).sum((2, 3)) / self.masks.sum((2, 3)).clamp_min(1e-8)
-        return {"phrases": list(self.labels), "behind": list(self.behind),
-                "background": [round(value, 5) for value in self.background.mean((1, 2)).tolist()],
-                "area": [[round(value, 5) for value in row] for row in area.tolist()],
-                "score": [[round(value, 5) for value in row] for row in inside.tolist()]}
+        return {
+            "phrases": list(self.labels),
+            "behind": list(self.behind),
+            "background": [round(value, 5) for value in self.background.mean((1, 2)).tolist()],
+            "area": [[round(value, 5) for value in row] for row in area.tolist()],
+            "score": [[round(value, 5) for value in row] for row in inside.tolist()],
+        }
 
 
 def as_scores(source: Attention | Maps | Scores) -> Scores:
@@ -102,7 +106,9 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     if request.mode not in MODES:
         raise ValueError(f"Unknown mode {request.mode!r}: use one of {', '.join(MODES)}.")
     if request.size is not None and min(request.size) < 1:
-        raise ValueError(f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; width and height must be at least 1.")
+        raise ValueError(
+            f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; width and height must be at least 1."
+        )
     scores = as_scores(source)
     record = scores.maps.source
     known = scores.maps.tokens.named(words)
@@ -143,12 +149,16 @@ def _to_size(maps: Tensor, record: Attention, size: Grid | None) -> Tensor:
     """
     height, width = size if size is not None else (record.height * record.scale, record.width * record.scale)
     grid = max(((layer.height, layer.width) for layer in record.layers), key=lambda g: g[0] * g[1])
-    covered = [side * math.ceil(latent / side) for side, latent in zip(grid, (record.height, record.width))]
+    covered = [
+        side * math.ceil(latent / side) for side, latent in zip(grid, (record.height, record.width), strict=True)
+    ]
     full = (round(height * covered[0] / record.height), round(width * covered[1] / record.width))
     return resize_bilinear(maps, full)[..., :height, :width]
 
 
-def _decide(scores: Tensor, level: Tensor, request: Request, objects: Sequence[Phrase], behind: Sequence[Phrase]) -> Cut:
+def _decide(
+    scores: Tensor, level: Tensor, request: Request, objects: Sequence[Phrase], behind: Sequence[Phrase]
+) -> Cut:
     if request.mode == "partition":
         found = finishing.one_hot(finishing.assign(scores, level, request.rule, request.theta), len(objects)).to(scores)
     elif request.mode == "threshold":
@@ -157,4 +167,10 @@ def _decide(scores: Tensor, level: Tensor, request: Request, objects: Sequence[P
         found = scores.clamp(0, 1)
     if request.largest and request.mode != "soft":
         found = finishing.largest_component(found).to(scores)
-    return Cut(found, 1 - found.amax(1), scores, tuple(phrase.label for phrase in objects), tuple(phrase.label for phrase in behind))
+    return Cut(
+        found,
+        1 - found.amax(1),
+        scores,
+        tuple(phrase.label for phrase in objects),
+        tuple(phrase.label for phrase in behind),
+    )

@@ -3,18 +3,24 @@
 They are the training data of the bundled demo model and the test data of its segmentation. Everything is drawn from a
 seeded generator, so a seed names a scene for good.
 """
+
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (220, 40, 40), "orange": (245, 140, 20), "yellow": (250, 220, 50), "green": (30, 200, 70),
-    "blue": (40, 80, 230), "purple": (150, 50, 200), "pink": (250, 130, 190),
+    "red": (220, 40, 40),
+    "orange": (245, 140, 20),
+    "yellow": (250, 220, 50),
+    "green": (30, 200, 70),
+    "blue": (40, 80, 230),
+    "purple": (150, 50, 200),
+    "pink": (250, 130, 190),
 }
 GROUNDS = ("grass", "sand", "water", "snow", "asphalt")
 # Shapes are drawn larger than the picture and averaged down, which gives smooth edges.
@@ -50,15 +56,20 @@ class Scene:
 
 def _regular(corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
     steps = corners * (1 if inner == 1.0 else 2)
-    return [((1.0 if i % (steps // corners) == 0 else inner) * math.sin(2 * math.pi * i / steps),
-             -(1.0 if i % (steps // corners) == 0 else inner) * math.cos(2 * math.pi * i / steps)) for i in range(steps)]
+    return [
+        (
+            (1.0 if i % (steps // corners) == 0 else inner) * math.sin(2 * math.pi * i / steps),
+            -(1.0 if i % (steps // corners) == 0 else inner) * math.cos(2 * math.pi * i / steps),
+        )
+        for i in range(steps)
+    ]
 
 
 def _heart() -> list[tuple[float, float]]:
     angles = np.linspace(0, 2 * math.pi, 48, endpoint=False)
     x = 16 * np.sin(angles) ** 3 / 17
     y = -(13 * np.cos(angles) - 5 * np.cos(2 * angles) - 2 * np.cos(3 * angles) - np.cos(4 * angles)) / 17
-    return list(zip(x.tolist(), y.tolist()))
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 _ARM = 0.34
@@ -68,8 +79,20 @@ _OUTLINES: dict[str, Callable[[], list[tuple[float, float]]]] = {
     "triangle": lambda: _regular(3),
     "star": lambda: _regular(5, inner=0.42),
     "heart": _heart,
-    "cross": lambda: [(-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM), (_ARM, 1), (-_ARM, 1),
-                      (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM)],
+    "cross": lambda: [
+        (-_ARM, -1),
+        (_ARM, -1),
+        (_ARM, -_ARM),
+        (1, -_ARM),
+        (1, _ARM),
+        (_ARM, _ARM),
+        (_ARM, 1),
+        (-_ARM, 1),
+        (-_ARM, _ARM),
+        (-1, _ARM),
+        (-1, -_ARM),
+        (-_ARM, -_ARM),
+    ],
 }
 SHAPES = tuple(_OUTLINES)
 
@@ -101,8 +124,13 @@ def _stencil(thing: Thing, height: int, width: int) -> np.ndarray:
     side = min(height, width)
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
     cosine, sine, radius = math.cos(thing.turn), math.sin(thing.turn), thing.radius * side
-    points = [((thing.x * side + radius * (x * cosine - y * sine)) * _SUPERSAMPLE,
-               (thing.y * side + radius * (x * sine + y * cosine)) * _SUPERSAMPLE) for x, y in _OUTLINES[thing.shape]()]
+    points = [
+        (
+            (thing.x * side + radius * (x * cosine - y * sine)) * _SUPERSAMPLE,
+            (thing.y * side + radius * (x * sine + y * cosine)) * _SUPERSAMPLE,
+        )
+        for x, y in _OUTLINES[thing.shape]()
+    ]
     ImageDraw.Draw(canvas).polygon(points, fill=255)
     return np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255.0
 
@@ -119,7 +147,7 @@ def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> t
     side = min(height, width)
     colours, shapes = rng.permutation(list(COLOURS))[:count], rng.permutation(SHAPES)[:count]
     things: list[Thing] = []
-    for colour, shape in zip(colours, shapes):
+    for colour, shape in zip(colours, shapes, strict=True):
         for attempt in range(200):
             # Crowded pictures shrink their things a little at each failed attempt, so that this always ends.
             radius = rng.uniform(0.15, 0.30 if count < 3 else 0.22) * (1 - attempt / 400)
@@ -127,12 +155,15 @@ def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> t
             y = rng.uniform(radius, height / side - radius)
             if all(math.hypot(x - o.x, y - o.y) > 0.92 * (radius + o.radius) for o in things):
                 break
-        things.append(Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.35, 0.35))))
+        things.append(
+            Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.35, 0.35)))
+        )
     return tuple(things)
 
 
-def draw(seed: int | np.random.Generator, height: int = 64, width: int = 64, *, count: int | None = None,
-         plain: bool = False) -> Scene:
+def draw(
+    seed: int | np.random.Generator, height: int = 64, width: int = 64, *, count: int | None = None, plain: bool = False
+) -> Scene:
     """Draw one scene of one to three things on a ground.
 
     ``seed`` is a number or a generator to continue. ``plain`` gives the full caption in its usual order; without it

@@ -4,6 +4,7 @@ A picture becomes half-size bands (a smooth one and three of details), 12 channe
 the transform overlaps its neighbours and keeps details apart, so a model's small errors look like soft shading, not like
 a checkerboard. Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
 """
+
 from __future__ import annotations
 
 import torch
@@ -37,7 +38,9 @@ def _forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _backward(smooth: Tensor, detail: Tensor, dim: int) -> Tensor:
     even = smooth - (detail + _previous(detail, dim)) / 4
     odd = detail + (even + _next(even, dim)) / 2
-    return torch.stack((even, odd), dim + 1 if dim >= 0 else dim).flatten(dim - 1 if dim < 0 else dim, dim if dim < 0 else dim + 1)
+    return torch.stack((even, odd), dim + 1 if dim >= 0 else dim).flatten(
+        dim - 1 if dim < 0 else dim, dim if dim < 0 else dim + 1
+    )
 
 
 class WaveletCodec(nn.Module):
@@ -50,7 +53,9 @@ class WaveletCodec(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-1] % 2 or pixels.shape[-2] % 2:
-            raise ValueError(f"the wavelet code needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the picture by one pixel")
+            raise ValueError(
+                f"the wavelet code needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the picture by one pixel"
+            )
         low, high = _forward(pixels, -1)
         smooth, down = _forward(low, -2)
         across, both = _forward(high, -2)

@@ -1,4 +1,5 @@
 """The nodes of the pack, one file for each theme."""
+
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
@@ -11,8 +12,17 @@ from .record import CollectAttention, RecordAttention
 from .words import EncodePrompt, Words
 
 NODES: list[type[io.ComfyNode]] = [
-    EncodePrompt, Words, RecordAttention, CollectAttention, Aggregate, Rescale, MaskFromTokens, Overlay, SaveAttention,
-    LoadAttention, DemoModel,
+    EncodePrompt,
+    Words,
+    RecordAttention,
+    CollectAttention,
+    Aggregate,
+    Rescale,
+    MaskFromTokens,
+    Overlay,
+    SaveAttention,
+    LoadAttention,
+    DemoModel,
 ]
 
 

@@ -1,4 +1,5 @@
 """The bundled demo model, so that everything can be tried without downloading a checkpoint."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io
@@ -11,10 +12,17 @@ class DemoModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_DemoModel", display_name="Demo Model (GoCA)", category=f"{types.CATEGORY}/demo",
+            node_id="GOCA_DemoModel",
+            display_name="Demo Model (GoCA)",
+            category=f"{types.CATEGORY}/demo",
             search_aliases=[*types.ALIASES, "demo"],
-            description="A small model that comes with this pack. It paints 64 x 64 scenes such as \"a red circle and a blue square on grass\": "
-                        "circles, squares, triangles, stars, hearts and crosses in seven colours on grass, sand, water, snow or asphalt.",
+            description=(
+                'A small model that comes with this pack. It paints 64 x 64 scenes such as "a red circle'
+                ' and a blue square on grass": '
+            )(
+                "circles, squares, triangles, stars, hearts and crosses in seven colours on grass, sand, "
+                "water, snow or asphalt."
+            ),
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The diffusion model, of the host's own UNet class."),

@@ -3,11 +3,12 @@
 A small text-to-image diffusion model: the host's UNet over a wavelet code of 64x64 pictures, a two-layer causal text
 encoder behind the real CLIP tokenizer, SD's own noise schedule. Its weights are made by ``scripts/train_demo.py``.
 """
+
 from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -24,14 +25,33 @@ from ..goca_core.wavelet import WaveletCodec
 WEIGHTS = Path(__file__).parent.parent / "demo" / "goca_demo.safetensors"
 WIDTH = 128  # of the text encoder, and so of the UNet's context
 UNET = dict(
-    image_size=32, in_channels=12, out_channels=12, model_channels=64, channel_mult=(1, 2, 2), num_res_blocks=[1, 1, 1],
-    transformer_depth=[1, 1, 1], transformer_depth_middle=1, transformer_depth_output=[1, 1, 1, 1, 1, 1], context_dim=WIDTH,
-    use_spatial_transformer=True, use_linear_in_transformer=False, adm_in_channels=None, legacy=False, use_checkpoint=False,
-    use_temporal_attention=False, use_temporal_resblock=False,
+    image_size=32,
+    in_channels=12,
+    out_channels=12,
+    model_channels=64,
+    channel_mult=(1, 2, 2),
+    num_res_blocks=[1, 1, 1],
+    transformer_depth=[1, 1, 1],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1, 1, 1, 1, 1, 1],
+    context_dim=WIDTH,
+    use_spatial_transformer=True,
+    use_linear_in_transformer=False,
+    adm_in_channels=None,
+    legacy=False,
+    use_checkpoint=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
 )
 TEXT = dict(
-    hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_attention_heads=4, num_hidden_layers=2, hidden_act="quick_gelu",
-    max_position_embeddings=77, vocab_size=49408, eos_token_id=49407,
+    hidden_size=WIDTH,
+    intermediate_size=2 * WIDTH,
+    num_attention_heads=4,
+    num_hidden_layers=2,
+    hidden_act="quick_gelu",
+    max_position_embeddings=77,
+    vocab_size=49408,
+    eos_token_id=49407,
 )
 
 
@@ -50,7 +70,7 @@ class DemoLatent(comfy.latent_formats.LatentFormat):
 class DemoConfig(comfy.supported_models.SD15):
     """SD1.5's configuration with this model's sizes."""
 
-    unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
+    unet_extra_config: ClassVar = {"num_heads": -1, "num_head_channels": 32}
     latent_format = DemoLatent
 
     def inpaint_model(self) -> bool:
@@ -93,7 +113,8 @@ def _vae() -> Any:
     vae = comfy.sd.VAE(sd={"pixel_space_vae": WaveletCodec().scale[0]})
     vae.first_stage_model = WaveletCodec().eval().to(vae.vae_dtype)
     vae.patcher = comfy.model_patcher.ModelPatcher(
-        vae.first_stage_model, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device())
+        vae.first_stage_model, load_device=vae.device, offload_device=comfy.model_management.vae_offload_device()
+    )
     vae.downscale_ratio = vae.upscale_ratio = DemoLatent.spacial_downscale_ratio
     vae.latent_channels = DemoLatent.latent_channels
     vae.size = None
@@ -106,8 +127,10 @@ def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:
     Raises FileNotFoundError with one sentence when the weights are not there.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"The demo model's weights are missing: {path.name} should be in the pack's folder "
-                                f"'{path.parent.name}'; install the pack again or train them with scripts/train_demo.py.")
+        raise FileNotFoundError(
+            f"The demo model's weights are missing: {path.name} should be in the pack's folder "
+            f"'{path.parent.name}'; install the pack again or train them with scripts/train_demo.py."
+        )
     weights = comfy.utils.load_torch_file(str(path), safe_load=True)
     groups: dict[str, dict] = {"unet": {}, "text": {}}
     for name, value in weights.items():
@@ -116,8 +139,9 @@ def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     stored = next(iter(groups["unet"].values())).dtype
-    dtype = comfy.model_management.unet_dtype(device=load_device, supported_dtypes=DemoConfig.supported_inference_dtypes,
-                                              weight_dtype=stored)
+    dtype = comfy.model_management.unet_dtype(
+        device=load_device, supported_dtypes=DemoConfig.supported_inference_dtypes, weight_dtype=stored
+    )
     model = build_unet(dtype, offload_device)
     model.diffusion_model.load_state_dict(groups["unet"], strict=True)
     patcher = comfy.model_patcher.CoreModelPatcher(model, load_device=load_device, offload_device=offload_device)

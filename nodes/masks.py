@@ -1,4 +1,5 @@
 """Masks named by words of the prompt, and pictures to look at them."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -15,68 +16,212 @@ class MaskFromTokens(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_MaskFromTokens", display_name="Mask From Tokens (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_MaskFromTokens",
+            display_name="Mask From Tokens (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "segment", "mask from prompt", "attention mask"],
             description="One mask for each phrase of the prompt. Pixels compete, so that masks never overlap.",
             inputs=[
-                io.MultiType.Input("source", types=[types.Scores, types.Maps, types.Attention],
-                                   tooltip="Scores from Rescale. Maps or attention work too: the missing steps are done with the paper's choices."),
-                io.String.Input("phrases", multiline=True, default="",
-                                tooltip="One object per line, in words of the prompt. Commas pool several phrases into one object; cat#2 means the second cat."),
-                io.String.Input("background", multiline=True, default="auto",
-                                tooltip="What is not an object, written like the phrases. auto: everything else that the prompt names. Empty: nothing."),
-                io.Combo.Input("mode", options=list(MODES), default="partition",
-                               tooltip="partition: each pixel goes to its best phrase or to the background, exactly 0 or 1. threshold: each phrase by itself, exactly 0 or 1, may overlap. soft: the scores themselves."),
-                io.Combo.Input("background_rule", options=list(BACKGROUND_RULES), default="offset", advanced=True,
-                               tooltip="What a phrase has to beat, with b the background's score: offset b + theta, vanilla theta, max the larger, exact b, avg the mean."),
-                io.Float.Input("theta", default=0.0, min=-1.0, max=1.0, step=0.01,
-                               tooltip="Higher gives smaller masks, lower gives larger ones."),
-                io.Int.Input("propagation", default=-1, min=-1, max=20,
-                             tooltip="How often scores spread to pixels that look alike to the model. -1: the paper's choice for this model. 0: not at all."),
-                io.Float.Input("smooth", default=0.0, min=0.0, max=256.0, step=0.5, advanced=True,
-                               tooltip="Gaussian smoothing of the scores before deciding, in pixels of the mask."),
-                io.Boolean.Input("largest_component", default=False, advanced=True,
-                                 tooltip="Keep only the largest connected piece of each mask."),
-                io.Combo.Input("size", options=["image", "latent", "custom"], default="image",
-                               tooltip="Size of the masks: the picture's, the latent's, or width and height below."),
-                io.Int.Input("width", default=512, min=0, max=16384, advanced=True, tooltip="Width of the masks in pixels, with size = custom."),
-                io.Int.Input("height", default=512, min=0, max=16384, advanced=True, tooltip="Height of the masks in pixels, with size = custom."),
-                types.Words.Input("words", optional=True,
-                                  tooltip="From Prompt Words, for a prompt that was not encoded with Encode Prompt (GoCA)."),
+                io.MultiType.Input(
+                    "source",
+                    types=[types.Scores, types.Maps, types.Attention],
+                    tooltip=(
+                        "Scores from Rescale. Maps or attention work too: the missing steps are done with the "
+                        "paper's choices."
+                    ),
+                ),
+                io.String.Input(
+                    "phrases",
+                    multiline=True,
+                    default="",
+                    tooltip=(
+                        "One object per line, in words of the prompt. Commas pool several phrases into one "
+                        "object; cat#2 means the second cat."
+                    ),
+                ),
+                io.String.Input(
+                    "background",
+                    multiline=True,
+                    default="auto",
+                    tooltip=(
+                        "What is not an object, written like the phrases. auto: everything else that the prompt "
+                        "names. Empty: nothing."
+                    ),
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="partition",
+                    tooltip=(
+                        "partition: each pixel goes to its best phrase or to the background, exactly 0 or 1. "
+                        "threshold: each phrase by itself, exactly 0 or 1, may overlap. soft: the scores "
+                        "themselves."
+                    ),
+                ),
+                io.Combo.Input(
+                    "background_rule",
+                    options=list(BACKGROUND_RULES),
+                    default="offset",
+                    advanced=True,
+                    tooltip=(
+                        "What a phrase has to beat, with b the background's score: offset b + theta, vanilla "
+                        "theta, max the larger, exact b, avg the mean."
+                    ),
+                ),
+                io.Float.Input(
+                    "theta",
+                    default=0.0,
+                    min=-1.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Higher gives smaller masks, lower gives larger ones.",
+                ),
+                io.Int.Input(
+                    "propagation",
+                    default=-1,
+                    min=-1,
+                    max=20,
+                    tooltip=(
+                        "How often scores spread to pixels that look alike to the model. -1: the paper's choice "
+                        "for this model. 0: not at all."
+                    ),
+                ),
+                io.Float.Input(
+                    "smooth",
+                    default=0.0,
+                    min=0.0,
+                    max=256.0,
+                    step=0.5,
+                    advanced=True,
+                    tooltip="Gaussian smoothing of the scores before deciding, in pixels of the mask.",
+                ),
+                io.Boolean.Input(
+                    "largest_component",
+                    default=False,
+                    advanced=True,
+                    tooltip="Keep only the largest connected piece of each mask.",
+                ),
+                io.Combo.Input(
+                    "size",
+                    options=["image", "latent", "custom"],
+                    default="image",
+                    tooltip="Size of the masks: the picture's, the latent's, or width and height below.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=0,
+                    max=16384,
+                    advanced=True,
+                    tooltip="Width of the masks in pixels, with size = custom.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=0,
+                    max=16384,
+                    advanced=True,
+                    tooltip="Height of the masks in pixels, with size = custom.",
+                ),
+                types.Words.Input(
+                    "words",
+                    optional=True,
+                    tooltip=("From Prompt Words, for a prompt that was not encoded with Encode Prompt (GoCA)."),
+                ),
             ],
             outputs=[
-                io.Mask.Output(display_name="masks", tooltip="All masks of the first picture in the order of the phrases, then those of the second, and so on."),
+                io.Mask.Output(
+                    display_name="masks",
+                    tooltip=(
+                        "All masks of the first picture in the order of the phrases, then those of the second, "
+                        "and so on."
+                    ),
+                ),
                 io.Mask.Output(display_name="background", tooltip="One mask per picture: what belongs to no phrase."),
-                io.String.Output(display_name="labels", tooltip="The phrases, one per line, in the order of the masks."),
+                io.String.Output(
+                    display_name="labels", tooltip="The phrases, one per line, in the order of the masks."
+                ),
             ],
             has_intermediate_output=True,
         )
 
     @classmethod
-    def execute(cls, source: Any, phrases: str, background: str, mode: str, background_rule: str = "offset", theta: float = 0.0,
-                propagation: int = -1, smooth: float = 0.0, largest_component: bool = False, size: str = "image", width: int = 512,
-                height: int = 512, words: Any = None) -> io.NodeOutput:
-        request = Request(phrases, background, mode, background_rule, theta, propagation, smooth, largest_component,
-                          (height, width) if size == "custom" else None, latent_size=size == "latent")
+    def execute(
+        cls,
+        source: Any,
+        phrases: str,
+        background: str,
+        mode: str,
+        background_rule: str = "offset",
+        theta: float = 0.0,
+        propagation: int = -1,
+        smooth: float = 0.0,
+        largest_component: bool = False,
+        size: str = "image",
+        width: int = 512,
+        height: int = 512,
+        words: Any = None,
+    ) -> io.NodeOutput:
+        request = Request(
+            phrases,
+            background,
+            mode,
+            background_rule,
+            theta,
+            propagation,
+            smooth,
+            largest_component,
+            (height, width) if size == "custom" else None,
+            latent_size=size == "latent",
+        )
         result = cut(source, request, words)
-        return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui={"goca_masks": [result.table()]})
+        return io.NodeOutput(
+            flatten(result.masks), result.background, "\n".join(result.labels), ui={"goca_masks": [result.table()]}
+        )
 
 
 class Overlay(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_Overlay", display_name="Overlay (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_Overlay",
+            display_name="Overlay (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "preview mask", "legend"],
-            description="Shows masks in colours over the picture, with a legend; or, given scores, a heat map for each word.",
+            description=(
+                "Shows masks in colours over the picture, with a legend; or, given scores, a heat map for each word."
+            ),
             inputs=[
                 io.Image.Input("image", tooltip="The picture or pictures that the masks belong to."),
-                io.MultiType.Input("source", types=[io.Mask, types.Scores, types.Maps, types.Attention],
-                                   tooltip="Masks from Mask From Tokens; or scores, maps or attention, to see heat maps of words."),
-                io.String.Input("labels", multiline=True, default="",
-                                tooltip="Names of the masks, one per line: wire the labels of Mask From Tokens. For heat maps: the phrases to show; empty shows every word."),
-                io.Float.Input("opacity", default=0.55, min=0.0, max=1.0, step=0.05, tooltip="How strongly colours cover the picture."),
-                types.Words.Input("words", optional=True, tooltip="From Prompt Words, for heat maps of a prompt that was not encoded with Encode Prompt (GoCA)."),
+                io.MultiType.Input(
+                    "source",
+                    types=[io.Mask, types.Scores, types.Maps, types.Attention],
+                    tooltip=("Masks from Mask From Tokens; or scores, maps or attention, to see heat maps of words."),
+                ),
+                io.String.Input(
+                    "labels",
+                    multiline=True,
+                    default="",
+                    tooltip=(
+                        "Names of the masks, one per line: wire the labels of Mask From Tokens. For heat maps: "
+                        "the phrases to show; empty shows every word."
+                    ),
+                ),
+                io.Float.Input(
+                    "opacity",
+                    default=0.55,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How strongly colours cover the picture.",
+                ),
+                types.Words.Input(
+                    "words",
+                    optional=True,
+                    tooltip=(
+                        "From Prompt Words, for heat maps of a prompt that was not encoded with Encode Prompt (GoCA)."
+                    ),
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="One picture for each input picture.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -1,4 +1,5 @@
 """Record cross-attention while a sampler runs, and collect what was recorded."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -15,56 +16,160 @@ class RecordAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_RecordAttention", display_name="Record Attention (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_RecordAttention",
+            display_name="Record Attention (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "record", "cross attention"],
-            description="Lets any sampler record which parts of the picture attend to which words. The picture itself does not change by a bit.",
+            description=(
+                "Lets any sampler record which parts of the picture attend to which words. The picture "
+                "itself does not change by a bit."
+            ),
             inputs=[
                 io.Model.Input("model", tooltip="The model to record. It is copied; the original stays as it is."),
-                io.Combo.Input("window", options=["auto", "percent"], default="auto",
-                               tooltip="auto: one evaluation, at the noise level at which the paper reads attention. percent: the evaluations between start and end."),
-                io.Float.Input("start_percent", default=0.5, min=0.0, max=1.0, step=0.01,
-                               tooltip="Start of the window as a share of sampling (with window = percent)."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="End of the window as a share of sampling (with window = percent)."),
-                io.Int.Input("max_evaluations", default=4, min=1, max=1000,
-                             tooltip="At most so many evaluations of the window are recorded, evenly spread, and averaged (with window = percent)."),
-                io.Combo.Input("head_methods", options=_AUTO_OR_ALL, default="auto", advanced=True,
-                               tooltip="auto: keep the paper's way of weighting heads and the plain average. all: keep all seven, so that Aggregate can compare them; a little slower."),
-                io.Combo.Input("layer_methods", options=_AUTO_OR_ALL, default="auto", advanced=True,
-                               tooltip="auto: measure the paper's layer weights. all: also the other two, so that Aggregate can compare them; slower."),
-                io.Combo.Input("propagation_grid", options=["auto", "full"], default="auto", advanced=True,
-                               tooltip="Resolution of the self-attention used to refine masks. auto: bounded, fast. full: that of the finest layer, as in the paper; slower and larger."),
-                io.Boolean.Input("reference_channel0", default=False, advanced=True,
-                                 tooltip="Weigh layers as the paper's released code does, by one channel of the reference feature instead of all."),
+                io.Combo.Input(
+                    "window",
+                    options=["auto", "percent"],
+                    default="auto",
+                    tooltip=(
+                        "auto: one evaluation, at the noise level at which the paper reads attention. percent: "
+                        "the evaluations between start and end."
+                    ),
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Start of the window as a share of sampling (with window = percent).",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="End of the window as a share of sampling (with window = percent).",
+                ),
+                io.Int.Input(
+                    "max_evaluations",
+                    default=4,
+                    min=1,
+                    max=1000,
+                    tooltip=(
+                        "At most so many evaluations of the window are recorded, evenly spread, and averaged "
+                        "(with window = percent)."
+                    ),
+                ),
+                io.Combo.Input(
+                    "head_methods",
+                    options=_AUTO_OR_ALL,
+                    default="auto",
+                    advanced=True,
+                    tooltip=(
+                        "auto: keep the paper's way of weighting heads and the plain average. all: keep all "
+                        "seven, so that Aggregate can compare them; a little slower."
+                    ),
+                ),
+                io.Combo.Input(
+                    "layer_methods",
+                    options=_AUTO_OR_ALL,
+                    default="auto",
+                    advanced=True,
+                    tooltip=(
+                        "auto: measure the paper's layer weights. all: also the other two, so that Aggregate can "
+                        "compare them; slower."
+                    ),
+                ),
+                io.Combo.Input(
+                    "propagation_grid",
+                    options=["auto", "full"],
+                    default="auto",
+                    advanced=True,
+                    tooltip=(
+                        "Resolution of the self-attention used to refine masks. auto: bounded, fast. full: that "
+                        "of the finest layer, as in the paper; slower and larger."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "reference_channel0",
+                    default=False,
+                    advanced=True,
+                    tooltip=(
+                        "Weigh layers as the paper's released code does, by one channel of the reference feature "
+                        "instead of all."
+                    ),
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The recording model: wire it into the sampler."),
-                types.Recorder.Output(display_name="recorder", tooltip="What is recorded ends up here: wire it into Collect Attention."),
+                types.Recorder.Output(
+                    display_name="recorder", tooltip=("What is recorded ends up here: wire it into Collect Attention.")
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model: Any, window: str, start_percent: float, end_percent: float, max_evaluations: int, head_methods: str = "auto",
-                layer_methods: str = "auto", propagation_grid: str = "auto", reference_channel0: bool = False) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        window: str,
+        start_percent: float,
+        end_percent: float,
+        max_evaluations: int,
+        head_methods: str = "auto",
+        layer_methods: str = "auto",
+        propagation_grid: str = "auto",
+        reference_channel0: bool = False,
+    ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
-        return io.NodeOutput(*record(model, chosen, all_heads=head_methods == "all", all_layers=layer_methods == "all",
-                                     full_affinity=propagation_grid == "full", reference_channel0=reference_channel0))
+        return io.NodeOutput(
+            *record(
+                model,
+                chosen,
+                all_heads=head_methods == "all",
+                all_layers=layer_methods == "all",
+                full_affinity=propagation_grid == "full",
+                reference_channel0=reference_channel0,
+            )
+        )
 
 
 class CollectAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_CollectAttention", display_name="Collect Attention (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_CollectAttention",
+            display_name="Collect Attention (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "collect"],
             description="Waits for the sampler and hands out what was recorded while it made this latent.",
             inputs=[
                 types.Recorder.Input("recorder", tooltip="From Record Attention."),
-                io.Latent.Input("latent", tooltip="The sampler's own LATENT output, unchanged. It tells which run is meant when samplers share a recorder."),
-                io.Int.Input("conditioning", default=0, min=0, max=1000, optional=True, advanced=True,
-                             tooltip="Which positive conditioning, when several were combined: 0 is the first that was recorded."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip=(
+                        "The sampler's own LATENT output, unchanged. It tells which run is meant when samplers "
+                        "share a recorder."
+                    ),
+                ),
+                io.Int.Input(
+                    "conditioning",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Which positive conditioning, when several were combined: 0 is the first that was recorded."
+                    ),
+                ),
             ],
-            outputs=[types.Attention.Output(display_name="attention", tooltip="The recorded attention, reduced to one small map per layer.")],
+            outputs=[
+                types.Attention.Output(
+                    display_name="attention", tooltip="The recorded attention, reduced to one small map per layer."
+                )
+            ],
         )
 
     @classmethod

@@ -1,4 +1,5 @@
 """The types that run along this pack's wires, and what its nodes have in common."""
+
 from __future__ import annotations
 
 from comfy_api.latest import io

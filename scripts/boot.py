@@ -2,6 +2,7 @@
 
 The host is COMFYUI_DIR or what ``make host`` provided; the interpreter must be one that has the host's packages.
 """
+
 from __future__ import annotations
 
 import importlib

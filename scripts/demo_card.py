@@ -1,7 +1,8 @@
 """Draw the pictures of the demo model's card: its loss curve and a contact sheet of what it paints.
 
-    python scripts/demo_card.py        needs matplotlib; reads training/loss.json, writes into demo/
+python scripts/demo_card.py        needs matplotlib; reads training/loss.json, writes into demo/
 """
+
 from __future__ import annotations
 
 import json
@@ -10,13 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from boot import ROOT, boot, use
 
 PROMPTS = (
-    "a red circle on grass", "a blue square on sand", "a green triangle on snow", "a yellow star on asphalt", "a pink heart on water",
-    "a purple cross on grass", "a red circle and a blue square on grass", "a yellow star and a purple heart on water",
-    "an orange cross and a green circle on snow", "a pink triangle and a blue star on sand", "a purple square and a yellow heart on asphalt",
+    "a red circle on grass",
+    "a blue square on sand",
+    "a green triangle on snow",
+    "a yellow star on asphalt",
+    "a pink heart on water",
+    "a purple cross on grass",
+    "a red circle and a blue square on grass",
+    "a yellow star and a purple heart on water",
+    "an orange cross and a green circle on snow",
+    "a pink triangle and a blue star on sand",
+    "a purple square and a yellow heart on asphalt",
     "a red star, a blue circle and a green heart on sand",
 )
 SEEDS = (1, 2)
@@ -34,7 +42,9 @@ def contact_sheet(path: Path) -> None:
             positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
             latent = torch.zeros(len(SEEDS), 12, 32, 32)
             noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in SEEDS])
-            samples = comfy.sample.sample(model, noise, 20, 4.0, "dpmpp_2m", "karras", positive, negative, latent, disable_pbar=True, seed=1)
+            samples = comfy.sample.sample(
+                model, noise, 20, 4.0, "dpmpp_2m", "karras", positive, negative, latent, disable_pbar=True, seed=1
+            )
             pictures += list(vae.decode(samples))
     captions = [prompt for prompt in PROMPTS for _ in SEEDS]
     picture.contact_sheet(pictures, captions, columns=6, scale=3).save(path, optimize=True)

@@ -6,6 +6,7 @@
 
 Run it with the interpreter of a ComfyUI installation; ``COMFYUI_DIR`` or ``.host`` says where the host is.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,10 +20,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from boot import ROOT, boot, use
 from safetensors.torch import save_file
 from torch import Tensor, nn
-
-from boot import ROOT, boot, use
 
 
 def vocabulary(scenes) -> list[int]:
@@ -61,8 +61,10 @@ class TextEncoder(nn.Module):
         mask = torch.full((x.shape[1], x.shape[1]), -1e9, device=x.device).triu_(1)
         for layer in self.body.encoder.layers:
             h = layer.layer_norm1(x)
-            q, k, v = (p(h).unflatten(-1, (layer.self_attn.heads, -1)).transpose(1, 2)
-                       for p in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj))
+            q, k, v = (
+                p(h).unflatten(-1, (layer.self_attn.heads, -1)).transpose(1, 2)
+                for p in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
+            )
             h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2).flatten(2)
             x = x + layer.self_attn.out_proj(h)
             x = x + layer.mlp(layer.layer_norm2(x))
@@ -90,7 +92,11 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.demo_model, self.scenes, wavelet = use("nodes.demo_model"), use("goca_core.scenes"), use("goca_core.wavelet")
+        self.demo_model, self.scenes, wavelet = (
+            use("nodes.demo_model"),
+            use("goca_core.scenes"),
+            use("goca_core.wavelet"),
+        )
         self.base = self.demo_model.build_unet(torch.float32, "cpu").to(self.device)
         self.unet = self.base.diffusion_model.requires_grad_(True).train()
         self.text = TextEncoder(self.demo_model, vocabulary(self.scenes)).to(self.device).requires_grad_(True)
@@ -101,8 +107,11 @@ class Trainer:
         self.average = {name: value.detach().clone() for name, value in self.live.named_parameters()}
         decay = [p for p in self.live.parameters() if p.ndim > 1]
         other = [p for p in self.live.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 0.01}, {"params": other, "weight_decay": 0.0}],
-                                           lr=options.rate, betas=(0.9, 0.99))
+        self.optimiser = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": 0.01}, {"params": other, "weight_decay": 0.0}],
+            lr=options.rate,
+            betas=(0.9, 0.99),
+        )
         sigmas = self.base.model_sampling.sigmas.to(self.device)
         self.alpha, self.sigma = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
         self.losses: list[float] = []
@@ -153,8 +162,13 @@ class Trainer:
 
     def save_checkpoint(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        state = {"step": self.step, "live": self.live.state_dict(), "average": self.average,
-                 "optimiser": self.optimiser.state_dict(), "losses": self.losses}
+        state = {
+            "step": self.step,
+            "live": self.live.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "losses": self.losses,
+        }
         torch.save(state, path.with_suffix(".part"))
         path.with_suffix(".part").replace(path)
 
@@ -181,7 +195,9 @@ class Trainer:
         half["text.token_ids"] = text.ids.cpu().to(torch.int32)
         path.parent.mkdir(parents=True, exist_ok=True)
         recipe = {name: str(value) for name, value in vars(self.options).items() if name in RECIPE}
-        save_file(half, path, metadata={"format": "pt", "step": str(self.step), "recipe": json.dumps(recipe, sort_keys=True)})
+        save_file(
+            half, path, metadata={"format": "pt", "step": str(self.step), "recipe": json.dumps(recipe, sort_keys=True)}
+        )
 
 
 RECIPE = ("steps", "batch", "rate", "warmup", "average", "seed")
@@ -218,8 +234,11 @@ def main() -> None:
             sys.exit(f"The loss at step {trainer.step} is not a number; start again with a lower --rate.")
         if trainer.step % 20 == 0 or trainer.step == last:
             each = (time.time() - start) / (trainer.step - first)
-            print(f"step {trainer.step:5d}/{options.steps}  loss {np.mean(trainer.losses[-100:]):.4f}  "
-                  f"{each:.2f} s/step  {each * (last - trainer.step) / 60:.0f} min left", flush=True)
+            print(
+                f"step {trainer.step:5d}/{options.steps}  loss {np.mean(trainer.losses[-100:]):.4f}  "
+                f"{each:.2f} s/step  {each * (last - trainer.step) / 60:.0f} min left",
+                flush=True,
+            )
         if trainer.step % 100 == 0:
             trainer.save_checkpoint(checkpoint)
         if trainer.step % options.stages == 0:

@@ -3,6 +3,7 @@
 A family names its attention blocks, the reference layer, the layers whose self-attention serves propagation, and the
 paper's choices for "auto". Adding a family is one file in ``families/`` and one entry in ``FAMILIES`` there.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -86,5 +87,7 @@ def find_family(model: Any) -> Family:
         if family.matches(network):
             return family
     known = ", ".join(family.label for family in FAMILIES)
-    raise UnknownFamily(f"Attention of {type(network).__name__} ({type(model).__name__}) cannot be recorded; "
-                        f"use a model of one of these families: {known}.")
+    raise UnknownFamily(
+        f"Attention of {type(network).__name__} ({type(model).__name__}) cannot be recorded; "
+        f"use a model of one of these families: {known}."
+    )

@@ -3,6 +3,7 @@
 Everything is computed in float32 from the queries and keys the kernel was given, over blocks of query rows, so the
 result does not depend on the attention kernel and the memory needed does not grow with the picture.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -49,7 +50,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     """Read the arguments of the host's attention functions, whichever way they were passed."""
-    given = dict(zip(_NAMES, args)) | dict(kwargs)
+    given = dict(zip(_NAMES, args, strict=False)) | dict(kwargs)
     q, k, v, heads = given["q"], given["k"], given["v"], given["heads"]
     if not given.get("skip_reshape"):
         q = split_heads(q, heads)
@@ -153,8 +154,8 @@ class Reference:
         score = LayerScore(method)
         index = nearest_index(grid, self.grid, layer.device)
         for start in range(0, len(index), 512):
-            rows = layer[:, index[start:start + 512]]
-            score.add(self.affinity[:, start:start + 512], resize_keys(rows, grid, self.grid))
+            rows = layer[:, index[start : start + 512]]
+            score.add(self.affinity[:, start : start + 512], resize_keys(rows, grid, self.grid))
         return score.result()
 
     def _fold(self, grid: Grid) -> Tensor:
@@ -163,7 +164,7 @@ class Reference:
             index = nearest_index(grid, self.grid, device)
             queries = self.affinity.new_zeros(batch, grid[0] * grid[1], self.affinity.shape[-1])
             queries.index_add_(1, index, self.affinity)
-            down, across = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid))
+            down, across = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
             keys = queries.unflatten(-1, self.grid)
             self._folded[grid] = torch.einsum("bnyx,yi,xj->bnij", keys, down, across).flatten(2)
         return self._folded[grid]

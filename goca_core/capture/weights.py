@@ -1,4 +1,5 @@
 """The weight that an output projection really applies: patched, moved and de-quantised as the host does it."""
+
 from __future__ import annotations
 
 import torch

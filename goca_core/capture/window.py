@@ -1,4 +1,5 @@
 """Which evaluations of a sampling run are recorded."""
+
 from __future__ import annotations
 
 import math
@@ -24,11 +25,16 @@ class Window:
 
     def __post_init__(self) -> None:
         if not self.auto and not 0 <= self.start < self.end <= 1:
-            raise ValueError(f"The step window runs from {self.start:g} to {self.end:g} percent of sampling (0 to 1); start must be below end.")
+            raise ValueError(
+                f"The step window runs from {self.start:g} to {self.end:g} percent of sampling (0 to 1); "
+                "start must be below end."
+            )
         if not self.auto and self.maximum < 1:
             raise ValueError(f"At most {self.maximum} evaluations would be recorded; allow at least one.")
 
-    def targets(self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]) -> tuple[float, ...]:
+    def targets(
+        self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
+    ) -> tuple[float, ...]:
         """The noise levels to record, out of a schedule, in the schedule's order."""
         levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
         if self.auto:

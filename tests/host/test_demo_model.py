@@ -35,7 +35,7 @@ def test_weights_are_small_and_whole(demo: SimpleNamespace) -> None:
     assert WEIGHTS.stat().st_size <= 16e6
     with safe_open(WEIGHTS, framework="pt") as stored:
         assert int(stored.metadata()["step"]) >= 6000
-        assert all(bool(torch.isfinite(stored.get_tensor(name).float()).all()) for name in stored.keys())
+        assert all(bool(torch.isfinite(stored.get_tensor(name).float()).all()) for name in stored.keys())  # noqa: SIM118
 
 
 def test_it_is_no_inpaint_model(demo: SimpleNamespace) -> None:
@@ -55,7 +55,9 @@ def test_pictures_survive_the_vae(demo: SimpleNamespace, size: tuple[int, int]) 
     assert latent.shape == (1, 12, height // 2, width // 2)
     # The host crops odd pictures around their middle.
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    torch.testing.assert_close(demo.vae.decode(latent), picture[:, top:top + height, left:left + width], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        demo.vae.decode(latent), picture[:, top : top + height, left : left + width], atol=1e-4, rtol=0
+    )
 
 
 def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, demo: SimpleNamespace) -> None:
@@ -63,7 +65,8 @@ def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, 
     empty = host.nodes.EmptyLatentImage().generate(64, 64, 4)[0]
     with torch.inference_mode():
         latent = host.nodes.common_ksampler(
-            demo.model, 5, 12, 4.0, "dpmpp_2m", "karras", encode(demo, "a red circle on grass"), encode(demo, ""), empty)[0]
+            demo.model, 5, 12, 4.0, "dpmpp_2m", "karras", encode(demo, "a red circle on grass"), encode(demo, ""), empty
+        )[0]
         pictures = demo.vae.decode(latent["samples"]).numpy()
     assert pictures.shape == (4, 64, 64, 3)
     red, green, blue = np.moveaxis(pictures, -1, 0)
@@ -75,7 +78,7 @@ def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, 
 
 
 def test_missing_weights_are_named(demo: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="weights are missing: gone.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"weights are missing: gone\.safetensors"):
         demo.module.load(tmp_path / "gone.safetensors")
 
 
@@ -92,9 +95,12 @@ def test_training_learns_saves_and_resumes(demo: SimpleNamespace, tmp_path: Path
     train(tmp_path / "whole", "--steps", "20")
     train(tmp_path / "parts", "--steps", "20", "--until", "8")
     assert "resumed at step 8" in train(tmp_path / "parts", "--steps", "20", "--resume")
-    with safe_open(tmp_path / "whole" / "smoke.safetensors", "pt") as whole, safe_open(tmp_path / "parts" / "smoke.safetensors", "pt") as parts:
+    with (
+        safe_open(tmp_path / "whole" / "smoke.safetensors", "pt") as whole,
+        safe_open(tmp_path / "parts" / "smoke.safetensors", "pt") as parts,
+    ):
         assert set(whole.keys()) == set(parts.keys())
-        for name in whole.keys():
+        for name in whole.keys():  # noqa: SIM118
             torch.testing.assert_close(whole.get_tensor(name), parts.get_tensor(name), atol=2e-3, rtol=0)
     losses = np.array(json.loads((tmp_path / "whole" / "loss.json").read_text()))
     assert len(losses) == 20 and losses[-5:].mean() < losses[:3].mean()

@@ -10,7 +10,11 @@ from goca_core.scenes import COLOURS, GROUNDS, SHAPES, draw
 
 def test_a_seed_names_a_scene() -> None:
     first, again, other = draw(7), draw(7), draw(8)
-    assert first.caption == again.caption and np.array_equal(first.image, again.image) and np.array_equal(first.labels, again.labels)
+    assert (
+        first.caption == again.caption
+        and np.array_equal(first.image, again.image)
+        and np.array_equal(first.labels, again.labels)
+    )
     assert not np.array_equal(first.image, other.image)
 
 
@@ -30,7 +34,11 @@ def test_plain_captions_name_every_thing_and_the_ground() -> None:
         scene = draw(seed, plain=True)
         assert scene.caption.endswith(f" on {scene.ground}")
         assert all(thing.name in scene.caption for thing in scene.things)
-        assert len({thing.shape for thing in scene.things}) == len({thing.colour for thing in scene.things}) == len(scene.things)
+        assert (
+            len({thing.shape for thing in scene.things})
+            == len({thing.colour for thing in scene.things})
+            == len(scene.things)
+        )
 
 
 def test_everything_is_drawn_sometimes() -> None:
@@ -39,7 +47,9 @@ def test_everything_is_drawn_sometimes() -> None:
     assert {thing.colour for scene in scenes for thing in scene.things} == set(COLOURS)
     assert {scene.ground for scene in scenes} == set(GROUNDS)
     assert {len(scene.things) for scene in scenes} == {1, 2, 3}
-    assert "an orange" in " ".join(scene.caption for scene in scenes) and "a orange" not in " ".join(s.caption for s in scenes)
+    assert "an orange" in " ".join(scene.caption for scene in scenes) and "a orange" not in " ".join(
+        s.caption for s in scenes
+    )
 
 
 def test_shapes_differ_in_their_area() -> None:

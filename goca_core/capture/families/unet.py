@@ -1,4 +1,5 @@
 """The UNets: SD1.x, SD2.x, SDXL and its refiner, SSD-1B, Segmind Vega, KOALA, inpaint and instruct variants."""
+
 from __future__ import annotations
 
 import math
@@ -27,16 +28,29 @@ class UNet(Family):
 
     def plan(self, network: nn.Module) -> Plan:
         blocks = tuple(
-            Block(name, level, module.attn2.heads, module.attn1.to_out[0], module.attn2.to_out[0], module.attn2.to_q,
-                  module.attn2.to_k, module.attn2.to_v)
-            for name, level, module in _transformers(network))
+            Block(
+                name,
+                level,
+                module.attn2.heads,
+                module.attn1.to_out[0],
+                module.attn2.to_out[0],
+                module.attn2.to_q,
+                module.attn2.to_k,
+                module.attn2.to_v,
+            )
+            for name, level, module in _transformers(network)
+        )
         names = {block.name for block in blocks}
         special = _SD if len(blocks) == 16 else _SDXL if len(blocks) == 70 else None
         if special is None or not {special[0], *special[1]} <= names:
             special = _by_analogy(blocks)
         finest = min(block.level for block in blocks)
-        defaults = Defaults(head="dot-product w/o clamp", layer="dot-product similarity",
-                            rescale="sum-1 rescaling + per-token renorm+", order=2)
+        defaults = Defaults(
+            head="dot-product w/o clamp",
+            layer="dot-product similarity",
+            rescale="sum-1 rescaling + per-token renorm+",
+            order=2,
+        )
         return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
 
 
@@ -70,7 +84,9 @@ def _by_analogy(blocks: tuple[Block, ...]) -> tuple[str, tuple[str, ...]]:
     level = 1 if any(block.level == 1 for block in up) else min(block.level for block in up)
     candidates = [block for block in up if block.level == level]
     # SD's three single blocks give the second, SDXL's three double blocks the first of six.
-    reference = candidates[math.floor(len(candidates) / 2)] if all(b.name.endswith(".0") for b in candidates) else candidates[0]
+    reference = (
+        candidates[math.floor(len(candidates) / 2)] if all(b.name.endswith(".0") for b in candidates) else candidates[0]
+    )
     finest = min(block.level for block in blocks)
     fine_up = [block.name for block in up if block.level == finest]
     fine_down = [block.name for block in blocks if block.level == finest and block.name.startswith("input")]
