@@ -156,18 +156,22 @@ def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str
             ("Heat maps", "heat", heat[0]),
         )
     ]
-    columns: list[list[Node | Note]] = [
+    painting: list[list[Node | Note]] = [
         [note],
-        [model, positive, negative],
-        [record, latent],
+        [model, positive],
+        [negative, latent],
+        [record],
         [sampler, picture],
+        [saved[0]],
+    ]
+    cutting: list[list[Node | Note]] = [
         [collect, aggregate, scores],
         [masks, images],
-        [overlay, heat],
-        [saved[0], saved[1]],
-        [saved[2], saved[3]],
+        [overlay],
+        [heat],
+        *([node] for node in saved[1:]),
     ]
-    return Graph(name, [("", columns)])
+    return Graph(name, [("Paint and record", painting), ("From words to masks", cutting)])
 
 
 def demo_graph() -> Graph:
@@ -178,7 +182,7 @@ def demo_graph() -> Graph:
         "red circle\nblue square",
         64,
         sampling,
-        Note(DEMO_NOTE, "Masks from the words of a prompt", height=480),
+        Note(DEMO_NOTE, "Masks from the words of a prompt", height=400),
         "masks_from_words_demo",
     )
 
@@ -194,7 +198,7 @@ def checkpoint_graph() -> Graph:
         "cat\ndog",
         512,
         sampling,
-        Note(CHECKPOINT_NOTE, "Masks from the words of a prompt", height=480),
+        Note(CHECKPOINT_NOTE, "Masks from the words of a prompt", height=400),
         "masks_from_words_sd15_sdxl",
     )
 
@@ -227,7 +231,7 @@ def save_graph() -> Graph:
     return Graph(
         "save_and_reuse_attention_demo",
         [
-            ("", [[Note(SAVE_NOTE, "Save a recording and use it again", height=380)], [model, text], [words]]),
+            ("", [[Note(SAVE_NOTE, "Save a recording and use it again", height=330)], [model, text], [words]]),
             ("Paint, record and save", [[positive, negative], [record, latent], [sampler, picture], [collect, save],
                                         [masks], [overlay], [saved]]),
             ("Load, without sampling", [[load], [again], [images], [seen]]),
@@ -395,7 +399,7 @@ def to_editor(graph: Graph, schema: Schema) -> dict[str, Any]:
         "links": links,
         "groups": frames,
         "config": {},
-        "extra": {"ds": {"scale": 0.6, "offset": [60, 110]}},
+        "extra": {"ds": {"scale": 0.6, "offset": [150, 190]}},
         "version": 0.4,
     }
 
@@ -409,11 +413,9 @@ def _size(member: Node | Note, schema: Schema) -> tuple[int, int]:
         return member.width, member.height
     rows = max(len(schema.sockets(member)), len(schema.of(member)["output"]))
     height = ROW * rows + 16 + member.more
-    for name, (_, options) in schema.widgets(member).items():
+    for _, options in schema.widgets(member).values():
         height += TEXT if options.get("multiline") else WIDGET
         height += WIDGET if options.get("control_after_generate") else 0
-        # A connected text box is only a socket, but the editor keeps its place.
-        del name
     return member.width, height
 
 
@@ -423,7 +425,7 @@ def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[di
     frames: list[dict[str, Any]] = []
     top = 0
     for title, columns in graph.bands:
-        x, bottom = 0, top
+        x, bottom, left = 0, top, 0
         for column in columns:
             y, widest = top, 0
             for member in column:
@@ -433,8 +435,11 @@ def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[di
                 widest = max(widest, width)
             bottom = max(bottom, y - TITLE - GAP)
             x += widest + 2 * GAP
+            if all(isinstance(member, Note) for member in column):
+                x += GAP
+                left = x  # notes stand before the frame
         if title:
-            box = [-GAP, top - TITLE - 2 * GAP, x, bottom - top + TITLE + 3 * GAP]
+            box = [left - GAP, top - TITLE - 2 * GAP, x - left, bottom - top + TITLE + 3 * GAP]
             frames.append({"id": len(frames) + 1, "title": title, "bounding": box, "color": "#3f789e", "flags": {}})
         top = bottom + TITLE + MARGIN + GAP
     return places, frames
