@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from comfy_api.latest import io
 
@@ -92,5 +92,5 @@ class Rescale(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, maps: Any, method: str, pool: str = "mean") -> io.NodeOutput:
+    def execute(cls, maps: Any, method: str, pool: Literal["mean", "sum"] = "mean") -> io.NodeOutput:
         return io.NodeOutput(Scores(maps, method, pool))

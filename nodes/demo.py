@@ -17,11 +17,9 @@ class DemoModel(io.ComfyNode):
             category=f"{types.CATEGORY}/demo",
             search_aliases=[*types.ALIASES, "demo"],
             description=(
-                'A small model that comes with this pack. It paints 64 x 64 scenes such as "a red circle'
-                ' and a blue square on grass": '
-            )(
-                "circles, squares, triangles, stars, hearts and crosses in seven colours on grass, sand, "
-                "water, snow or asphalt."
+                'A small model that comes with this pack. It paints 64 x 64 scenes such as "a red circle and a blue '
+                'square on grass": circles, squares, triangles, stars, hearts and crosses in seven colours on grass, '
+                "sand, water, snow or asphalt."
             ),
             inputs=[],
             outputs=[

@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..goca_core.capture.recorder import Window, record
+from ..goca_core.capture.recorder import record
+from ..goca_core.capture.window import Window
 from . import types
 
 _AUTO_OR_ALL = ["auto", "all"]

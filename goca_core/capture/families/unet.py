@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
@@ -12,9 +13,14 @@ from ..family import Block, Family, Plan
 
 # Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
+# Reference layer and propagation layers, by name.
+_Special = tuple[str, tuple[str, ...]]
 # The reference implementation's layers, by the host's block numbers. SD1.x and 2.x share one layout of 16 blocks.
-_SD = ("output.7.0", ("output.9.0", "output.10.0", "input.2.0"))
-_SDXL = ("output.3.0", ("output.3.0", "output.3.1", "output.4.0", "output.4.1", "output.5.0", "input.4.0", "input.4.1"))
+_SD: _Special = ("output.7.0", ("output.9.0", "output.10.0", "input.2.0"))
+_SDXL: _Special = (
+    "output.3.0",
+    ("output.3.0", "output.3.1", "output.4.0", "output.4.1", "output.5.0", "input.4.0", "input.4.1"),
+)
 
 
 class UNet(Family):
@@ -54,7 +60,7 @@ class UNet(Family):
         return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
 
 
-def _transformers(network: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
+def _transformers(network: Any) -> Iterator[tuple[str, int, Any]]:
     """(name, level, block) of every block that has text attention, in the order in which they run."""
     from comfy.ldm.modules.attention import SpatialTransformer
     from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
@@ -64,7 +70,8 @@ def _transformers(network: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
     for section, sequences in sections:
         for index, sequence in enumerate(sequences or ()):
             for module in sequence or ():
-                if isinstance(module, SpatialTransformer):
+                # Exactly this class: the video models' attends to a picture, not to text.
+                if type(module) is SpatialTransformer:
                     for depth, block in enumerate(module.transformer_blocks):
                         if getattr(block, "attn2", None) is not None:
                             yield f"{section}.{index}.{depth}", level, block
@@ -74,7 +81,7 @@ def _transformers(network: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
                     level -= 1
 
 
-def _by_analogy(blocks: tuple[Block, ...]) -> tuple[str, tuple[str, ...]]:
+def _by_analogy(blocks: tuple[Block, ...]) -> _Special:
     """Reference and propagation layers for layouts that the paper does not cover.
 
     Both of the paper's reference layers see the picture at half the latent's size on the way up, and its propagation
