@@ -94,14 +94,14 @@ DEMO_NOTE = """\
 Everything here comes with the pack: no download, no GPU.
 
 1. Press **Run**. The demo model paints the prompt, and **Record Attention** notes where in the picture it looked for \
-each word. One step is enough; the picture is the same as without recording.
+each word. The picture is the same as without it.
 2. **Mask From Tokens** makes one mask for each line of *phrases*. They are words of the prompt.
 3. Write `grass` as a third line and run again: only the masks are made anew, nothing is sampled.
 
 The model knows circles, squares, triangles, stars, hearts and crosses, in red, orange, yellow, green, blue, purple and \
 pink, on grass, sand, water, snow or asphalt.
 
-Each node has a help page: right-click it, or select it and press the question mark."""
+Each node has a help page: select it and press the round *i* above it."""
 
 CHECKPOINT_NOTE = """\
 1. Choose a checkpoint: SD 1.x, SD 2.x, SDXL or one of their relatives.
@@ -362,7 +362,10 @@ def to_editor(graph: Graph, schema: Schema) -> dict[str, Any]:
             saved.append({**base, **note, "properties": {}, "widgets_values": [member.text], **colours})
             continue
         inputs = []
-        ordered = [*schema.sockets(member).items(), *((name, kind) for name, (kind, _) in schema.widgets(member).items())]
+        ordered = [
+            *schema.sockets(member).items(),
+            *((name, kind) for name, (kind, _) in schema.widgets(member).items()),
+        ]
         for slot, (name, kind) in enumerate(ordered):
             given = member.inputs.get(name)
             link = None
