@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
 from .heads import HEAD_METHODS
+from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
 from .words import WordMap, WordMapError
 
 AUTO = "auto"
@@ -151,7 +152,7 @@ class Scores:
 
     maps: Maps
     method: str
-    pool: str = "mean"
+    pool: Literal["mean", "sum"] = "mean"
 
 
 def _chosen(what: str, method: str, default: str, available: Sequence[str], known: Sequence[str]) -> str:
@@ -200,16 +201,27 @@ def merge(records: Sequence[Attention]) -> Attention:
     return merged
 
 
+def alike(first: Attention, second: Attention) -> bool:
+    """Whether two recordings have the same layers, tokens and batch, and so can be averaged."""
+    layers = [[(layer.name, layer.height, layer.width) for layer in record.layers] for record in (first, second)]
+    tokens = [(record.tokens.positions, record.tokens.rest, record.tokens.length) for record in (first, second)]
+    return layers[0] == layers[1] and tokens[0] == tokens[1] and first.batch == second.batch
+
+
 def blend(mean: Attention, new: Attention, share: float) -> Attention:
     """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
-    same = [(a.name, a.height, a.width) for a in mean.layers] == [(b.name, b.height, b.width) for b in new.layers]
-    if not same or mean.tokens.positions != new.tokens.positions or mean.batch != new.batch:
+    if not alike(mean, new):
         raise AttentionError("Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart.")
 
     def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
 
-    layers = tuple(replace(a, maps=mix(a.maps, b.maps), scores=mix(a.scores, b.scores))
+    def mix_scores(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # A score that could be measured only once counts as it is.
+        return {name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
+                for name, mixed in mix(first, second).items()}
+
+    layers = tuple(replace(a, maps=mix(a.maps, b.maps), scores=mix_scores(a.scores, b.scores))
                    for a, b in zip(mean.layers, new.layers, strict=True))
     affinity = mean.affinity
     if affinity is not None and new.affinity is not None:

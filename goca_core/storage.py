@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .attention import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
+from .rescale import RESCALE_METHODS
 from .words import WordMap
 
 FORMAT = "goca-attention"
@@ -67,7 +68,9 @@ def load(path: str | os.PathLike) -> Attention:
             header = json.loads(metadata["header"])
             tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}
         return _rebuild(header, tensors)
-    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError, RuntimeError) as error:
+    except AttentionError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise AttentionError(f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again.") from error
 
 
@@ -92,14 +95,29 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
 
 
 def _check(attention: Attention) -> None:
-    """A header that promises other tensors than the file holds is damage too."""
-    if not attention.layers:
-        raise KeyError("layers")
+    """A header that promises other things than the file holds is damage too."""
+    tokens, defaults = attention.tokens, attention.defaults
+    sizes = [attention.height, attention.width, attention.scale, tokens.length, *(side for layer in attention.layers
+                                                                                  for side in (layer.height, layer.width))]
+    _expect(bool(attention.layers), "layers")
+    _expect(all(type(size) is int and size > 0 for size in sizes), "sizes")
+    _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")
+    _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
+    _expect(defaults.head in attention.head_methods and defaults.layer in attention.layer_methods, "methods")
+    _expect(defaults.rescale in RESCALE_METHODS and type(defaults.order) is int and defaults.order >= 0, "methods")
+    _expect(all(isinstance(sigma, float) for sigma in attention.sigmas) and isinstance(attention.note, str), "notes")
+    first = attention.layers[0]
     for layer in attention.layers:
-        shape = (attention.batch, layer.height * layer.width, attention.tokens.count)
-        if not layer.maps or any(tuple(value.shape) != shape for value in layer.maps.values()):
-            raise KeyError(layer.name)
+        shape = (attention.batch, layer.height * layer.width, tokens.count)
+        _expect(layer.maps.keys() == first.maps.keys() and layer.scores.keys() == first.scores.keys(), layer.name)
+        _expect(all(tuple(value.shape) == shape for value in layer.maps.values()), layer.name)
+        _expect(all(tuple(value.shape) == shape[:1] for value in layer.scores.values()), layer.name)
     if attention.affinity is not None:
-        side = attention.affinity.height * attention.affinity.width
-        if tuple(attention.affinity.matrix.shape) != (attention.batch, side, side):
-            raise KeyError("affinity")
+        height, width = attention.affinity.height, attention.affinity.width
+        _expect(type(height) is int and type(width) is int and min(height, width) > 0, "affinity")
+        _expect(tuple(attention.affinity.matrix.shape) == (attention.batch, height * width, height * width), "affinity")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise KeyError(what)

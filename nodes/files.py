@@ -1,4 +1,5 @@
 """Keep recordings in files, to try other phrases and methods without sampling again."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,16 +20,23 @@ def _saved() -> list[str]:
     found = []
     for place, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
         folder = Path(root) / _SUBFOLDER
-        found += sorted(f"{place}/{path.relative_to(folder).as_posix()}" for path in folder.rglob(f"*{_SUFFIX}") if path.is_file())
+        found += sorted(
+            f"{place}/{path.relative_to(folder).as_posix()}" for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()
+        )
     return found
 
 
 def _inside(place: str, name: str) -> Path:
     """The path of a recording; names that lead out of the folder are refused."""
-    root = Path(folder_paths.get_output_directory() if place == "output" else folder_paths.get_input_directory()) / _SUBFOLDER
+    root = (
+        Path(folder_paths.get_output_directory() if place == "output" else folder_paths.get_input_directory())
+        / _SUBFOLDER
+    )
     path = (root / name).resolve()
     if not path.is_relative_to(root.resolve()) or path.suffix != _SUFFIX:
-        raise core.AttentionError(f"{name!r} is not a recording in the folder {place}/{_SUBFOLDER}; choose a {_SUFFIX} file in it.")
+        raise core.AttentionError(
+            f"{name!r} is not a recording in the folder {place}/{_SUBFOLDER}; choose a {_SUFFIX} file in it."
+        )
     return path
 
 
@@ -36,14 +44,25 @@ class SaveAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_SaveAttention", display_name="Save Attention (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_SaveAttention",
+            display_name="Save Attention (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "save"],
             description="Saves a recording as a safetensors file in output/goca, to load it later without sampling again.",
             inputs=[
                 types.Attention.Input("attention", tooltip="From Collect Attention."),
-                io.String.Input("filename_prefix", default="attention", tooltip="Name of the file; a number is added. It may name a subfolder."),
-                io.Combo.Input("precision", options=["float16", "float32"], default="float16", advanced=True,
-                               tooltip="float16 halves the file; masks made of it differ by rounding only."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="attention",
+                    tooltip="Name of the file; a number is added. It may name a subfolder.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=["float16", "float32"],
+                    default="float16",
+                    advanced=True,
+                    tooltip="float16 halves the file; masks made of it differ by rounding only.",
+                ),
             ],
             outputs=[io.String.Output(display_name="file", tooltip="The file as Load Attention names it.")],
             is_output_node=True,
@@ -51,13 +70,19 @@ class SaveAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, attention: Any, filename_prefix: str, precision: str = "float16") -> io.NodeOutput:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(f"{_SUBFOLDER}/{filename_prefix}", folder_paths.get_output_directory())
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            f"{_SUBFOLDER}/{filename_prefix}", folder_paths.get_output_directory()
+        )
+        root = Path(folder_paths.get_output_directory()) / _SUBFOLDER
+        if not filename_prefix.strip() or not Path(folder).resolve().is_relative_to(root.resolve()):
+            raise core.AttentionError(
+                f"{filename_prefix!r} is not a name in the folder output/{_SUBFOLDER}; choose a plain name, such as attention."
+            )
         path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
         while path.exists():  # the host counts files whose names end in an underscore, as its pictures do
             counter += 1
             path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
         core.save(str(path), attention, half=precision == "float16")
-        root = Path(folder_paths.get_output_directory()) / _SUBFOLDER
         shown = f"output/{path.resolve().relative_to(root.resolve()).as_posix()}"
         return io.NodeOutput(shown, ui={"text": [shown]})
 
@@ -66,11 +91,19 @@ class LoadAttention(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="GOCA_LoadAttention", display_name="Load Attention (GoCA)", category=types.CATEGORY,
+            node_id="GOCA_LoadAttention",
+            display_name="Load Attention (GoCA)",
+            category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "load"],
             description="Loads a recording that Save Attention made, from output/goca or input/goca.",
-            inputs=[io.Combo.Input("file", options=_saved(), tooltip="A recording. Press R in the editor to see new files.")],
-            outputs=[types.Attention.Output(display_name="attention", tooltip="The recorded attention, as from Collect Attention.")],
+            inputs=[
+                io.Combo.Input("file", options=_saved(), tooltip="A recording. Press R in the editor to see new files.")
+            ],
+            outputs=[
+                types.Attention.Output(
+                    display_name="attention", tooltip="The recorded attention, as from Collect Attention."
+                )
+            ],
         )
 
     @classmethod
@@ -78,7 +111,11 @@ class LoadAttention(io.ComfyNode):
         # Files may be newer than the list in an open editor, so any that exists is accepted.
         try:
             place, _, name = file.partition("/")
-            return True if _inside(place, name).is_file() else f"There is no recording {file!r}; save one with Save Attention first."
+            return (
+                True
+                if _inside(place, name).is_file()
+                else f"There is no recording {file!r}; save one with Save Attention first."
+            )
         except core.AttentionError as error:
             return str(error)
 

@@ -47,7 +47,6 @@ class EntryResult:
     layers: dict[str, Layer] = field(default_factory=dict)
     affinity: Tensor | None = None
     affinity_grid: Grid = (0, 0)
-    scored: int = 0
 
 
 class Entry:
@@ -204,7 +203,8 @@ class Forward:
             if _recording.get() is not self or not args:
                 return
             claimed = self._claim(args[0])
-            call, options = claimed if claimed is not None else (self._replaced_call(block), {})
+            replaced = self._replaced_call(block)
+            call, options = claimed if claimed is not None else (replaced, {})
             if call is None:
                 return
             grid = self._grid(block, call.q.shape[2], options)
@@ -219,9 +219,10 @@ class Forward:
 
     def _replaced_call(self, block: Block) -> Call | None:
         modules = (block.cross_query, block.cross_key, block.cross_value)
-        if not all(module in self._projected for module in modules):
+        kept = [self._projected.pop(module, None) for module in modules]
+        if any(part is None for part in kept):
             return None
-        q, k, v = (split_heads(self._projected.pop(module), block.heads) for module in modules)
+        q, k, v = (split_heads(part, block.heads) for part in kept if part is not None)
         return Call(q, k, v, None, q.shape[-1] ** -0.5)
 
     def _take_cross(self, block: Block, entry: Entry, call: Call, post: Tensor | None, module: nn.Module, grid: Grid) -> None:
@@ -271,7 +272,6 @@ class Forward:
                         method: value.expand(batch).clone() for method, value in unknown.items() if method != "vanilla"}
                     layers[block.name] = Layer(layer.name, layer.height, layer.width, layer.maps, scores)
             entry.result.layers = layers
-            entry.result.scored = len(entry.scores)
             if entry.result.affinity is not None:
                 entry.result.affinity = entry.result.affinity.cpu()
         return {key: entry.result for key, entry in self.entries.items()}

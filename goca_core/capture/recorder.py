@@ -56,7 +56,7 @@ class Recorder:
         return self._active[-1] if self._active else None
 
     def _outer_sample(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        run = Run(executor.class_obj, sigmas, self.window)
+        run = Run(executor.class_obj, sigmas, self.window, noise.shape)
         with _lock:
             self._active.append(run)
         try:
@@ -103,9 +103,10 @@ class Recorder:
     def _forward(self, run: Run, model: Any, x: Tensor, options: dict[str, Any]) -> Forward | None:
         """The recorder of this call, or None when it has no rows to record."""
         uuids = options.get("uuids") or ()
-        if x.ndim != 4 or not uuids or x.shape[0] % len(uuids):
+        size = run.batch
+        # Anything else is a call that another node has cut up, and whose rows are whose cannot be told.
+        if x.ndim != 4 or x.shape[0] != size * len(uuids):
             return None
-        size = x.shape[0] // len(uuids)
         entries = {uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid]) for i, uuid in enumerate(uuids) if uuid in run.tokens}
         if not entries or not run.wants(model):
             return None
@@ -141,7 +142,8 @@ class Recorder:
             run = next((_shelf[mark] for mark in self._marks(samples) if mark in _shelf), None)
         if run is None:
             raise AttentionError("This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
-                                 "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention.")
+                                 "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
+                                 f"(only the last {_KEEP} runs are kept).")
         return run.attention(entry)
 
 

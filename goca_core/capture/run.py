@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ..attention import Affinity, Attention, AttentionError, Tokens, blend
+from ..attention import Affinity, Attention, AttentionError, Tokens, alike, blend
 from .family import Plan, find_family, network_of
 from .forward import EntryResult, Forward
 from .tokens import attached
@@ -16,19 +18,18 @@ from .window import Gate, Window
 class Run:
     """Opened and closed by the OUTER_SAMPLE wrapper; lives on without models or conditionings."""
 
-    def __init__(self, guider: Any, sigmas: Tensor, window: Window) -> None:
+    def __init__(self, guider: Any, sigmas: Tensor, window: Window, shape: Sequence[int]) -> None:
         # "positive" in every guider that has a negative or none; a guider with other names records its first list.
         conditionings = guider.conds.get("positive", next(iter(guider.conds.values()), []))
         self.order: list[Any] = []
         self.tokens: dict[Any, Tokens] = {}
-        self.areas: set[Any] = set()
+        self.batch, self._size = shape[0], tuple(shape[-2:])
+        self._cropped: set[Any] = set()
         for entry in conditionings:
             context = entry.get("cross_attn")
             if context is not None:
                 self.order.append(entry["uuid"])
                 self.tokens[entry["uuid"]] = _kept_tokens(context.shape[1], attached(entry))
-                if "area" in entry:
-                    self.areas.add(entry["uuid"])
         self._window = window
         self._sigmas = [float(sigma) for sigma in sigmas]
         self._percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
@@ -95,8 +96,15 @@ class Run:
                 self._blind = True
                 continue
             self._committed = True
+            if forward.size != self._size:
+                self._cropped.add(uuid)  # a part of the picture: an area, the bounds of a mask, a tile
+                continue
             record = self._record(uuid, result, forward, model)
             mean = self._means.get(uuid)
+            if mean is not None and not alike(mean, record):
+                # Another node changed the layers' sizes on the way (Deep Shrink does); what comes later is nearer to the picture.
+                mean, record = None, replace(record, note="; ".join(filter(None, (record.note, (
+                    f"only the evaluations from noise level {self._sigma:.2f} on were averaged, because the layers changed there")))))
             self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
 
     def _record(self, uuid: Any, result: EntryResult, forward: Forward, model: Any) -> Attention:
@@ -120,7 +128,7 @@ class Run:
 
     def close(self) -> None:
         """Let go of everything that belongs to the model."""
-        self._plan = self._percent_to_sigma = None  # type: ignore[assignment]
+        self._plan = self._percent_to_sigma = None
 
     def attention(self, entry: int) -> Attention:
         """The recording of one positive conditioning. Raises AttentionError when there is none, saying why."""
@@ -131,12 +139,12 @@ class Run:
         # Without a choice, a conditioning that was active in the window is better than none.
         chosen = [self.order[entry]] if entry else self.order
         uuid = next((candidate for candidate in chosen if candidate in self._means), None)
-        if uuid is None:
-            raise AttentionError(f"Nothing was recorded: {self._why()}.")
-        if uuid in self.areas:
+        if uuid is not None:
+            return self._means[uuid]
+        if self._cropped.intersection(chosen):
             raise AttentionError("The recorded conditioning is limited to an area, so its map covers only part of the picture; limit it "
                                  "with a mask (Conditioning Set Mask, default area) instead.")
-        return self._means[uuid]
+        raise AttentionError(f"Nothing was recorded: {self._why()}.")
 
     def _why(self) -> str:
         if not self._evaluations:

@@ -1,0 +1,51 @@
+"""Random recordings, for the tests of what is done with them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from goca_core.attention import Affinity, Attention, Defaults, Layer, Tokens
+from goca_core.wordbuild import Token, build
+from goca_core.words import WordMap
+
+DEFAULTS = Defaults("dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
+GRIDS = (("input.1.0", 4, 6), ("middle.1.0", 2, 3), ("output.3.0", 4, 6))
+
+
+def words_of(text: str, length: int = 12) -> WordMap:
+    """One token for each word, between a start and an end."""
+    tokens = [Token(0, 1, "<start>", "start")]
+    at = 0
+    for number, word in enumerate(text.split(), start=1):
+        at = text.index(word, at)
+        tokens.append(Token(number, number + 1, word, "word", at, at + len(word)))
+        at += len(word)
+    tokens += [Token(place, 0, "<end>", "end") for place in range(len(tokens), length)]
+    return build(text, text, "clip-l", length, tokens)
+
+
+def recording(
+    seed: int = 0, batch: int = 2, text: str | None = "a red cat on grass", affinity: bool = True, scale: int = 8, odd: int = 0
+) -> Attention:
+    """A recording of a latent of 4 x 6 cells with layers on two grids; `odd` cells less than the layers' grid covers."""
+    generator = torch.Generator().manual_seed(seed)
+    words = None if text is None else words_of(text)
+    positions = tuple(range(12)) if words is None else tuple(range(len(words.words) + 1))
+    tokens = Tokens(positions, words is not None, 12, words)
+
+    def chances(*shape: int) -> Tensor:
+        return torch.softmax(torch.randn(*shape, generator=generator) * 2, -1)
+
+    layers = tuple(
+        Layer(
+            name,
+            height,
+            width,
+            {method: chances(batch, height * width, tokens.count) for method in ("average", DEFAULTS.head)},
+            {DEFAULTS.layer: torch.rand(batch, generator=generator) + 0.1},
+        )
+        for name, height, width in GRIDS
+    )
+    spread = Affinity(4, 6, chances(batch, 24, 24)) if affinity else None
+    return Attention("unet", 4 - odd, 6 - odd, scale, layers, tokens, DEFAULTS, spread, (0.35,), "a note")

@@ -1,0 +1,284 @@
+"""The record: averaging, the global map, files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from goca_core.attention import Attention, AttentionError, Tokens, aggregate, layer_weights, load, merge, save
+from goca_core.words import WordMapError
+
+from .recordings import DEFAULTS, recording, words_of
+
+
+def with_scores(record: Attention, *values: float) -> Attention:
+    """One score for each layer, for all samples alike."""
+    layers = zip(record.layers, values, strict=True)
+    scored = [replace(layer, scores={DEFAULTS.layer: torch.full((record.batch,), value)}) for layer, value in layers]
+    return replace(record, layers=tuple(scored))
+
+
+def same(first: Attention, second: Attention, tolerance: float = 0.0) -> bool:
+    def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return a.dtype == b.dtype and torch.allclose(a, b, atol=tolerance, rtol=tolerance, equal_nan=True)
+
+    layers = all(
+        (a.name, a.height, a.width) == (b.name, b.height, b.width)
+        and a.maps.keys() == b.maps.keys()
+        and a.scores.keys() == b.scores.keys()
+        and all(close(a.maps[key], b.maps[key]) for key in a.maps)
+        and all(close(a.scores[key], b.scores[key]) for key in a.scores)
+        for a, b in zip(first.layers, second.layers, strict=True)
+    )
+    spread = first.affinity is None and second.affinity is None
+    if first.affinity is not None and second.affinity is not None:
+        spread = close(first.affinity.matrix, second.affinity.matrix)
+    rest = replace(first, layers=(), affinity=None) == replace(second, layers=(), affinity=None)
+    return layers and spread and rest
+
+
+# -- averaging --------------------------------------------------------------------------------------------------------
+
+
+def test_merge_is_the_mean() -> None:
+    records = [recording(seed) for seed in range(5)]
+    merged = merge(records)
+    for number, layer in enumerate(merged.layers):
+        for method in layer.maps:
+            expected = torch.stack([record.layers[number].maps[method].double() for record in records]).mean(0)
+            assert torch.allclose(layer.maps[method].double(), expected, atol=1e-6)
+        expected = torch.stack([record.layers[number].scores[DEFAULTS.layer] for record in records]).mean(0)
+        assert torch.allclose(layer.scores[DEFAULTS.layer], expected, atol=1e-6)
+    assert merged.affinity is not None
+    expected = torch.stack([record.affinity.matrix for record in records if record.affinity]).mean(0)
+    assert torch.allclose(merged.affinity.matrix, expected, atol=1e-6)
+    assert merged.sigmas == (0.35,) * 5
+
+
+def test_merge_of_one_is_that_one() -> None:
+    assert same(merge([recording(3)]), recording(3))
+    with pytest.raises(AttentionError, match="at least one"):
+        merge([])
+
+
+def test_a_score_measured_only_once_counts_as_it_is() -> None:
+    nan = torch.nan
+    merged = merge([with_scores(recording(1), nan, 2.0, nan), with_scores(recording(2), 4.0, nan, nan)])
+    assert [float(layer.scores[DEFAULTS.layer][0]) for layer in merged.layers[:2]] == [4.0, 2.0]
+    assert torch.isnan(merged.layers[2].scores[DEFAULTS.layer]).all()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [recording(batch=1), recording(text="a red cat"), recording(text=None), replace(recording(), layers=recording().layers[:2])],
+    ids=["batch", "prompt", "words", "layers"],
+)
+def test_recordings_that_do_not_fit_are_not_averaged(other: Attention) -> None:
+    with pytest.raises(AttentionError, match="cannot be averaged"):
+        merge([recording(), other])
+
+
+# -- the global map ---------------------------------------------------------------------------------------------------
+
+
+def test_unmeasured_layers_count_as_the_mean_of_the_others() -> None:
+    weights = layer_weights(with_scores(recording(), 1.0, torch.nan, 3.0))
+    assert torch.allclose(weights, torch.tensor([1.0, 2.0, 3.0]) / 6)
+    assert torch.allclose(layer_weights(with_scores(recording(), *[torch.nan] * 3)), torch.tensor(1 / 3))
+    assert torch.allclose(layer_weights(recording(), "vanilla"), torch.tensor(1 / 3))
+
+
+def test_aggregate_takes_the_finest_grid_and_sums_to_one() -> None:
+    maps = aggregate(recording())
+    assert maps.maps.shape == (2, 7, 4, 6)
+    assert torch.allclose(maps.maps.sum(1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(maps.weights.sum(-1), torch.ones(()))
+
+
+def test_aggregate_by_hand() -> None:
+    record = with_scores(recording(batch=1), 1.0, 0.0, 3.0)
+    mixed = record.layers[0].maps["average"] / 4 + record.layers[2].maps["average"] * 3 / 4
+    assert torch.allclose(aggregate(record, "average").maps, mixed.mT.unflatten(-1, (4, 6)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("head", "layer", "words"),
+    [
+        ("cosine", "auto", "head method 'cosine' was not recorded .*head_methods to 'all'"),
+        ("auto", "mse", "layer method 'mse' was not recorded .*layer_methods to 'all'"),
+        ("loudest", "auto", "Unknown head method 'loudest'"),
+        ("auto", "best", "Unknown layer method 'best'"),
+    ],
+)
+def test_methods_that_are_not_there(head: str, layer: str, words: str) -> None:
+    with pytest.raises(AttentionError, match=words):
+        aggregate(recording(), head, layer)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    record = recording()
+    record.layers[1].maps["average"][0, 0, 0] = torch.nan
+    with pytest.raises(AttentionError, match=r"not a number .* layer middle\.1\.0"):
+        aggregate(record)
+
+
+def test_columns_of_positions() -> None:
+    tokens = Tokens((4, 1, 9), True, 12)
+    assert tokens.count == 4
+    assert tokens.columns([9, 4]) == [2, 0]
+    with pytest.raises(AttentionError, match=r"Tokens \[3\] were not recorded"):
+        tokens.columns([1, 3])
+
+
+def test_words_of_a_recording() -> None:
+    own = recording().tokens
+    assert own.named() == own.words
+    other = words_of("two dogs", length=12)
+    assert own.named(other) == other
+    with pytest.raises(WordMapError, match="24 tokens but this one has 12"):
+        own.named(words_of("two dogs", length=24))
+    with pytest.raises(WordMapError, match=r"Encode Prompt \(GoCA\).*Prompt Words \(GoCA\)"):
+        recording(text=None).tokens.named()
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["a red cat on grass", "кот и 🙂", None])
+@pytest.mark.parametrize("affinity", [True, False])
+def test_a_file_gives_back_the_recording(tmp_path: Path, text: str | None, affinity: bool) -> None:
+    record = with_scores(recording(7, text=text, affinity=affinity), 1.0, torch.nan, 3.0)
+    path = tmp_path / "folder" / "one.safetensors"
+    save(str(path), record)
+    assert same(load(str(path)), record)
+    assert [file.name for file in path.parent.iterdir()] == ["one.safetensors"]
+
+
+def test_half_precision_rounds_maps_and_not_scores(tmp_path: Path) -> None:
+    record, path, whole = recording(8), tmp_path / "half.safetensors", tmp_path / "whole.safetensors"
+    save(str(path), record, half=True)
+    save(str(whole), record)
+    found = load(str(path))
+    assert not same(found, record) and same(found, record, 1e-3)
+    assert all(torch.equal(a.scores[DEFAULTS.layer], b.scores[DEFAULTS.layer]) for a, b in zip(found.layers, record.layers, strict=True))
+    assert path.stat().st_size < 0.8 * whole.stat().st_size
+
+
+def test_a_failed_save_leaves_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording(1))
+    broken = replace(recording(2), note=object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        save(str(path), broken)
+    assert same(load(str(path)), recording(1))
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(AttentionError) as caught:
+        load(str(path))
+    message = str(caught.value)
+    assert path.name in message and "\n" not in message and message.endswith(".")
+    return message
+
+
+def test_files_that_are_no_recordings(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    assert "no file" in refused(path)
+    path.write_bytes(b"")
+    assert "damaged" in refused(path)
+    path.write_bytes(b"not a tensor at all" * 100)
+    assert "damaged" in refused(path)
+    save_file({"weight": torch.ones(2)}, path)
+    assert "not a GoCA recording" in refused(path)
+    save_file({"weight": torch.ones(2)}, path, metadata={"format": "pt"})
+    assert "not a GoCA recording" in refused(path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.9, 0.999])
+def test_truncated_files(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    assert "damaged" in refused(path)
+
+
+def rewrite(path: Path, change: Any) -> None:
+    """Save the file again with another header (JSON) or tensors."""
+    with safe_open(str(path), framework="pt") as stored:
+        metadata = stored.metadata()
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    header = json.loads(metadata["header"])
+    change(metadata, header, tensors)
+    metadata.setdefault("header", json.dumps(header))
+    save_file(tensors, path, metadata={**metadata, "header": json.dumps(header)})
+
+
+def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    rewrite(path, lambda metadata, _header, _tensors: metadata.update(version="2"))
+    assert "newer version" in refused(path)
+    rewrite(path, lambda metadata, _header, _tensors: metadata.update(version="two"))
+    assert "damaged" in refused(path)
+
+
+def test_a_tensor_that_is_missing_or_of_another_shape(tmp_path: Path) -> None:
+    for name in ("layer.0.map.average", "layer.1.map.dot-product w/o clamp", "layer.2.score.dot-product similarity", "affinity"):
+        for shape in (None, (1,), (2, 24, 3)):
+            path = tmp_path / "one.safetensors"
+            save(str(path), recording())
+            rewrite(path, lambda _m, _h, tensors, n=name, s=shape: tensors.pop(n) if s is None else tensors.update({n: torch.ones(s)}))
+            assert "damaged" in refused(path), (name, shape)
+
+
+def spoil(value: Any, chance: random.Random) -> Any:
+    """One value somewhere in a JSON document becomes something else."""
+    places: list[tuple[Any, Any]] = []
+
+    def visit(node: Any) -> None:
+        for key in list(node) if isinstance(node, dict) else range(len(node)):
+            places.append((node, key))
+            if isinstance(node[key], dict | list):
+                visit(node[key])
+
+    visit(value)
+    node, key = chance.choice(places)
+    node[key] = chance.choice([None, "x", -3, 1e9, [], {}, [1, "a"], True])
+    return value
+
+
+def test_spoiled_headers_are_refused_or_harmless(tmp_path: Path) -> None:
+    """Whatever a header says, loading ends with a recording that can be used, or with one sentence."""
+    chance = random.Random(4)
+    whole = tmp_path / "whole.safetensors"
+    save(str(whole), recording())
+    refusals = 0
+    for _ in range(120):
+        path = tmp_path / "one.safetensors"
+        path.write_bytes(whole.read_bytes())
+
+        def change(_metadata: Any, header: Any, _tensors: Any) -> None:
+            spoiled = spoil(copy.deepcopy(header), chance)
+            header.clear()
+            header.update(spoiled)
+
+        rewrite(path, change)
+        try:
+            found = load(str(path))
+        except AttentionError as error:
+            refusals += 1
+            assert "damaged" in str(error)
+        else:
+            aggregate(found)
+    assert refusals > 30
