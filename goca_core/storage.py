@@ -47,7 +47,7 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
     os.close(handle)
     try:
         save_file(tensors, part, metadata=metadata)
-        os.replace(part, path)
+        Path(part).replace(path)
     finally:
         Path(part).unlink(missing_ok=True)
 
@@ -66,7 +66,7 @@ def load(path: str | os.PathLike) -> Attention:
                 raise AttentionError(f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
                                      f"reads up to {VERSION}); update comfyui-goca.")
             header = json.loads(metadata["header"])
-            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}
+            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
         return _rebuild(header, tensors)
     except AttentionError:
         raise

@@ -31,10 +31,11 @@ from .helpers import (
 
 pytestmark = pytest.mark.usefixtures("host")
 
+AUTO = Window()
 DEFAULT_HEAD, DEFAULT_LAYER = "dot-product w/o clamp", "dot-product similarity"
 
 
-def probe_and_record(model: Any, work: Job, window: Window = Window(), entry: int = 0, **options: Any) -> tuple[Probe, Attention]:
+def probe_and_record(model: Any, work: Job, window: Window = AUTO, entry: int = 0, **options: Any) -> tuple[Probe, Attention]:
     probe = Probe(model)
     probe.run(work)
     recording, recorder = record(model, window, **options)

@@ -19,6 +19,9 @@ from .helpers import Job, blocks_of, job, with_lora, words_of
 pytestmark = pytest.mark.usefixtures("host")
 
 
+AUTO = Window()
+
+
 @dataclass(frozen=True)
 class Case:
     """One combination; what is not named is as in the host's default graph."""
@@ -30,7 +33,7 @@ class Case:
     batch: int = 1
     size: tuple[int, int] = (16, 24)
     extra: str = ""
-    window: Window = Window()
+    window: Window = AUTO
     everything: bool = False
 
     @property
@@ -78,7 +81,7 @@ def dress(model: Any, extra: str) -> Any:
     return model
 
 
-def check_identical(model: Any, work: Job, window: Window = Window(), everything: bool = False) -> Any:
+def check_identical(model: Any, work: Job, window: Window = AUTO, everything: bool = False) -> Any:
     """Sample plain, recorded and plain again; returns the recording."""
     recording, recorder = record(model, window, all_heads=everything, all_layers=everything)
     torch.manual_seed(11)
