@@ -20,7 +20,6 @@ from tests.conftest import ROOT, need
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 EDITOR = sorted((ROOT / "workflows").glob("*.json"))
 WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
-SHORT = {"steps": 2}
 
 
 def graph(name: str) -> Prompt:
@@ -38,7 +37,7 @@ def pictures(server: ComfyServer, run: Run, node: str) -> list[np.ndarray]:
 
 def shortened(prompt: Prompt) -> Prompt:
     """Fewer steps: what is looked at here does not depend on the picture's quality."""
-    assert demo.put(prompt, SHORT["steps"], ["steps"])
+    assert demo.put(prompt, 2, ["steps"])
     return prompt
 
 
@@ -88,6 +87,21 @@ def test_other_phrases_runs_without_sampling(server: ComfyServer) -> None:
     run = server.run(prompt)
     assert by_type(prompt, "KSampler") in run.cached
     check_masks(server, run, prompt, ["circle", "square", "grass"], 64)
+
+
+def test_the_short_chain_runs_to_the_same_masks(server: ComfyServer) -> None:
+    """Mask From Tokens and Overlay do by themselves what Aggregate and Rescale do with their defaults."""
+    prompt = shortened(graph("masks_from_words_demo"))
+    (whole,) = server.run(prompt).outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    scores = by_type(prompt, "GOCA_Rescale")
+    for node in prompt.values():
+        if node["inputs"].get("source") == [scores, 0]:
+            node["inputs"]["source"] = [by_type(prompt, "GOCA_CollectAttention"), 0]
+    del prompt[by_type(prompt, "GOCA_Aggregate")], prompt[scores]
+    run = server.run(prompt)
+    (short,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    assert short == whole
+    assert run.outputs[by_type(prompt, "GOCA_Overlay", "Heat map of every word")]["images"]
 
 
 def test_the_checkpoint_graph_runs_with_another_model(server: ComfyServer) -> None:
