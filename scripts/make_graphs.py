@@ -169,8 +169,8 @@ def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str
         [masks, images],
         [overlay],
         [heat],
-        *([node] for node in saved[1:]),
     ]
+    cutting += [[node] for node in saved[1:]]
     return Graph(name, [("Paint and record", painting), ("From words to masks", cutting)])
 
 
