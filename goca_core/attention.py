@@ -2,6 +2,7 @@
 
 All sizes are carried explicitly (``height``, ``width``, in tokens); image tokens are in raster order.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -80,16 +81,20 @@ class Tokens:
         index = {position: column for column, position in enumerate(self.positions)}
         missing = [position for position in positions if position not in index]
         if missing:
-            raise AttentionError(f"Tokens {missing} were not recorded, only {list(self.positions)}; sample again with a "
-                                 "conditioning whose words include them.")
+            raise AttentionError(
+                f"Tokens {missing} were not recorded, only {list(self.positions)}; sample again with a "
+                "conditioning whose words include them."
+            )
         return [index[position] for position in positions]
 
     def named(self, words: WordMap | None = None) -> WordMap:
         """The word map to find phrases with: ``words`` if given, else the recording's own. It must fit."""
         chosen = words if words is not None else self.words
         if chosen is None:
-            raise WordMapError("The recorded conditioning does not say which token is which word; encode the prompt with "
-                               "Encode Prompt (GoCA), or wire Prompt Words (GoCA) with the same CLIP and text into the words input.")
+            raise WordMapError(
+                "The recorded conditioning does not say which token is which word; encode the prompt with "
+                "Encode Prompt (GoCA), or wire Prompt Words (GoCA) with the same CLIP and text into the words input."
+            )
         chosen.check(self.length)
         return chosen
 
@@ -129,8 +134,10 @@ class Attention:
         """Raise AttentionError if the model produced numbers that are not finite."""
         for layer in self.layers:
             if not all(bool(torch.isfinite(m).all()) for m in layer.maps.values()):
-                raise AttentionError(f"The model's attention is not a number (NaN or infinity) from layer {layer.name} on, so "
-                                     "no mask can be made; check the weights, or run the model at a higher precision.")
+                raise AttentionError(
+                    f"The model's attention is not a number (NaN or infinity) from layer {layer.name} on, so "
+                    "no mask can be made; check the weights, or run the model at a higher precision."
+                )
 
 
 @dataclass(frozen=True)
@@ -160,8 +167,10 @@ def _chosen(what: str, method: str, default: str, available: Sequence[str], know
     if method not in known:
         raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(known)}.")
     if method not in available:
-        raise AttentionError(f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set Record "
-                             f"Attention's {what}_methods to 'all' and sample again.")
+        raise AttentionError(
+            f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set Record "
+            f"Attention's {what}_methods to 'all' and sample again."
+        )
     return method
 
 
@@ -211,18 +220,24 @@ def alike(first: Attention, second: Attention) -> bool:
 def blend(mean: Attention, new: Attention, share: float) -> Attention:
     """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
     if not alike(mean, new):
-        raise AttentionError("Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart.")
+        raise AttentionError(
+            "Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart."
+        )
 
     def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
 
     def mix_scores(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # A score that could be measured only once counts as it is.
-        return {name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
-                for name, mixed in mix(first, second).items()}
+        return {
+            name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
+            for name, mixed in mix(first, second).items()
+        }
 
-    layers = tuple(replace(a, maps=mix(a.maps, b.maps), scores=mix_scores(a.scores, b.scores))
-                   for a, b in zip(mean.layers, new.layers, strict=True))
+    layers = tuple(
+        replace(a, maps=mix(a.maps, b.maps), scores=mix_scores(a.scores, b.scores))
+        for a, b in zip(mean.layers, new.layers, strict=True)
+    )
     affinity = mean.affinity
     if affinity is not None and new.affinity is not None:
         affinity = replace(affinity, matrix=torch.lerp(affinity.matrix.float(), new.affinity.matrix.float(), share))

@@ -1,4 +1,5 @@
 """Recordings on disk: one safetensors file, tensors by name and everything else as JSON in its header. Never pickle."""
+
 from __future__ import annotations
 
 import json
@@ -29,17 +30,29 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
         tensors |= {f"layer.{number}.map.{method}": value for method, value in layer.maps.items()}
         tensors |= {f"layer.{number}.score.{method}": value for method, value in layer.scores.items()}
     header: dict[str, Any] = {
-        "family": attention.family, "height": attention.height, "width": attention.width, "scale": attention.scale,
-        "layers": layers, "sigmas": list(attention.sigmas), "note": attention.note, "defaults": vars(attention.defaults),
-        "tokens": {"positions": list(attention.tokens.positions), "rest": attention.tokens.rest, "length": attention.tokens.length},
+        "family": attention.family,
+        "height": attention.height,
+        "width": attention.width,
+        "scale": attention.scale,
+        "layers": layers,
+        "sigmas": list(attention.sigmas),
+        "note": attention.note,
+        "defaults": vars(attention.defaults),
+        "tokens": {
+            "positions": list(attention.tokens.positions),
+            "rest": attention.tokens.rest,
+            "length": attention.tokens.length,
+        },
         "words": attention.tokens.words.to_json() if attention.tokens.words is not None else None,
     }
     if attention.affinity is not None:
         header["affinity"] = {"height": attention.affinity.height, "width": attention.affinity.width}
         tensors["affinity"] = attention.affinity.matrix
     kept = torch.float16 if half else torch.float32
-    tensors = {name: value.detach().to("cpu", torch.float32 if ".score." in name else kept).contiguous().clone()
-               for name, value in tensors.items()}
+    tensors = {
+        name: value.detach().to("cpu", torch.float32 if ".score." in name else kept).contiguous().clone()
+        for name, value in tensors.items()
+    }
     metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,30 +69,46 @@ def load(path: str | os.PathLike) -> Attention:
     """Read a recording. Raises AttentionError with one sentence for a file that is missing, damaged or something else."""
     name = Path(path).name
     if not Path(path).is_file():
-        raise AttentionError(f"There is no file {name!r}; save a recording with Save Attention first, or choose another file.")
+        raise AttentionError(
+            f"There is no file {name!r}; save a recording with Save Attention first, or choose another file."
+        )
     try:
         with safe_open(os.fspath(path), framework="pt", device="cpu") as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise AttentionError(f"{name!r} is a safetensors file but not a GoCA recording; choose a file made by Save Attention.")
+                raise AttentionError(
+                    f"{name!r} is a safetensors file but not a GoCA recording; choose a file made by Save Attention."
+                )
             if int(metadata["version"]) > VERSION:
-                raise AttentionError(f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
-                                     f"reads up to {VERSION}); update comfyui-goca.")
+                raise AttentionError(
+                    f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
+                    f"reads up to {VERSION}); update comfyui-goca."
+                )
             header = json.loads(metadata["header"])
             tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
         return _rebuild(header, tensors)
     except AttentionError:
         raise
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise AttentionError(f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again.") from error
+        raise AttentionError(
+            f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again."
+        ) from error
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
     layers = []
     for number, item in enumerate(header["layers"]):
         prefix = f"layer.{number}."
-        maps = {key.removeprefix(f"{prefix}map."): value for key, value in tensors.items() if key.startswith(f"{prefix}map.")}
-        scores = {key.removeprefix(f"{prefix}score."): value for key, value in tensors.items() if key.startswith(f"{prefix}score.")}
+        maps = {
+            key.removeprefix(f"{prefix}map."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{prefix}map.")
+        }
+        scores = {
+            key.removeprefix(f"{prefix}score."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{prefix}score.")
+        }
         layers.append(Layer(item["name"], item["height"], item["width"], maps, scores))
     tokens = header["tokens"]
     words = WordMap.from_json(header["words"]) if header["words"] is not None else None
@@ -87,9 +116,17 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
     if "affinity" in header:
         affinity = Affinity(header["affinity"]["height"], header["affinity"]["width"], tensors["affinity"])
     attention = Attention(
-        header["family"], header["height"], header["width"], header["scale"], tuple(layers),
-        Tokens(tuple(tokens["positions"]), tokens["rest"], tokens["length"], words), Defaults(**header["defaults"]), affinity,
-        tuple(header["sigmas"]), header["note"])
+        header["family"],
+        header["height"],
+        header["width"],
+        header["scale"],
+        tuple(layers),
+        Tokens(tuple(tokens["positions"]), tokens["rest"], tokens["length"], words),
+        Defaults(**header["defaults"]),
+        affinity,
+        tuple(header["sigmas"]),
+        header["note"],
+    )
     _check(attention)
     return attention
 
@@ -97,8 +134,13 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
 def _check(attention: Attention) -> None:
     """A header that promises other things than the file holds is damage too."""
     tokens, defaults = attention.tokens, attention.defaults
-    sizes = [attention.height, attention.width, attention.scale, tokens.length, *(side for layer in attention.layers
-                                                                                  for side in (layer.height, layer.width))]
+    sizes = [
+        attention.height,
+        attention.width,
+        attention.scale,
+        tokens.length,
+        *(side for layer in attention.layers for side in (layer.height, layer.width)),
+    ]
     _expect(bool(attention.layers), "layers")
     _expect(all(type(size) is int and size > 0 for size in sizes), "sizes")
     _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")

@@ -3,6 +3,7 @@
 The override sees queries, keys and values; a hook on each output projection says which layer they belong to and what
 was made of them. Results pass through untouched, and everything is undone when the call ends, however it ends.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -79,7 +80,6 @@ class Forward:
         self._projected: dict[nn.Module, Tensor] = {}
         self._columns: dict[tuple, Columns] = {}
         self._grids: dict[str, Grid] = {}
-        self.calls = 0
 
     def _affinity_grid(self, finest: Grid) -> Grid:
         """The paper propagates on the finest grid; unless asked to, no grid finer than the reference's is held when
@@ -118,9 +118,9 @@ class Forward:
         def override(func: Any, *args: Any, **kwargs: Any) -> Any:
             out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
             if _recording.get() is self and isinstance(out, Tensor):
-                self.calls += 1
                 # The output finds its projection within one or two calls; older ones belong to nothing we know.
-                self._pending = self._pending[-1:] + [(bind(args, kwargs), out, kwargs.get("transformer_options") or {})]
+                call = bind(args, kwargs), out, kwargs.get("transformer_options") or {}
+                self._pending = [*self._pending[-1:], call]
             return out
 
         return override
@@ -195,8 +195,11 @@ class Forward:
 
     def _score(self, name: str, entry: Entry, layer: Tensor, grid: Grid) -> None:
         assert entry.reference is not None
-        entry.scores[name] = {method: entry.reference.score(layer, grid, method).cpu()
-                              for method in self.options.layer_methods if method != "vanilla"}
+        entry.scores[name] = {
+            method: entry.reference.score(layer, grid, method).cpu()
+            for method in self.options.layer_methods
+            if method != "vanilla"
+        }
 
     def _on_cross(self, block: Block) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -225,7 +228,9 @@ class Forward:
         q, k, v = (split_heads(part, block.heads) for part in kept if part is not None)
         return Call(q, k, v, None, q.shape[-1] ** -0.5)
 
-    def _take_cross(self, block: Block, entry: Entry, call: Call, post: Tensor | None, module: nn.Module, grid: Grid) -> None:
+    def _take_cross(
+        self, block: Block, entry: Entry, call: Call, post: Tensor | None, module: nn.Module, grid: Grid
+    ) -> None:
         if block.name == self.plan.reference:
             self._take_reference(entry, call, grid)
         tokens = entry.tokens
@@ -242,13 +247,20 @@ class Forward:
             value = post[entry.rows]
         weights = self._head_weights(module, value, call, block.heads)
         maps = cross_maps(call, weights, self._columns[key])
-        entry.result.layers[block.name] = Layer(block.name, *grid, {name: part.cpu() for name, part in maps.items()}, {})
+        entry.result.layers[block.name] = Layer(
+            block.name, *grid, {name: part.cpu() for name, part in maps.items()}, {}
+        )
 
     def _head_weights(self, module: nn.Module, post: Tensor, call: Call, heads: int) -> dict[str, Tensor]:
         methods = self.options.head_methods
         # The average does not look at the projection, so a model whose projection cannot be read still records it.
-        weight = effective_weight(module, post.device) if set(methods) != {"average"} else post.new_zeros(1, post.shape[-1])
-        return {method: head_weights(post.float(), weight, heads, method, call.v if "VW" in method else None) for method in methods}
+        weight = (
+            effective_weight(module, post.device) if set(methods) != {"average"} else post.new_zeros(1, post.shape[-1])
+        )
+        return {
+            method: head_weights(post.float(), weight, heads, method, call.v if "VW" in method else None)
+            for method in methods
+        }
 
     def _take_reference(self, entry: Entry, call: Call, grid: Grid) -> None:
         """The reference feature is the query projection of this layer's cross-attention, all heads side by side."""
@@ -261,7 +273,9 @@ class Forward:
 
     def results(self) -> dict[Any, EntryResult]:
         """What was recorded, by conditioning; the layers in the order of the plan."""
-        unknown = {method: torch.full((1,), torch.nan) for method in LAYER_METHODS if method in self.options.layer_methods}
+        unknown = {
+            method: torch.full((1,), torch.nan) for method in LAYER_METHODS if method in self.options.layer_methods
+        }
         for entry in self.entries.values():
             layers = {}
             for block in self.plan.blocks:
@@ -269,7 +283,8 @@ class Forward:
                 if layer is not None:
                     batch = next(iter(layer.maps.values())).shape[0]
                     scores = entry.scores.get(block.name) or {
-                        method: value.expand(batch).clone() for method, value in unknown.items() if method != "vanilla"}
+                        method: value.expand(batch).clone() for method, value in unknown.items() if method != "vanilla"
+                    }
                     layers[block.name] = Layer(layer.name, layer.height, layer.width, layer.maps, scores)
             entry.result.layers = layers
             if entry.result.affinity is not None:

@@ -1,4 +1,5 @@
 """Record attention while any sampler runs: wrappers on a copy of the MODEL, and the recordings by the latent they made."""
+
 from __future__ import annotations
 
 import hashlib
@@ -44,8 +45,12 @@ class Recorder:
 
         find_family(model.model)
         patched = model.clone()
-        for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, self._outer_sample), (WrappersMP.PREDICT_NOISE, self._predict_noise),
-                              (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch), (WrappersMP.APPLY_MODEL, self._apply_model)):
+        for kind, wrapper in (
+            (WrappersMP.OUTER_SAMPLE, self._outer_sample),
+            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
+            (WrappersMP.APPLY_MODEL, self._apply_model),
+        ):
             # A second Record Attention on the same model takes the place of the first.
             patched.remove_wrappers_with_key(kind, KEY)
             patched.add_wrapper_with_key(kind, KEY, wrapper)
@@ -55,7 +60,16 @@ class Recorder:
     def _run(self) -> Run | None:
         return self._active[-1] if self._active else None
 
-    def _outer_sample(self, executor: Any, noise: Tensor, latent_image: Tensor, sampler: Any, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def _outer_sample(
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
         run = Run(executor.class_obj, sigmas, self.window, noise.shape)
         with _lock:
             self._active.append(run)
@@ -87,8 +101,17 @@ class Recorder:
         finally:
             run.end_pass()
 
-    def _apply_model(self, executor: Any, x: Tensor, t: Tensor, c_concat: Any = None, c_crossattn: Any = None, control: Any = None,
-                     transformer_options: dict[str, Any] | None = None, **kwargs: Any) -> Tensor:
+    def _apply_model(
+        self,
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
         run = self._run
         forward = None if run is None else self._forward(run, executor.class_obj, x, options)
@@ -107,7 +130,11 @@ class Recorder:
         # Anything else is a call that another node has cut up, and whose rows are whose cannot be told.
         if x.ndim != 4 or x.shape[0] != size * len(uuids):
             return None
-        entries = {uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid]) for i, uuid in enumerate(uuids) if uuid in run.tokens}
+        entries = {
+            uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid])
+            for i, uuid in enumerate(uuids)
+            if uuid in run.tokens
+        }
         if not entries or not run.wants(model):
             return None
         return Forward(run.plan(model), self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0])
@@ -137,13 +164,17 @@ class Recorder:
         if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
             raise AttentionError("This kind of latent (several latents in one) cannot be recorded; use an image model.")
         if samples.numel() == 0:
-            raise AttentionError(f"The latent is empty (its size is {'x'.join(map(str, samples.shape))}); give the sampler a picture of at least one cell.")
+            raise AttentionError(
+                f"The latent is empty (its size is {'x'.join(map(str, samples.shape))}); give the sampler a picture of at least one cell."
+            )
         with _lock:
             run = next((_shelf[mark] for mark in self._marks(samples) if mark in _shelf), None)
         if run is None:
-            raise AttentionError("This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
-                                 "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
-                                 f"(only the last {_KEEP} runs are kept).")
+            raise AttentionError(
+                "This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
+                "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
+                f"(only the last {_KEEP} runs are kept)."
+            )
         return run.attention(entry)
 
 
@@ -159,8 +190,15 @@ def _fingerprints(samples: Tensor) -> list[str]:
     return marks
 
 
-def record(model: Any, window: Window, *, all_heads: bool = False, all_layers: bool = False, full_affinity: bool = False,
-           reference_channel0: bool = False) -> tuple[Any, Recorder]:
+def record(
+    model: Any,
+    window: Window,
+    *,
+    all_heads: bool = False,
+    all_layers: bool = False,
+    full_affinity: bool = False,
+    reference_channel0: bool = False,
+) -> tuple[Any, Recorder]:
     """A recording copy of a MODEL and its recorder.
 
     Kept are the family's own head and layer methods and the plain averages; ``all_heads`` and ``all_layers`` keep every

@@ -1,4 +1,5 @@
 """One sampling run: its conditionings, its step window, and what was recorded for each conditioning."""
+
 from __future__ import annotations
 
 import math
@@ -39,7 +40,7 @@ class Run:
         self._means: dict[Any, Attention] = {}
         self._reached: list[float] = []
         self._targets: tuple[float, ...] = ()
-        self._passes = self._evaluations = self._calls = 0
+        self._passes = self._evaluations = 0
         self._sigma = 0.0
         self._committed = self._blind = False
         self.recording = False
@@ -89,7 +90,6 @@ class Run:
 
     def commit(self, forward: Forward, model: Any) -> None:
         """Take what one model call recorded into the running means."""
-        self._calls += forward.calls
         assert self._plan is not None
         for uuid, result in forward.results().items():
             if not result.layers:
@@ -102,9 +102,10 @@ class Run:
             record = self._record(uuid, result, forward, model)
             mean = self._means.get(uuid)
             if mean is not None and not alike(mean, record):
-                # Another node changed the layers' sizes on the way (Deep Shrink does); what comes later is nearer to the picture.
-                mean, record = None, replace(record, note="; ".join(filter(None, (record.note, (
-                    f"only the evaluations from noise level {self._sigma:.2f} on were averaged, because the layers changed there")))))
+                # Another node changed the layers' sizes on the way (Deep Shrink does); what comes later is nearer to
+                # the picture.
+                changed = f"averaged from noise level {self._sigma:.2f} on only, because the layers changed there"
+                mean, record = None, replace(record, note="; ".join(filter(None, (record.note, changed))))
             self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
 
     def _record(self, uuid: Any, result: EntryResult, forward: Forward, model: Any) -> Attention:
@@ -113,17 +114,29 @@ class Run:
         if result.affinity is not None:
             affinity = Affinity(*result.affinity_grid, result.affinity)
         return Attention(
-            self._family, *forward.size, int(getattr(model.latent_format, "spacial_downscale_ratio", 8)), tuple(result.layers.values()),
-            self.tokens[uuid], self._plan.defaults, affinity, (self._sigma,), self._note(result))
+            self._family,
+            *forward.size,
+            int(getattr(model.latent_format, "spacial_downscale_ratio", 8)),
+            tuple(result.layers.values()),
+            self.tokens[uuid],
+            self._plan.defaults,
+            affinity,
+            (self._sigma,),
+            self._note(result),
+        )
 
     def _note(self, result: EntryResult) -> str:
         assert self._plan is not None
         notes = []
         lost = len(self._plan.blocks) - len(result.layers)
         if lost:
-            notes.append(f"{lost} of {len(self._plan.blocks)} layers could not be recorded (another node replaces their attention)")
+            notes.append(
+                f"{lost} of {len(self._plan.blocks)} layers could not be recorded (another node replaces their attention)"
+            )
         if self._window.auto and abs(math.log(max(self._sigma, 1e-9) / self._plan.noise_level)) > 1:
-            notes.append(f"recorded at noise level {self._sigma:.2f}, far from the best one, {self._plan.noise_level:.2f}")
+            notes.append(
+                f"recorded at noise level {self._sigma:.2f}, far from the best one, {self._plan.noise_level:.2f}"
+            )
         return "; ".join(notes)
 
     def close(self) -> None:
@@ -133,30 +146,42 @@ class Run:
     def attention(self, entry: int) -> Attention:
         """The recording of one positive conditioning. Raises AttentionError when there is none, saying why."""
         if not self.order:
-            raise AttentionError("The sampler had no positive text conditioning, so there is no attention to words; give it an encoded prompt.")
+            raise AttentionError(
+                "The sampler had no positive text conditioning, so there is no attention to words; give it an encoded prompt."
+            )
         if not 0 <= entry < len(self.order):
-            raise AttentionError(f"There is no conditioning number {entry}; this run had {len(self.order)}, counted from 0.")
+            raise AttentionError(
+                f"There is no conditioning number {entry}; this run had {len(self.order)}, counted from 0."
+            )
         # Without a choice, a conditioning that was active in the window is better than none.
         chosen = [self.order[entry]] if entry else self.order
         uuid = next((candidate for candidate in chosen if candidate in self._means), None)
         if uuid is not None:
             return self._means[uuid]
         if self._cropped.intersection(chosen):
-            raise AttentionError("The recorded conditioning is limited to an area, so its map covers only part of the picture; limit it "
-                                 "with a mask (Conditioning Set Mask, default area) instead.")
+            raise AttentionError(
+                "The recorded conditioning is limited to an area, so its map covers only part of the picture; limit it "
+                "with a mask (Conditioning Set Mask, default area) instead."
+            )
         raise AttentionError(f"Nothing was recorded: {self._why()}.")
 
     def _why(self) -> str:
         if not self._evaluations:
             return "the sampler never evaluated the model (no steps, or every step was skipped); let it run at least one step"
         if self._gate is not None and not self._targets:
-            return (f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from {self._window.start:g} to "
-                    f"{self._window.end:g}; widen it, or set the window to auto")
-        if self._blind or self._calls:
-            return ("the model ran without its attention being visible, because it is compiled or its attention is replaced as a whole; "
-                    "take the compile or acceleration node off this MODEL")
-        return ("the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped the step; "
-                "choose another step window")
+            return (
+                f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from {self._window.start:g} to "
+                f"{self._window.end:g}; widen it, or set the window to auto"
+            )
+        if self._blind:
+            return (
+                "the model ran without its attention being visible, because it is compiled or its attention is replaced as a whole; "
+                "take the compile or acceleration node off this MODEL"
+            )
+        return (
+            "the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped the step; "
+            "choose another step window"
+        )
 
 
 def _kept_tokens(length: int, words: Any) -> Tokens:

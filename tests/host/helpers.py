@@ -9,9 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from goca_core.attention import aggregate
 from goca_core.capture.family import Plan, find_family, network_of
 from goca_core.wordbuild import Token, build
 from goca_core.words import WordMap
@@ -60,7 +60,15 @@ class Job:
         import nodes
 
         return nodes.KSampler().sample(
-            model, self.seed, self.steps, self.cfg, self.sampler, self.scheduler, self.positive, self.negative, self._start()
+            model,
+            self.seed,
+            self.steps,
+            self.cfg,
+            self.sampler,
+            self.scheduler,
+            self.positive,
+            self.negative,
+            self._start(),
         )[0]
 
     def _KSamplerAdvanced(self, model: Any) -> Any:
@@ -110,6 +118,11 @@ def with_lora(model: Any, seed: int = 9) -> Any:
 def count_hooks(model: Any) -> int:
     """Forward hooks of every kind on every module."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules())
+
+
+def global_map(recorder: Any, latent: Tensor) -> Tensor:
+    """The global map of what a recorder kept for a latent, by the default methods."""
+    return aggregate(recorder.collect(latent)).maps
 
 
 # -- an independent look at attention ---------------------------------------------------------------------------------
@@ -218,91 +231,13 @@ class Probe:
         raise AssertionError(f"no call at noise level {sigma}")
 
 
-def dense_weights(seen: Seen, method: str) -> Tensor:
-    """Head weights [B, N, H] by their definition, with every head's output written out."""
-    chances = seen.chances()
-    values = seen.split(seen.v)
-    heads, width = values.shape[1], values.shape[3]
-    weight = seen.weight.double().reshape(-1, heads, width)
-    each = torch.einsum("bhnd,ohd->bnho", chances @ values, weight)
-    whole = each.sum(2, keepdim=True)
-    dot = (each * whole).sum(-1)
-    length = each.norm(dim=-1)
-    cosine = dot / length.clamp_min(1e-8) / whole.norm(dim=-1).clamp_min(1e-8)
-    size = torch.linalg.matrix_norm(torch.einsum("bhtd,ohd->bhto", values, weight), ord=2)[:, None]
-    raw = {
-        "average": torch.ones_like(dot),
-        "l2-norm": length,
-        "cosine": cosine,
-        "dot-product": dot.clamp_min(0),
-        "dot-product w/o clamp": dot,
-        "cosine + VW": cosine * size,
-        "dot-product + VW": dot.clamp_min(0) * size,
-    }[method]
-    total = raw.sum(-1, keepdim=True)
-    usable = total > 1e-6 * raw.abs().amax(-1, keepdim=True)
-    return torch.where(usable, raw / total, 1 / heads)
-
-
-def dense_map(seen: Seen, method: str, length: int) -> Tensor:
-    """The layer's map [B, N, length] after head-wise aggregation; repeats of the prompt are added up."""
-    chances = seen.chances()
-    folded = chances.reshape(*chances.shape[:3], -1, length).sum(3)
-    return torch.einsum("bhnt,bnh->bnt", folded, dense_weights(seen, method))
-
-
-def dense_resize(own: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """[B, N, N] to another grid: keys bilinear, queries nearest, one query at a time."""
-    height, width = grid
-    keys = F.interpolate(own.reshape(-1, height * width, height, width), size=size, mode="bilinear", align_corners=False)
-    rows = [
-        keys[:, (y * height // size[0]) * width + x * width // size[1]].flatten(1)
-        for y in range(size[0])
-        for x in range(size[1])
-    ]
-    return torch.stack(rows, 1)
-
-
-def dense_reference(seen: Seen, channel0: bool = False) -> Tensor:
-    """P of the reference layer's queries."""
-    q = seen.q.double()
-    q = q[..., :1] if channel0 else q
-    return torch.softmax(q @ q.transpose(1, 2) / q.shape[-1] ** 0.5, -1)
-
-
-def dense_scores(call: Evaluation, reference: str, method: str, channel0: bool = False) -> dict[str, Tensor]:
-    """Unnormalised layer scores [B] by the direct way."""
-    p = dense_reference(call.cross[reference], channel0)
-    scores = {}
-    for name, seen in call.own.items():
-        s = dense_resize(seen.chances().mean(1), call.grids[name], call.grids[reference])
-        if method == "dot-product similarity":
-            scores[name] = (p * s).sum((1, 2))
-        elif method == "mse":
-            scores[name] = 1 / ((p - s) ** 2).sum(-1).sqrt().sum(-1)
-        else:
-            scores[name] = torch.minimum(p, s).sum((1, 2)) / (torch.maximum(p, s).sum((1, 2)) + 1e-4)
-    return scores
-
-
-def dense_global(maps: dict[str, Tensor], scores: dict[str, Tensor], grids: dict[str, tuple[int, int]]) -> Tensor:
-    """The global map [B, T, h, w] on the finest grid."""
-    size = max(grids.values(), key=lambda grid: grid[0] * grid[1])
-    total = sum(scores[name].clamp_min(0) for name in maps)
-    mixed: Any = 0
-    for name, layer in maps.items():
-        picture = layer.transpose(1, 2).reshape(layer.shape[0], -1, *grids[name])
-        picture = F.interpolate(picture, size=size, mode="bilinear", align_corners=False)
-        mixed = mixed + (scores[name].clamp_min(0) / total)[:, None, None, None] * picture
-    mixed = mixed.clamp_min(0)
-    return mixed / mixed.sum(1, keepdim=True)
-
-
 def names(items: Iterable[Any]) -> list[str]:
     return [item.name for item in items]
 
 
 def stub_guider(**conds: Any) -> SimpleNamespace:
     """Just enough of a guider for a run that never reaches a model."""
-    patcher = SimpleNamespace(get_model_object=lambda _name: SimpleNamespace(percent_to_sigma=lambda share: 10 * (1 - share)))
+    patcher = SimpleNamespace(
+        get_model_object=lambda _name: SimpleNamespace(percent_to_sigma=lambda share: 10 * (1 - share))
+    )
     return SimpleNamespace(conds=conds, model_patcher=patcher)

@@ -14,20 +14,8 @@ from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
 
 from . import tiny
-from .helpers import (
-    Evaluation,
-    Job,
-    Probe,
-    blocks_of,
-    dense_global,
-    dense_map,
-    dense_resize,
-    dense_scores,
-    job,
-    names,
-    with_lora,
-    words_of,
-)
+from .dense import dense_global, dense_map, dense_resize, dense_scores
+from .helpers import Evaluation, Job, Probe, blocks_of, job, names, with_lora, words_of
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -35,7 +23,9 @@ AUTO = Window()
 DEFAULT_HEAD, DEFAULT_LAYER = "dot-product w/o clamp", "dot-product similarity"
 
 
-def probe_and_record(model: Any, work: Job, window: Window = AUTO, entry: int = 0, **options: Any) -> tuple[Probe, Attention]:
+def probe_and_record(
+    model: Any, work: Job, window: Window = AUTO, entry: int = 0, **options: Any
+) -> tuple[Probe, Attention]:
     probe = Probe(model)
     probe.run(work)
     recording, recorder = record(model, window, **options)
@@ -50,7 +40,9 @@ def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = 1e-4) -> Non
     assert difference < tolerance, f"off by {difference:.2g}"
 
 
-def check_maps(attention: Attention, call: Evaluation, method: str = DEFAULT_HEAD, tolerance: float = 1e-4) -> dict[str, Tensor]:
+def check_maps(
+    attention: Attention, call: Evaluation, method: str = DEFAULT_HEAD, tolerance: float = 1e-4
+) -> dict[str, Tensor]:
     """Every layer's map; returns the dense ones."""
     assert names(attention.layers) == list(call.cross)
     dense = {name: dense_map(seen, method, attention.tokens.length) for name, seen in call.cross.items()}
@@ -60,7 +52,9 @@ def check_maps(attention: Attention, call: Evaluation, method: str = DEFAULT_HEA
     return dense
 
 
-def check_scores(attention: Attention, scores: dict[str, Tensor], method: str = DEFAULT_LAYER, tolerance: float = 1e-4) -> None:
+def check_scores(
+    attention: Attention, scores: dict[str, Tensor], method: str = DEFAULT_LAYER, tolerance: float = 1e-4
+) -> None:
     for layer in attention.layers:
         recorded, dense = layer.scores[method].double(), scores[layer.name]
         assert recorded.shape == dense.shape
@@ -124,7 +118,10 @@ def test_prompts_of_different_lengths_share_a_call(lengths: tuple[int, int]) -> 
     probe, attention = probe_and_record(built.model, job(built, 2, positive=positive, negative=negative, cfg=4.0))
     call = probe.positive(attention.sigmas[0])
     assert call.chunks == [1, 0]
-    assert next(iter(call.cross.values())).k.shape[1] == torch.tensor(lengths).apply_(int).lcm(torch.tensor(lengths[::-1]))[0]
+    assert (
+        next(iter(call.cross.values())).k.shape[1]
+        == torch.tensor(lengths).apply_(int).lcm(torch.tensor(lengths[::-1]))[0]
+    )
     assert attention.tokens.length == lengths[0]
     check(attention, probe)
 
@@ -228,7 +225,9 @@ def test_several_evaluations_are_averaged() -> None:
     probe, attention = probe_and_record(built.model, job(built, 2, steps=5), Window(False, 0.3, 1.0, 3))
     sigmas = [call.sigma for call in probe.calls]
     assert len(attention.sigmas) == 3
-    assert list(attention.sigmas) == pytest.approx([s for s in sigmas if any(abs(s / t - 1) < 1e-3 for t in attention.sigmas)])
+    assert list(attention.sigmas) == pytest.approx(
+        [s for s in sigmas if any(abs(s / t - 1) < 1e-3 for t in attention.sigmas)]
+    )
     calls = [probe.positive(sigma) for sigma in attention.sigmas]
     dense = mean_maps(calls)
     for layer in attention.layers:

@@ -161,4 +161,3 @@ def test_the_demo_model_is_recorded_without_a_change(pack: Any, host: Any) -> No
     attention = check_identical(model, work)
     assert attention.scale == 2
     check_identical(model, replace(work, sampler="heun", node="SamplerCustomAdvanced", steps=3))
-

@@ -26,9 +26,12 @@ def words_of(text: str, length: int = 12) -> WordMap:
 
 
 def recording(
-    seed: int = 0, batch: int = 2, text: str | None = "a red cat on grass", affinity: bool = True, scale: int = 8, odd: int = 0
+    seed: int = 0,
+    batch: int = 2,
+    text: str | None = "a red cat on grass",
+    affinity: bool = True,
 ) -> Attention:
-    """A recording of a latent of 4 x 6 cells with layers on two grids; `odd` cells less than the layers' grid covers."""
+    """A recording of a latent of 4 x 6 cells with layers on two grids."""
     generator = torch.Generator().manual_seed(seed)
     words = None if text is None else words_of(text)
     positions = tuple(range(12)) if words is None else tuple(range(len(words.words) + 1))
@@ -48,4 +51,4 @@ def recording(
         for name, height, width in GRIDS
     )
     spread = Affinity(4, 6, chances(batch, 24, 24)) if affinity else None
-    return Attention("unet", 4 - odd, 6 - odd, scale, layers, tokens, DEFAULTS, spread, (0.35,), "a note")
+    return Attention("unet", 4, 6, 8, layers, tokens, DEFAULTS, spread, (0.35,), "a note")

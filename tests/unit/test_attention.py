@@ -79,7 +79,12 @@ def test_a_score_measured_only_once_counts_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [recording(batch=1), recording(text="a red cat"), recording(text=None), replace(recording(), layers=recording().layers[:2])],
+    [
+        recording(batch=1),
+        recording(text="a red cat"),
+        recording(text=None),
+        replace(recording(), layers=recording().layers[:2]),
+    ],
     ids=["batch", "prompt", "words", "layers"],
 )
 def test_recordings_that_do_not_fit_are_not_averaged(other: Attention) -> None:
@@ -169,7 +174,10 @@ def test_half_precision_rounds_maps_and_not_scores(tmp_path: Path) -> None:
     save(str(whole), record)
     found = load(str(path))
     assert not same(found, record) and same(found, record, 1e-3)
-    assert all(torch.equal(a.scores[DEFAULTS.layer], b.scores[DEFAULTS.layer]) for a, b in zip(found.layers, record.layers, strict=True))
+    assert all(
+        torch.equal(a.scores[DEFAULTS.layer], b.scores[DEFAULTS.layer])
+        for a, b in zip(found.layers, record.layers, strict=True)
+    )
     assert path.stat().st_size < 0.8 * whole.stat().st_size
 
 
@@ -234,11 +242,21 @@ def test_a_newer_format_asks_for_an_update(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_is_missing_or_of_another_shape(tmp_path: Path) -> None:
-    for name in ("layer.0.map.average", "layer.1.map.dot-product w/o clamp", "layer.2.score.dot-product similarity", "affinity"):
+    for name in (
+        "layer.0.map.average",
+        "layer.1.map.dot-product w/o clamp",
+        "layer.2.score.dot-product similarity",
+        "affinity",
+    ):
         for shape in (None, (1,), (2, 24, 3)):
             path = tmp_path / "one.safetensors"
             save(str(path), recording())
-            rewrite(path, lambda _m, _h, tensors, n=name, s=shape: tensors.pop(n) if s is None else tensors.update({n: torch.ones(s)}))
+            rewrite(
+                path,
+                lambda _m, _h, tensors, n=name, s=shape: (
+                    tensors.pop(n) if s is None else tensors.update({n: torch.ones(s)})
+                ),
+            )
             assert "damaged" in refused(path), (name, shape)
 
 

@@ -30,7 +30,9 @@ def planted(places: dict[int, tuple[slice, slice]], batch: int = 1, text: str = 
         picture = torch.full((batch, record.tokens.count, layer.height, layer.width), 0.01)
         for position, (rows, columns) in places.items():
             step = 4 // layer.height
-            picture[:, position, rows.start // step : rows.stop // step, columns.start // step : columns.stop // step] += 1
+            picture[
+                :, position, rows.start // step : rows.stop // step, columns.start // step : columns.stop // step
+            ] += 1
         value = (picture / picture.sum(1, keepdim=True)).flatten(2).mT
         layers.append(replace(layer, maps=dict.fromkeys(layer.maps, value)))
     return replace(record, layers=tuple(layers))

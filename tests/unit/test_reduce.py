@@ -95,9 +95,9 @@ SHAPES = {
 def as_bias(mask: Tensor) -> Tensor:
     """What a mask adds to the logits, its axes put where they belong by hand."""
     bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-    return {1: bias, 2: bias if mask.shape[0] != B else bias[:, None, None], 3: bias.unsqueeze(1) if mask.ndim == 3 else bias}.get(
-        mask.ndim, bias
-    )
+    if mask.ndim == 2 and mask.shape[0] == B:
+        return bias[:, None, None]
+    return bias.unsqueeze(1) if mask.ndim == 3 else bias
 
 
 @pytest.mark.parametrize("boolean", [False, True])

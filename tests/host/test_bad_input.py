@@ -1,0 +1,213 @@
+"""What cannot work is refused with one clear sentence, and the sampler is never the one to suffer."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import comfy.supported_models
+import pytest
+import torch
+
+from goca_core.attention import AttentionError, aggregate
+from goca_core.capture.family import UnknownFamily
+from goca_core.capture.recorder import Window, record
+from goca_core.capture.run import Run
+from goca_core.pipeline import Request, cut
+from goca_core.words import PhraseError, WordMapError
+
+from . import tiny
+from .helpers import Job, count_hooks, job, stub_guider, words_of
+
+pytestmark = pytest.mark.usefixtures("host")
+
+SIZE = (8, 16)
+
+
+def collected(work: Job, model: Any, window: Window | None = None, entry: int = 0, **options: Any) -> Any:
+    """Sample with a recorder, check that the picture is the plain one, collect."""
+    recording, recorder = record(model, window or Window(), **options)
+    latent = work.run(recording)["samples"]
+    assert torch.equal(latent, work.run(model)["samples"]) or torch.isnan(latent).any()
+    assert count_hooks(model) == 0
+    return recorder.collect(latent, entry)
+
+
+def short(built: tiny.Tiny, **options: Any) -> Job:
+    return job(built, size=SIZE, **{"steps": 2, **options})
+
+
+@pytest.fixture
+def built() -> tiny.Tiny:
+    return tiny.build("sd15")
+
+
+def sentence(caught: pytest.ExceptionInfo[BaseException]) -> str:
+    message = str(caught.value)
+    assert "\n" not in message and message.lstrip('"')[0].isalnum() and message.endswith(".")
+    return message
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+
+
+def flux() -> Any:
+    config = comfy.supported_models.Flux(
+        {
+            "image_model": "flux",
+            "in_channels": 16,
+            "out_channels": 16,
+            "vec_in_dim": 24,
+            "context_in_dim": 48,
+            "hidden_size": 64,
+            "mlp_ratio": 2.0,
+            "num_heads": 2,
+            "depth": 1,
+            "depth_single_blocks": 1,
+            "axes_dim": [8, 12, 12],
+            "theta": 10000,
+            "patch_size": 2,
+            "qkv_bias": True,
+            "guidance_embed": True,
+            "txt_ids_dims": [],
+        }
+    )
+    config.set_inference_dtype(torch.float32, None)
+    return importlib.import_module("comfy.model_patcher").ModelPatcher(config.get_model({}, ""), tiny.CPU, tiny.CPU)
+
+
+def test_a_model_of_another_family_is_named() -> None:
+    with pytest.raises(UnknownFamily, match=r"Flux .*cannot be recorded.*UNet") as caught:
+        record(flux(), Window())
+    sentence(caught)
+
+
+def test_a_model_that_computes_nonsense(built: tiny.Tiny) -> None:
+    with torch.no_grad():
+        built.model.model.diffusion_model.input_blocks[1][1].transformer_blocks[0].attn2.to_k.weight[0, 0] = torch.nan
+    attention = collected(short(built), built.model)
+    with pytest.raises(AttentionError, match=r"not a number .* from layer input\.1\.0 on.*precision") as caught:
+        aggregate(attention)
+    sentence(caught)
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_without_a_step(built: tiny.Tiny) -> None:
+    with pytest.raises(
+        AttentionError, match=r"no step of this run \(2 steps\) falls into the step window from 0\.4 to 0\.41"
+    ) as caught:
+        collected(short(built), built.model, Window(False, 0.4, 0.41, 4))
+    assert "widen it" in sentence(caught)
+
+
+def test_a_latent_from_elsewhere(built: tiny.Tiny) -> None:
+    _, recorder = record(built.model, Window())
+    for latent in (torch.randn(1, 4, 8, 8), short(built, seed=99).run(built.model)["samples"]):
+        with pytest.raises(AttentionError, match="not made by a sampler that records with this recorder") as caught:
+            recorder.collect(latent)
+        assert "Record Attention" in sentence(caught)
+
+
+def test_a_latent_that_was_changed_on_the_way(built: tiny.Tiny) -> None:
+    recording, recorder = record(built.model, Window())
+    latent = short(built).run(recording)["samples"]
+    with pytest.raises(AttentionError, match="unchanged"):
+        recorder.collect(latent[:, :, :4])
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (1, 4, 0, 8)])
+def test_an_empty_latent(built: tiny.Tiny, shape: tuple[int, ...]) -> None:
+    with pytest.raises(AttentionError, match=r"latent is empty .*at least one cell") as caught:
+        record(built.model, Window())[1].collect(torch.zeros(shape))
+    sentence(caught)
+
+
+def test_a_method_that_was_not_recorded(built: tiny.Tiny) -> None:
+    attention = collected(short(built), built.model)
+    for arguments in (("l2-norm", "auto"), ("auto", "mse")):
+        with pytest.raises(AttentionError, match=r"was not recorded .*to 'all'") as caught:
+            aggregate(attention, *arguments)
+        sentence(caught)
+
+
+# -- the conditioning -------------------------------------------------------------------------------------------------
+
+
+def test_a_conditioning_number_that_is_not_there(built: tiny.Tiny) -> None:
+    with pytest.raises(AttentionError, match=r"no conditioning number 1; this run had 1") as caught:
+        collected(short(built), built.model, entry=1)
+    sentence(caught)
+
+
+def test_no_positive_text() -> None:
+    for conds in ({"positive": []}, {"positive": [{"uuid": 1, "cross_attn": None}]}, {}):
+        run = Run(stub_guider(**conds), torch.tensor([1.0, 0.0]), Window(), (1, 4, 8, 8))
+        with pytest.raises(AttentionError, match="no positive text conditioning") as caught:
+            run.attention(0)
+        sentence(caught)
+
+
+def test_a_conditioning_that_is_not_active_in_the_recorded_step(built: tiny.Tiny) -> None:
+    early, late = built.conditioning(seed=1, end_percent=0.3), built.conditioning(seed=3, start_percent=0.3)
+    with pytest.raises(AttentionError, match="not active in the recorded step") as caught:
+        collected(short(built, positive=early, steps=4), built.model)
+    sentence(caught)
+    both = short(built, positive=early + late, steps=4)
+    with pytest.raises(AttentionError, match="not active"):
+        # 1 is the early one: the host and the recorder count alike
+        collected(short(built, positive=late + early, steps=4), built.model, entry=1)
+    # Without a choice, one that was active is better than none.
+    assert collected(both, built.model).sigmas
+
+
+@pytest.mark.parametrize("kind", ["area", "percentage", "bounds"])
+def test_a_conditioning_for_a_part_of_the_picture(built: tiny.Tiny, kind: str) -> None:
+    mask = torch.zeros(1, *SIZE)
+    mask[:, :, 2:10] = 1
+    extra = {
+        "area": {"area": (8, 8, 0, 4)},
+        "percentage": {"area": ("percentage", 1.0, 0.5, 0.0, 0.5)},
+        "bounds": {"mask": mask, "set_area_to_bounds": True, "mask_strength": 1.0},
+    }[kind]
+    # The host wants something for the rest of the picture too; it is the part that is asked for.
+    positive = built.conditioning(seed=1, **extra)
+    with pytest.raises(AttentionError, match=r"limited to an area.*with a mask") as caught:
+        collected(short(built, positive=positive), built.model)
+    sentence(caught)
+    both = collected(short(built, positive=positive + built.conditioning(seed=4)), built.model)
+    assert (both.height, both.width) == SIZE
+
+
+def words_error(built: tiny.Tiny, words: Any, phrases: str, **options: Any) -> pytest.ExceptionInfo[BaseException]:
+    extra = {} if words is None else {"goca_words": words}
+    attention = collected(short(built, positive=built.conditioning(seed=1, **extra, **options)), built.model)
+    with pytest.raises((PhraseError, WordMapError, AttentionError)) as caught:
+        cut(attention, Request(phrases))
+    sentence(caught)
+    return caught
+
+
+def test_a_conditioning_without_its_words(built: tiny.Tiny) -> None:
+    caught = words_error(built, None, "cat")
+    assert caught.type is WordMapError and "Prompt Words (GoCA)" in str(caught.value)
+
+
+def test_a_conditioning_joined_with_another(built: tiny.Tiny) -> None:
+    """Conditioning (Concat) keeps the words of the first part only."""
+    caught = words_error(built, words_of("a red cat"), "cat", tokens=154)
+    assert caught.type is WordMapError and "joined with a second one" in str(caught.value)
+
+
+def test_phrases_that_cannot_be_found(built: tiny.Tiny) -> None:
+    caught = words_error(built, words_of("a red cat on grass"), "dog")
+    assert caught.type is PhraseError
+    assert all(word in str(caught.value) for word in ("dog", "red", "cat", "grass"))
+    assert "twice" in str(words_error(built, words_of("a red cat on grass"), "cat\ncat").value)
+    assert "No phrase" in str(words_error(built, words_of("a red cat on grass"), "").value)
+
+
+def test_an_empty_prompt(built: tiny.Tiny) -> None:
+    caught = words_error(built, words_of(""), "cat")
+    assert caught.type is PhraseError and "cat" in str(caught.value)

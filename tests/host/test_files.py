@@ -1,0 +1,129 @@
+"""Recordings saved and loaded by the nodes, names that try to get out, and errors as the user of a server sees them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from goca_core.attention import save
+from scripts.comfy_server import ComfyServer, NodeError
+
+from ..unit.recordings import recording
+
+
+@pytest.fixture(scope="module")
+def node(host: SimpleNamespace, pack: ModuleType) -> Callable[..., Any]:
+    """Runs a node by its short name; gives its outputs, or the one it has."""
+
+    def run(name: str, *args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode():
+            result = host.nodes.NODE_CLASS_MAPPINGS[f"GOCA_{name}"].execute(*args, **kwargs).result
+        return result[0] if len(result) == 1 else result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def attention(pack: ModuleType, host: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A recording of the loaded pack's own classes."""
+    path = tmp_path_factory.mktemp("made") / "one.safetensors"
+    save(str(path), recording())
+    return importlib.import_module(f"{pack.__name__}.goca_core.attention").load(str(path))
+
+
+def soft_masks(node: Callable[..., Any], source: Any) -> Any:
+    return node("MaskFromTokens", source, "red cat\ngrass", "", "soft")[0]
+
+
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_a_file_gives_the_same_masks(
+    node: Callable[..., Any], attention: Any, host: SimpleNamespace, precision: str
+) -> None:
+    names = [node("SaveAttention", attention, f"sub/{precision}", precision) for _ in range(2)]
+    assert names == [f"output/sub/{precision}_{number:05}.safetensors" for number in (1, 2)]
+    root = Path(host.folder_paths.get_output_directory()) / "goca"
+    assert all((root / name.removeprefix("output/")).is_file() for name in names)
+    load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
+    assert load.validate_inputs(names[1]) is True
+    assert names[0] in load.GET_NODE_INFO_V1()["input"]["required"]["file"][1]["options"]
+    found = soft_masks(node, node("LoadAttention", names[1]))
+    expected = soft_masks(node, attention)
+    # Rounding to float16 is small beside the differences of these random maps only before they are stretched.
+    assert torch.equal(found, expected) if precision == "float32" else (found - expected).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "..", "", " ", "../goca_too/x"])
+def test_names_that_leave_the_folder_are_not_saved(
+    node: Callable[..., Any], attention: Any, host: SimpleNamespace, name: str
+) -> None:
+    output = Path(host.folder_paths.get_output_directory())
+    before = sorted(path for path in output.rglob("*") if path.is_file())
+    with pytest.raises(Exception, match=r"not a name in the folder output/goca|outside the output folder"):
+        node("SaveAttention", attention, name)
+    assert sorted(path for path in output.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["output/../secret.safetensors", "/etc/passwd", "input/../../x.safetensors", "output/a.txt", "", "output/"]
+)
+def test_names_that_leave_the_folder_are_not_loaded(node: Callable[..., Any], host: SimpleNamespace, name: str) -> None:
+    secret = Path(host.folder_paths.get_output_directory()) / "secret.safetensors"
+    save(str(secret), recording())
+    load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
+    assert "not a recording in the folder" in load.validate_inputs(name)
+    with pytest.raises(ValueError, match="not a recording in the folder"):
+        node("LoadAttention", name)
+
+
+# -- the server -------------------------------------------------------------------------------------------------------
+
+
+def graph(file: str, phrases: str) -> dict[str, dict[str, Any]]:
+    return {
+        "1": {"class_type": "GOCA_LoadAttention", "inputs": {"file": file}},
+        "2": {
+            "class_type": "GOCA_MaskFromTokens",
+            "inputs": {
+                "source": ["1", 0],
+                "phrases": phrases,
+                "background": "auto",
+                "mode": "partition",
+                "background_rule": "offset",
+                "theta": 0.0,
+                "propagation": -1,
+                "smooth": 0.0,
+                "largest_component": False,
+                "size": "image",
+                "width": 512,
+                "height": 512,
+            },
+        },
+        "3": {"class_type": "MaskToImage", "inputs": {"mask": ["2", 0]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["3", 0]}},
+    }
+
+
+def test_the_server_reports_the_sentence_and_goes_on(server: ComfyServer) -> None:
+    folder = server.output / "goca"
+    save(str(folder / "good.safetensors"), recording())
+    (folder / "bad.safetensors").write_bytes((folder / "good.safetensors").read_bytes()[:900])
+    with pytest.raises(
+        NodeError, match=r"'bad\.safetensors' is damaged or incomplete.*save the recording again"
+    ) as caught:
+        server.run(graph("output/bad.safetensors", "cat"))
+    assert caught.value.node_type == "GOCA_LoadAttention"
+    with pytest.raises(NodeError, match='"dog" is not in the prompt, whose words are') as caught:
+        server.run(graph("output/good.safetensors", "dog"))
+    assert caught.value.node_type == "GOCA_MaskFromTokens"
+    with pytest.raises(NodeError, match="no recording 'output/gone"):
+        server.run(graph("output/gone.safetensors", "cat"))
+    run = server.run(graph("output/good.safetensors", "red cat\ngrass"))
+    assert len(run.outputs["4"]["images"]) == 4
+    (table,) = run.outputs["2"]["goca_masks"]
+    assert table["phrases"] == ["red cat", "grass"] and len(table["area"]) == 2
