@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import demo, make_graphs
+from scripts import demo, example_graphs, make_graphs
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import ROOT, need
 
@@ -124,7 +124,7 @@ def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     assert table["phrases"] == ["yellow star", "purple heart"]
 
     info = server.object_info()
-    whole = make_graphs.to_api(make_graphs.save_graph(), make_graphs.Schema(info), muted=True)
+    whole = make_graphs.to_api(example_graphs.save_graph(), make_graphs.Schema(info), muted=True)
     load = by_type(whole, "GOCA_LoadAttention")
     whole[load]["inputs"]["file"] = name
     lower = ancestors(whole, by_type(whole, "PreviewImage"))

@@ -1,0 +1,218 @@
+"""The example graphs, described by names: which nodes, with which values, wired how, shown where.
+
+`make_graphs.py` turns a description into the two file formats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+PREVIEW = 290  # pixels of the editor that a shown picture takes
+
+
+# -- the parts of a graph --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wire:
+    """An output of a node, by its name or number."""
+
+    node: Node
+    output: str | int
+
+
+@dataclass(eq=False)
+class Node:
+    """`inputs`: values of widgets and wires, by name; widgets that are left out keep the host's defaults."""
+
+    type: str
+    inputs: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
+    muted: bool = False
+    width: int = 300
+    more: int = 0  # height for what the node shows after it ran
+    properties: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, output: str | int) -> Wire:
+        return Wire(self, output)
+
+
+@dataclass(frozen=True)
+class Note:
+    text: str
+    title: str
+    width: int = 380
+    height: int = 420
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Columns of nodes from left to right, in bands from top to bottom; a titled band gets a frame."""
+
+    name: str
+    bands: Sequence[tuple[str, Sequence[Sequence[Node | Note]]]]
+
+    def members(self) -> Iterator[Node | Note]:
+        for _, columns in self.bands:
+            for column in columns:
+                yield from column
+
+    def nodes(self) -> list[Node]:
+        return [member for member in self.members() if isinstance(member, Node)]
+
+
+# -- the graphs ------------------------------------------------------------------------------------------------------
+
+DEMO_NOTE = """\
+Everything here comes with the pack: no download, no GPU.
+
+1. Press **Run**. The demo model paints the prompt, and **Record Attention** notes where in the picture it looked for \
+each word. The picture is the same as without it.
+2. **Mask From Tokens** makes one mask for each line of *phrases*. They are words of the prompt.
+3. Write `grass` as a third line and run again: only the masks are made anew, nothing is sampled.
+
+The model knows circles, squares, triangles, stars, hearts and crosses, in red, orange, yellow, green, blue, purple and \
+pink, on grass, sand, water, snow or asphalt.
+
+Each node has a help page: select it and press the round *i* above it."""
+
+CHECKPOINT_NOTE = """\
+1. Choose a checkpoint: SD 1.x, SD 2.x, SDXL or one of their relatives.
+2. **SDXL**: set *Empty Latent Image* to 1024 x 1024. Nothing else changes.
+3. Write the prompt, and words of it into *phrases*, one object per line. The list on **Encode Prompt** shows the words \
+that can be asked for.
+4. Press **Run**. The masks have the size of the picture.
+
+**Masks too small?** Lower *theta* in **Mask From Tokens** (for example -0.1); too large? Raise it. Changing it samples \
+nothing again.
+
+**What is background?** With `auto`, everything else that the prompt names, here the sofa. Name the surroundings in the \
+prompt and masks get better."""
+
+SAVE_NOTE = """\
+**Above**: the prompt is encoded by the usual *CLIP Text Encode*, so **Prompt Words** says which token is which word. It \
+gets the same CLIP and the same text. **Save Attention** keeps the recording in output/goca.
+
+**Below** (muted): other masks from the saved file, without sampling. Run the upper part once, then
+
+1. select the nodes of the upper frame and press Ctrl+M to mute them,
+2. select those of the lower frame and press Ctrl+M to wake them,
+3. press R, choose the file in **Load Attention**, and run.
+
+`yellow star, purple heart` on one line pools both into one mask."""
+
+
+def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str, Any], note: Note, name: str) -> Graph:
+    """From a prompt to masks, with every step as a node of its own."""
+    clip, vae = model[1], model[2]
+    positive = Node("GOCA_EncodePrompt", {"clip": clip, "text": prompt}, "Prompt", more=150)
+    negative = Node("GOCA_EncodePrompt", {"clip": clip, "text": ""}, "Negative prompt", more=40)
+    record = Node("GOCA_RecordAttention", {"model": model[0]})
+    latent = Node("EmptyLatentImage", {"width": size, "height": size})
+    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    sampler = Node("KSampler", {**wires, **sampling}, more=160)
+    picture = Node("VAEDecode", {"samples": sampler[0], "vae": vae})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    aggregate = Node("GOCA_Aggregate", {"attention": collect[0]})
+    scores = Node("GOCA_Rescale", {"maps": aggregate[0]})
+    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330)
+    shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
+    overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
+    heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
+    images = Node("MaskToImage", {"mask": masks["masks"]})
+    saved = [
+        Node("SaveImage", {"images": source, "filename_prefix": f"goca/{prefix}"}, title, more=PREVIEW)
+        for title, prefix, source in (
+            ("Picture", "picture", picture[0]),
+            ("Masks", "mask", images[0]),
+            ("Overlay", "overlay", overlay[0]),
+            ("Heat maps", "heat", heat[0]),
+        )
+    ]
+    painting: list[list[Node | Note]] = [
+        [note],
+        [model, positive],
+        [negative, latent],
+        [record],
+        [sampler, picture],
+        [saved[0]],
+    ]
+    cutting: list[list[Node | Note]] = [
+        [collect, aggregate, scores],
+        [masks, images],
+        [overlay],
+        [heat],
+    ]
+    cutting += [[node] for node in saved[1:]]
+    return Graph(name, [("Paint and record", painting), ("From words to masks", cutting)])
+
+
+def demo_graph() -> Graph:
+    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    return _words(
+        Node("GOCA_DemoModel"),
+        "a red circle and a blue square on grass",
+        "red circle\nblue square",
+        64,
+        sampling,
+        Note(DEMO_NOTE, "Masks from the words of a prompt", height=400),
+        "masks_from_words_demo",
+    )
+
+
+def checkpoint_graph() -> Graph:
+    file = "v1-5-pruned-emaonly-fp16.safetensors"
+    url = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{file}?download=true"
+    model = {"name": file, "url": url, "directory": "checkpoints"}
+    sampling = {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    return _words(
+        Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]}),
+        "a cat and a dog on a sofa",
+        "cat\ndog",
+        512,
+        sampling,
+        Note(CHECKPOINT_NOTE, "Masks from the words of a prompt", height=400),
+        "masks_from_words_sd15_sdxl",
+    )
+
+
+def save_graph() -> Graph:
+    model = Node("GOCA_DemoModel")
+    text = Node("PrimitiveStringMultiline", {"value": "a yellow star and a purple heart on snow"}, "Prompt")
+    words = Node("GOCA_Words", {"clip": model["clip"], "text": text[0]}, more=150)
+    positive = Node("CLIPTextEncode", {"clip": model["clip"], "text": text[0]})
+    negative = Node("CLIPTextEncode", {"clip": model["clip"], "text": ""}, "Negative prompt")
+    record = Node("GOCA_RecordAttention", {"model": model["model"]})
+    latent = Node("EmptyLatentImage", {"width": 64, "height": 64})
+    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    sampler = Node("KSampler", {**wires, **sampling}, more=160)
+    picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    save = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
+    phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
+    masks = Node("GOCA_MaskFromTokens", phrases, width=330)
+    shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
+    overlay = Node("GOCA_Overlay", shown, more=PREVIEW)
+    saved = Node("SaveImage", {"images": overlay[0], "filename_prefix": "goca/overlay"}, "Overlay", more=PREVIEW)
+
+    load = Node("GOCA_LoadAttention", {"file": "output/demo_00001.safetensors"}, muted=True)
+    pooled = {"source": load[0], "phrases": "yellow star, purple heart", "words": words[0]}
+    again = Node("GOCA_MaskFromTokens", pooled, width=330, muted=True)
+    images = Node("MaskToImage", {"mask": again["masks"]}, muted=True)
+    seen = Node("PreviewImage", {"images": images[0]}, "Masks from the file", muted=True, more=PREVIEW)
+    return Graph(
+        "save_and_reuse_attention_demo",
+        [
+            ("", [[Note(SAVE_NOTE, "Save a recording and use it again", height=330)], [model, text], [words]]),
+            ("Paint, record and save", [[positive, negative], [record, latent], [sampler, picture], [collect, save],
+                                        [masks], [overlay], [saved]]),
+            ("Load, without sampling", [[load], [again], [images], [seen]]),
+        ],
+    )  # fmt: skip
+
+
+def graphs() -> list[Graph]:
+    return [demo_graph(), checkpoint_graph(), save_graph()]
