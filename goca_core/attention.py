@@ -130,6 +130,15 @@ class Attention:
     def layer_methods(self) -> tuple[str, ...]:
         return tuple(method for method in LAYER_METHODS if method == "vanilla" or method in self.layers[0].scores)
 
+    def describe(self) -> str:
+        """A few lines for people: what was recorded, and what should be known about it."""
+        levels = ", ".join(f"{sigma:.3g}" for sigma in self.sigmas)
+        lines = [
+            f"{self.batch} x {self.width * self.scale} x {self.height * self.scale} pixels, {len(self.layers)} layers",
+            f"recorded at noise level {levels}",
+        ]
+        return "\n".join([*lines, *filter(None, (self.note,))])
+
     def check_finite(self) -> None:
         """Raise AttentionError if the model produced numbers that are not finite."""
         for layer in self.layers:

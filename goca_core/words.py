@@ -200,7 +200,9 @@ class WordMap:
         """The words as a table to read: what to type, the token positions, the sub-word pieces, what is no content."""
         named = [w for w in self.words if w.keys]
         used = self._positions(range(len(self.words)))
-        lines = [f"{len(named)} word{'s' if len(named) != 1 else ''} in {len(used)} of {self.length} tokens ({self.encoder})"]
+        lines = [
+            f"{len(named)} word{'s' if len(named) != 1 else ''} in {len(used)} of {self.length} tokens ({self.encoder})"
+        ]
         width = min(24, max((len(w.name) for w in named), default=0))
         texts = {p.position: p.text for p in self.pieces}
         for word in named:

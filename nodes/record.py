@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..goca_core.capture.recorder import record
 from ..goca_core.capture.window import Window
@@ -145,6 +145,7 @@ class CollectAttention(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "collect"],
             description="Waits for the sampler and hands out what was recorded while it made this latent.",
+            has_intermediate_output=True,
             inputs=[
                 types.Recorder.Input("recorder", tooltip="From Record Attention."),
                 io.Latent.Input(
@@ -175,4 +176,5 @@ class CollectAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, recorder: Any, latent: dict, conditioning: int = 0) -> io.NodeOutput:
-        return io.NodeOutput(recorder.collect(latent["samples"], conditioning))
+        attention = recorder.collect(latent["samples"], conditioning)
+        return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

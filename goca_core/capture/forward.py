@@ -80,6 +80,7 @@ class Forward:
         self._projected: dict[nn.Module, Tensor] = {}
         self._columns: dict[tuple, Columns] = {}
         self._grids: dict[str, Grid] = {}
+        self.failure: str | None = None
 
     def _affinity_grid(self, finest: Grid) -> Grid:
         """The paper propagates on the finest grid; unless asked to, no grid finer than the reference's is held when
@@ -117,16 +118,30 @@ class Forward:
     def _override(self, previous: Any) -> Any:
         def override(func: Any, *args: Any, **kwargs: Any) -> Any:
             out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
-            if _recording.get() is self and isinstance(out, Tensor):
-                # The output finds its projection within one or two calls; older ones belong to nothing we know.
-                call = bind(args, kwargs), out, kwargs.get("transformer_options") or {}
-                self._pending = [*self._pending[-1:], call]
+            if self._active and isinstance(out, Tensor):
+                with self._guarded("an attention call"):
+                    # The output finds its projection within one or two calls; older ones belong to nothing we know.
+                    call = bind(args, kwargs), out, kwargs.get("transformer_options") or {}
+                    self._pending = [*self._pending[-1:], call]
             return out
 
         return override
 
+    @property
+    def _active(self) -> bool:
+        return _recording.get() is self and self.failure is None
+
+    @contextlib.contextmanager
+    def _guarded(self, where: str) -> Iterator[None]:
+        """Recording must never cost the user a picture: what goes wrong here is told when the recording is collected."""
+        try:
+            yield
+        except Exception as error:
+            self.failure = f"{where}: {type(error).__name__}: {error}"
+            self._pending.clear()
+
     def _keep_projection(self, module: nn.Module, _args: Any, out: Tensor) -> None:
-        if _recording.get() is self:
+        if self._active:
             self._projected[module] = out
 
     def _claim(self, value: Tensor) -> tuple[Call, Mapping[str, Any]] | None:
@@ -152,9 +167,7 @@ class Forward:
 
     def _on_self(self, block: Block) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if _recording.get() is not self or not args:
-                return
-            claimed = self._claim(args[0])
+            claimed = self._claim(args[0]) if self._active and args else None
             if claimed is None:
                 return
             call, options = claimed
@@ -162,8 +175,9 @@ class Forward:
             # Tiled (HyperTile) or merged (ToMe) self-attention is not a map of this picture; the layer goes unscored.
             if grid is None or call.k.shape[2] != call.q.shape[2] or call.q.shape[0] != self.batch:
                 return
-            for entry in self.entries.values():
-                self._take_self(block, entry, call.rows(entry.rows), grid)
+            with self._guarded(f"the self-attention of layer {block.name}"):
+                for entry in self.entries.values():
+                    self._take_self(block, entry, call.rows(entry.rows), grid)
 
         return hook
 
@@ -203,7 +217,7 @@ class Forward:
 
     def _on_cross(self, block: Block) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if _recording.get() is not self or not args:
+            if not self._active or not args:
                 return
             claimed = self._claim(args[0])
             replaced = self._replaced_call(block)
@@ -215,8 +229,9 @@ class Forward:
                 return
             # A replacement mixes other things into its output; head weights then come from the text attention alone.
             post = args[0] if claimed is not None else None
-            for entry in self.entries.values():
-                self._take_cross(block, entry, call.rows(entry.rows), post, module, grid)
+            with self._guarded(f"the cross-attention of layer {block.name}"):
+                for entry in self.entries.values():
+                    self._take_cross(block, entry, call.rows(entry.rows), post, module, grid)
 
         return hook
 

@@ -43,6 +43,7 @@ class Run:
         self._passes = self._evaluations = 0
         self._sigma = 0.0
         self._committed = self._blind = False
+        self._failure: str | None = None
         self.recording = False
 
     # -- gating -----------------------------------------------------------------------------------------------------
@@ -91,6 +92,10 @@ class Run:
     def commit(self, forward: Forward, model: Any) -> None:
         """Take what one model call recorded into the running means."""
         assert self._plan is not None
+        if forward.failure is not None:
+            # Not tried again: what does not fit into memory now will not fit a step later.
+            self._failure, self._committed = forward.failure, True
+            return
         for uuid, result in forward.results().items():
             if not result.layers:
                 self._blind = True
@@ -168,6 +173,11 @@ class Run:
     def _why(self) -> str:
         if not self._evaluations:
             return "the sampler never evaluated the model (no steps, or every step was skipped); let it run at least one step"
+        if self._failure is not None:
+            return (
+                f"the picture was made, but recording stopped at {self._failure}; record fewer methods or a smaller "
+                "picture, or report this"
+            )
         if self._gate is not None and not self._targets:
             return (
                 f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from {self._window.start:g} to "

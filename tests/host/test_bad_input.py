@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from goca_core.attention import AttentionError, aggregate
+from goca_core.capture import forward
 from goca_core.capture.family import UnknownFamily
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.run import Run
@@ -211,3 +212,23 @@ def test_phrases_that_cannot_be_found(built: tiny.Tiny) -> None:
 def test_an_empty_prompt(built: tiny.Tiny) -> None:
     caught = words_error(built, words_of(""), "cat")
     assert caught.type is PhraseError and "cat" in str(caught.value)
+
+
+def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory while reducing a layer, say: the picture is made as without, and the reason is told later."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("not enough memory for this map")
+
+    built = tiny.build("sd15")
+    work = job(built)
+    plain = work.run(built.model)["samples"]
+    monkeypatch.setattr(forward, "cross_maps", fail)
+    recording, recorder = record(built.model, Window())
+    latent = work.run(recording)["samples"]
+    assert torch.equal(latent, plain)
+    assert count_hooks(built.model) == 0
+    with pytest.raises(
+        AttentionError, match=r"the picture was made, but .*input\.1\.0.*not enough memory for this map"
+    ):
+        recorder.collect(latent)
