@@ -114,10 +114,10 @@ def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str
     wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": vae})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
     aggregate = Node("GOCA_Aggregate", {"attention": collect[0]})
     scores = Node("GOCA_Rescale", {"maps": aggregate[0]})
-    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330)
+    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330, more=90)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
     heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
@@ -190,10 +190,10 @@ def save_graph() -> Graph:
     sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
     save = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
     phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
-    masks = Node("GOCA_MaskFromTokens", phrases, width=330)
+    masks = Node("GOCA_MaskFromTokens", phrases, width=330, more=90)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, more=PREVIEW)
     saved = Node("SaveImage", {"images": overlay[0], "filename_prefix": "goca/overlay"}, "Overlay", more=PREVIEW)
