@@ -97,7 +97,7 @@ _OUTLINES: dict[str, Callable[[], list[tuple[float, float]]]] = {
 SHAPES = tuple(_OUTLINES)
 
 
-def _ground(name: str, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+def _ground(name: str, height: int, width: int, rng: np.random.Generator, strength: float) -> np.ndarray:
     """The textured background, float ``[H, W, 3]`` in 0..255."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     noise = rng.standard_normal((height, width)).astype(np.float32)
@@ -116,7 +116,7 @@ def _ground(name: str, height: int, width: int, rng: np.random.Generator) -> np.
     else:
         base, texture = (92, 92, 96), 6 * noise
     light = 1 + 0.06 * (0.5 - rows / height)
-    return (np.asarray(base, np.float32) * light[..., None]) + texture[..., None]
+    return (np.asarray(base, np.float32) * light[..., None]) + strength * texture[..., None]
 
 
 def _stencil(thing: Thing, height: int, width: int) -> np.ndarray:
@@ -162,12 +162,19 @@ def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> t
 
 
 def draw(
-    seed: int | np.random.Generator, height: int = 64, width: int = 64, *, count: int | None = None, plain: bool = False
+    seed: int | np.random.Generator,
+    height: int = 64,
+    width: int = 64,
+    *,
+    count: int | None = None,
+    plain: bool = False,
+    texture: float = 0.25,
 ) -> Scene:
     """Draw one scene of one to three things on a ground.
 
     ``seed`` is a number or a generator to continue. ``plain`` gives the full caption in its usual order; without it
-    some captions leave out a colour or the ground, or name the ground first, as people do.
+    some captions leave out a colour or the ground, or name the ground first, as people do. ``texture``: strength of the
+    ground's texture.
     """
     rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
     if min(height, width) < 16:
@@ -176,7 +183,7 @@ def draw(
         count = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
     ground = str(rng.choice(GROUNDS))
     things = _arrange(rng, count, height, width)
-    image, labels = _ground(ground, height, width, rng), np.zeros((height, width), np.uint8)
+    image, labels = _ground(ground, height, width, rng, texture), np.zeros((height, width), np.uint8)
     for number, thing in enumerate(things, start=1):
         cover = _stencil(thing, height, width)
         image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]

@@ -24,9 +24,6 @@ from boot import ROOT, boot, use
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-# How much an error in the smooth band counts against one in the details, after ``--focus`` steps.
-SMOOTH_WEIGHT = 6.0
-
 
 def vocabulary(scenes) -> list[int]:
     from comfy.sd1_clip import SD1Tokenizer
@@ -140,12 +137,13 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             context = self.text(self.text.tokens(captions).to(self.device))
             guess = self.unet(noisy, t.float(), context=context)
-        error = (guess.float() - target) ** 2
-        if step < self.options.focus:
-            return error.mean()
-        # Textures are learnt early and what is left of their loss is chance; now shapes, seen in the smooth band, count.
+        error = ((guess.float() - target) ** 2).mean((2, 3))
         smooth, details = error.split((3, 9), 1)
-        return (SMOOTH_WEIGHT * 3 * smooth.mean() + 9 * details.mean()) / (SMOOTH_WEIGHT * 3 + 9)
+        # Both bands count alike; and where noise hides nearly everything, what is left of the loss is mostly chance
+        # (where things lie), so it counts less: nine tenths at sigma 1, half at 3, never under 0.15.
+        ratio = sigma / alpha
+        weight = (1 / (1 + (ratio / 3) ** 2)).clamp_min(0.15).flatten()
+        return (weight * (smooth.mean(1) + details.mean(1)) / 2).mean()
 
     def rate(self, step: int) -> float:
         warm, total = self.options.warmup, max(self.options.steps, self.options.warmup + 1)
@@ -208,16 +206,15 @@ class Trainer:
         )
 
 
-RECIPE = ("steps", "batch", "rate", "warmup", "focus", "average", "seed")
+RECIPE = ("steps", "batch", "rate", "warmup", "average", "seed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate (AdamW, cosine)")
+    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (AdamW, cosine)")
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--focus", type=int, default=3000, help="from this step on the smooth band counts more")
     parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=ROOT / "training", help="checkpoints and stages")
