@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeat", type=int, default=5, help="forwards of each kind, alternating; the median counts")
+    parser.add_argument("--runs", type=int, default=1, help="pairs of sampling runs of each kind, alternating")
     parser.add_argument("--peak", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     side = options.size // 8
@@ -197,13 +198,21 @@ def main() -> None:
             found.append(seconds(partial(sample, VARIANTS[variant](model), positive, one, side)))
     forward = {variant: statistics.median(found) for variant, found in times.items()}
     schedule = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", options.steps)
-    run = {variant: seconds(partial(sample, VARIANTS[variant](model), positive, schedule, side)) for variant in times}
+    runs: dict[str, list[float]] = {variant: [] for variant in times}
+    # In the order plain, recorded, recorded, plain, so that a machine that gets slower or faster favours neither.
+    for variant in [*times, *reversed(times)] * options.runs:
+        runs[variant].append(seconds(partial(sample, VARIANTS[variant](model), positive, schedule, side)))
+    run = {variant: statistics.mean(found) for variant, found in runs.items()}
     extra = {variant: peaks[variant] - peaks["plain"] for variant in ("recorded", "keeping all")}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"SD1.5 at full size, {options.size}x{options.size}, batch 1, torch {torch.__version__}, {where}\n")
     rows = [
         (f"one recorded forward (median of {options.repeat})", *(f"{forward[v]:.2f} s" for v in times), ratio(forward)),
-        (f"{options.steps} steps, default window", *(f"{run[v]:.1f} s" for v in times), ratio(run)),
+        (
+            f"{options.steps} steps, default window (mean of {2 * options.runs})",
+            *(f"{run[v]:.1f} s" for v in times),
+            ratio(run),
+        ),
         ("peak memory", *(f"{peaks[v]} MB" for v in times), f"+{extra['recorded']} MB"),
         (
             "peak memory, keeping all maps",
