@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .coco import CocoObject, CocoStuff
 from .dataset import ERROR_KINDS, IGNORE, ClassName, DataError, Dataset, Item
 from .drawn import Scenes
+from .pascal import Context, Voc
+from .places import Ade20k, Cityscapes
 
 __all__ = [
     "DATASETS",
@@ -21,7 +24,9 @@ __all__ = [
     "open_dataset",
 ]
 
-DATASETS: Mapping[str, type[Dataset]] = {kind.name: kind for kind in (Scenes,)}
+DATASETS: Mapping[str, type[Dataset]] = {
+    kind.name: kind for kind in (Voc, Context, CocoObject, CocoStuff, Cityscapes, Ade20k, Scenes)
+}
 
 
 def open_dataset(
