@@ -71,7 +71,7 @@ def caption_prompt(dataset: Dataset, caption: str, present: Iterable[int], *, re
     spellings = {number: _spellings(dataset.classes[number]) for number in sorted(numbers)}
 
     def class_of(part: str) -> int | None:
-        words = _bare(part)
+        words = fold_words(part) if reference else _bare(part)
         return next((number for number, known in spellings.items() if words in known), None)
 
     entities: dict[str, Entity] = {}
@@ -80,9 +80,10 @@ def caption_prompt(dataset: Dataset, caption: str, present: Iterable[int], *, re
         entities.update({part: (part,) for part in named} if len(named) > 1 else {key: parts})
     things = [(parts, next((n for n in map(class_of, parts) if n is not None), None)) for parts in entities.values()]
     if dataset.add_missing:
-        mentioned = {number for _, number in things}
-        missing = _names(dataset, (number for number in numbers if number not in mentioned))
-        things += [((name,), number) for number, name in missing.items()]
+        # A set, since the reference appends them in the order in which one gives its numbers.
+        missing = set(numbers) - {number for _, number in things if number is not None}
+        names = _names(dataset, missing)
+        things += [((names[number],), number) for number in (missing if reference else names)]
     return _compose(things, reference)
 
 
@@ -145,7 +146,7 @@ def _entries(dataset: Dataset, caption: str, reference: bool) -> list[tuple[str,
     entries = split_list_as_reference(caption.removesuffix(".").lower() + ending)
     # To the reference "(car)" and "car" are two entities; the tokens of the second are then lost.
     bare = [(entry, entry.replace("(", "").replace(")", "")) for entry in entries]
-    return [(entry, tuple(text.split(", "))) for entry, text in bare if fold_words(text)]
+    return [(entry, tuple(text.split(", "))) for entry, text in bare]
 
 
 def _compose(things: list[tuple[Entity, int | None]], reference: bool = False) -> Prompt:

@@ -50,4 +50,9 @@ def open_dataset(
     dataset: Dataset = make(None if root is None else Path(root), split, reference=reference, **options)
     if not dataset.items:
         raise DataError(f"The split {dataset.split} of {name} has no pictures in {root}.", "empty")
+    seen: set[str] = set()
+    for item in dataset.items:
+        if item.key in seen:
+            raise DataError(f"The split {dataset.split} of {name} lists {item.key} twice.", "value")
+        seen.add(item.key)
     return dataset

@@ -37,8 +37,12 @@ def clean(text: str) -> str:
     return " ".join(text.replace("#", " ").replace("\\", " ").split())
 
 
+_EDGES = " .;:'\""
+"""What may stand around a part without being of it."""
+
+
 def _trim(part: str) -> str:
-    return " ".join(part.split()).strip(" .;:")
+    return " ".join(part.split()).strip(_EDGES)
 
 
 def _balanced(text: str) -> str:
@@ -73,7 +77,7 @@ def split_list_as_reference(caption: str) -> list[str]:
         elif "(" in entry:
             held = [entry]
         elif ")" in entry:
-            entries.append(", ".join([*held, entry]))
+            entries.append(", ".join([*(held or [""]), entry]))
             held = []
         elif held:
             held.append(entry)

@@ -1,0 +1,78 @@
+"""From the score maps of one picture to its predicted classes, and from the counts of all to a number.
+
+Source: the evaluation of the reference (sections 5.3 and 5.4 of the specification): scores are resized to the label, classes
+without a map score zero everywhere, the background competes by its rule, and the first maximum wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..masks import background_level, resize_scores
+from ..metrics import Confusion
+from ..resize import Grid
+
+
+def predict(
+    scores: Tensor,
+    background: Tensor | None,
+    ids: Sequence[int],
+    classes: int,
+    size: Grid,
+    rule: str,
+    thetas: Sequence[float],
+) -> Tensor:
+    """Predicted class of every pixel, int16 [len(thetas), H, W], for all thresholds in one pass.
+
+    scores: [K, h, w]; K may be 0. background: [h, w] or None for zeros. ids: class id of each map, from 1 on, in any order.
+    classes: how many, the background included. size: (H, W) of the label. rule: one of masks.BACKGROUND_RULES.
+    The same as `masks.assign` on one map for each class, without forming those that are zero. NaN counts as 0.
+    Raises ValueError for ids that are doubled or no class, and for shapes that do not fit.
+    """
+    if scores.ndim != 3 or len(ids) != len(scores):
+        raise ValueError(f"scores has shape {tuple(scores.shape)} for {len(ids)} class ids: expected [K, h, w], K ids.")
+    if classes < 2:
+        raise ValueError(f"classes is {classes}: expected at least one class beside the background.")
+    if len(set(ids)) != len(ids) or not all(0 < number < classes for number in ids):
+        raise ValueError(f"The class ids are {list(ids)}: expected different ones from 1 to {classes - 1}.")
+    if background is not None and background.shape != scores.shape[1:]:
+        raise ValueError(
+            f"background is {tuple(background.shape)}: expected the {tuple(scores.shape[1:])} of the scores."
+        )
+    order = sorted(range(len(ids)), key=lambda place: ids[place])
+    back = scores.new_zeros(1, *scores.shape[1:]) if background is None else background.to(scores)[None]
+    maps = resize_scores(torch.cat((scores[order], back))[None], size)
+    objects, level_map = maps[:, :-1], maps[:, -1]
+    number, value = _best(objects, [ids[place] for place in order], classes)
+    return torch.cat(
+        [
+            torch.where(background_level(objects, level_map, rule, theta) >= value, 0, number).to(torch.int16)
+            for theta in thetas
+        ]
+    )
+
+
+def _best(maps: Tensor, ids: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:
+    """Class and value of the first maximum over all classes but the background, each [1, H, W].
+
+    maps: [1, K, H, W] of ascending ids; of the classes without a map, all zero, only the first can win.
+    """
+    absent = next((number for number in range(1, classes) if number not in ids), None)
+    channels = list(ids)
+    if absent is not None:
+        place = sum(number < absent for number in ids)
+        channels.insert(place, absent)
+        nothing = maps.new_zeros(maps.shape[0], 1, *maps.shape[2:])
+        maps = torch.cat((maps[:, :place], nothing, maps[:, place:]), 1)
+    # argmax is documented to return the first of equal maxima; max() with a dimension is not
+    best = maps.argmax(1)
+    return torch.tensor(channels, device=maps.device)[best], maps.gather(1, best[:, None])[:, 0]
+
+
+def mean_iou(counts: Confusion, scored: Sequence[int]) -> float:
+    """Mean over the classes that the data set scores (`Dataset.scored`); one that never occurs counts as 0."""
+    values = counts.iou()[list(scored)]
+    return float(values.mean()) if values.size else 0.0
