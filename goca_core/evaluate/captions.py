@@ -1,13 +1,13 @@
 """Prompts for a picture, and which words of them mean which class.
 
-The reference asks for a caption that is a list of nouns and takes the classes from it (section 4.4 of the specification is
-followed); without captions a prompt names the classes of the ground truth, or all of them.
+The paper's benchmarks ask a language model for a caption that is a list of nouns, and take the classes from that; without
+captions a prompt names the classes of the ground truth, or all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,13 +30,14 @@ class Prompt:
 
     Phrases are written for `words.resolve` and used as they are, several of a class joined by ", ". objects: class id ->
     phrases that are pooled. supports: phrases without a class, the background. lost: phrases whose tokens belong to nothing,
-    not even to the content words; only the reference's way of finding words leaves such behind.
+    not even to the content words; only the reference's way of finding words leaves such behind. A class whose phrases are
+    all lost is in no objects.
     """
 
     text: str
     objects: Mapping[int, tuple[str, ...]]
     supports: tuple[str, ...]
-    lost: tuple[str, ...] = field(default=())
+    lost: tuple[str, ...] = ()
 
 
 def present_classes(label: NDArray[np.int64]) -> tuple[int, ...]:

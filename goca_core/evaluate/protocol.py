@@ -1,6 +1,6 @@
 """From the score maps of one picture to its predicted classes, and from the counts of all to a number.
 
-Source: the evaluation of the reference (sections 5.3 and 5.4 of the specification): scores are resized to the label, classes
+Source: the evaluation of the reference implementation: scores are resized to the label, classes
 without a map score zero everywhere, the background competes by its rule, and the first maximum wins.
 """
 

@@ -102,8 +102,8 @@ def test_present_classes() -> None:
     assert present_classes(np.full((2, 3), IGNORE)) == ()
 
 
-def test_the_examples_of_the_specification() -> None:
-    """Section 4.4: the word numbers there, less the start token, are 0 and 1 for the two pieces of aeroplane."""
+def test_captions_of_the_benchmarks() -> None:
+    """Captions as the reference's language model writes them, and what its captioner makes of them."""
     dataset = Words("aeroplane", "horse", background_word=True)
     prompt = caption_prompt(dataset, "aeroplane, trees, grass, snow, pavement, building, pole.", [1])
     assert prompt.text == "aeroplane, trees, grass, snow, pavement, building, pole, background"
@@ -172,7 +172,7 @@ def test_lists_as_the_reference_cuts_them(caption: str, entries: list[str]) -> N
 
 
 def test_a_swallowed_end() -> None:
-    """Section 9.1-7: what comes after a group of one entry is lost, the background too; here it is not."""
+    """To the reference what comes after a group of one entry is lost, the background too; not to us."""
     dataset = Words("boat", "dock, pier", background_word=True)
     caption = "boat, (lamp post), dock, sky."
     prompt = caption_prompt(dataset, caption, [1, 2])
@@ -198,7 +198,7 @@ def test_words_inside_others(
     supports: list[tuple[int, ...]],
     kept: dict[int, tuple[int, ...]],
 ) -> None:
-    """Section 9.1-8: the reference looks for an entity where its text first occurs, and so loses its own words."""
+    """The reference looks for an entity where its text first occurs, and so loses its own words."""
     dataset = Words(*names)
     prompt = caption_prompt(dataset, caption, [1])
     assert places(prompt) == (objects, supports, set())
