@@ -46,30 +46,27 @@ def predict(
     back = scores.new_zeros(1, *scores.shape[1:]) if background is None else background.to(scores)[None]
     maps = resize_scores(torch.cat((scores[order], back))[None], size)
     objects, level_map = maps[:, :-1], maps[:, -1]
-    number, value = _best(objects, [ids[place] for place in order], classes)
-    return torch.cat(
-        [
-            torch.where(background_level(objects, level_map, rule, theta) >= value, 0, number).to(torch.int16)
-            for theta in thetas
-        ]
-    )
+    number, value = _best(objects[0], [ids[place] for place in order], classes)
+    levels = (background_level(objects, level_map, rule, theta)[0] for theta in thetas)
+    return torch.stack([number.masked_fill(level >= value, 0) for level in levels])
 
 
 def _best(maps: Tensor, ids: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:
-    """Class and value of the first maximum over all classes but the background, each [1, H, W].
+    """Class, int16, and value of the first maximum over all classes but the background, each [H, W].
 
-    maps: [1, K, H, W] of ascending ids; of the classes without a map, all zero, only the first can win.
+    maps: [K, H, W] of ascending ids; of the classes without a map, all zero, only the first can win.
     """
     absent = next((number for number in range(1, classes) if number not in ids), None)
-    channels = list(ids)
-    if absent is not None:
-        place = sum(number < absent for number in ids)
-        channels.insert(place, absent)
-        nothing = maps.new_zeros(maps.shape[0], 1, *maps.shape[2:])
-        maps = torch.cat((maps[:, :place], nothing, maps[:, place:]), 1)
-    # argmax is documented to return the first of equal maxima; max() with a dimension is not
-    best = maps.argmax(1)
-    return torch.tensor(channels, device=maps.device)[best], maps.gather(1, best[:, None])[:, 0]
+    nothing = maps.new_zeros(maps.shape[1:])
+    channels = [*zip(ids, maps, strict=True), *([] if absent is None else [(absent, nothing)])]
+    channels.sort(key=lambda channel: channel[0])
+    number = torch.full_like(nothing, channels[0][0], dtype=torch.int16)
+    value = channels[0][1]
+    for other, found in channels[1:]:  # argmax over the first axis is far slower on a CPU
+        better = found > value
+        number.masked_fill_(better, other)
+        value = torch.where(better, found, value)
+    return number, value
 
 
 def mean_iou(counts: Confusion, scored: Sequence[int]) -> float:
