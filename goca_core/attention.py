@@ -5,7 +5,8 @@ All sizes are carried explicitly (``height``, ``width``, in tokens); image token
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -132,7 +133,8 @@ class Attention:
 
     def describe(self) -> str:
         """A few lines for people: what was recorded, and what should be known about it."""
-        levels = ", ".join(f"{sigma:.3g}" for sigma in self.sigmas)
+        counts = Counter(f"{sigma:.3g}" for sigma in self.sigmas)
+        levels = ", ".join(level if count == 1 else f"{level} ({count} times)" for level, count in counts.items())
         lines = [
             f"{self.batch} x {self.width * self.scale} x {self.height * self.scale} pixels, {len(self.layers)} layers",
             f"recorded at noise level {levels}",
@@ -177,8 +179,8 @@ def _chosen(what: str, method: str, default: str, available: Sequence[str], know
         raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(known)}.")
     if method not in available:
         raise AttentionError(
-            f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set Record "
-            f"Attention's {what}_methods to 'all' and sample again."
+            f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set "
+            f"{what}_methods to 'all' in Record Attention or Segment Image and run again."
         )
     return method
 
@@ -209,13 +211,16 @@ def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str =
     return Maps(maps, attention, weights)
 
 
-def merge(records: Sequence[Attention]) -> Attention:
-    """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise)."""
-    if not records:
+def merge(records: Iterable[Attention]) -> Attention:
+    """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise).
+
+    They are taken one by one, so a generator of them never has more than two alive.
+    """
+    merged: Attention | None = None
+    for count, record in enumerate(records, start=1):
+        merged = record if merged is None else blend(merged, record, 1 / count)
+    if merged is None:
         raise AttentionError("There is nothing to merge: pass at least one recording.")
-    merged = records[0]
-    for count, record in enumerate(records[1:], start=2):
-        merged = blend(merged, record, 1 / count)
     return merged
 
 

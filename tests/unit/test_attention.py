@@ -46,12 +46,24 @@ def same(first: Attention, second: Attention, tolerance: float = 0.0) -> bool:
     return layers and spread and rest
 
 
+# -- what it says of itself -------------------------------------------------------------------------------------------
+
+
+def test_noise_levels_are_told_once_each() -> None:
+    record = replace(recording(), sigmas=(0.3461, 0.9, 0.3459, 0.346, 14.6))
+    assert record.describe().splitlines() == [
+        "2 x 48 x 32 pixels, 3 layers",
+        "recorded at noise level 0.346 (3 times), 0.9, 14.6",
+        "a note",
+    ]
+
+
 # -- averaging --------------------------------------------------------------------------------------------------------
 
 
 def test_merge_is_the_mean() -> None:
     records = [recording(seed) for seed in range(5)]
-    merged = merge(records)
+    merged = merge(iter(records))
     for number, layer in enumerate(merged.layers):
         for method in layer.maps:
             expected = torch.stack([record.layers[number].maps[method].double() for record in records]).mean(0)
