@@ -9,6 +9,7 @@ from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
+from .segment import SegmentImage
 from .words import EncodePrompt, Words
 
 NODES: list[type[io.ComfyNode]] = [
@@ -16,6 +17,7 @@ NODES: list[type[io.ComfyNode]] = [
     Words,
     RecordAttention,
     CollectAttention,
+    SegmentImage,
     Aggregate,
     Rescale,
     MaskFromTokens,

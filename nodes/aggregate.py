@@ -26,7 +26,7 @@ class Aggregate(io.ComfyNode):
                 "the model itself did at each of them."
             ),
             inputs=[
-                types.Attention.Input("attention", tooltip="From Collect Attention or Load Attention."),
+                types.Attention.Input("attention", tooltip="From Collect Attention, Segment Image or Load Attention."),
                 io.Combo.Input(
                     "head_method",
                     options=[AUTO, *HEAD_METHODS],

@@ -50,7 +50,7 @@ class SaveAttention(io.ComfyNode):
             search_aliases=[*types.ALIASES, "save"],
             description="Saves a recording as a safetensors file in output/goca, to load it later without sampling again.",
             inputs=[
-                types.Attention.Input("attention", tooltip="From Collect Attention."),
+                types.Attention.Input("attention", tooltip="From Collect Attention or Segment Image."),
                 io.String.Input(
                     "filename_prefix",
                     default="attention",

@@ -8,9 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..goca_core.capture.recorder import record
 from ..goca_core.capture.window import Window
-from . import types
-
-_AUTO_OR_ALL = ["auto", "all"]
+from . import options, types
 
 
 class RecordAttention(io.ComfyNode):
@@ -62,45 +60,7 @@ class RecordAttention(io.ComfyNode):
                         "(with window = percent)."
                     ),
                 ),
-                io.Combo.Input(
-                    "head_methods",
-                    options=_AUTO_OR_ALL,
-                    default="auto",
-                    advanced=True,
-                    tooltip=(
-                        "auto: keep the paper's way of weighting heads and the plain average. all: keep all "
-                        "seven, so that Aggregate can compare them; a little slower."
-                    ),
-                ),
-                io.Combo.Input(
-                    "layer_methods",
-                    options=_AUTO_OR_ALL,
-                    default="auto",
-                    advanced=True,
-                    tooltip=(
-                        "auto: measure the paper's layer weights. all: also the other two, so that Aggregate can "
-                        "compare them; slower."
-                    ),
-                ),
-                io.Combo.Input(
-                    "propagation_grid",
-                    options=["auto", "full"],
-                    default="auto",
-                    advanced=True,
-                    tooltip=(
-                        "Resolution of the self-attention used to refine masks. auto: bounded, fast. full: that "
-                        "of the finest layer, as in the paper; slower and larger."
-                    ),
-                ),
-                io.Boolean.Input(
-                    "reference_channel0",
-                    default=False,
-                    advanced=True,
-                    tooltip=(
-                        "Weigh layers as the paper's released code does, by one channel of the reference feature "
-                        "instead of all."
-                    ),
-                ),
+                *options.inputs(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The recording model: wire it into the sampler."),
@@ -125,14 +85,7 @@ class RecordAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
         return io.NodeOutput(
-            *record(
-                model,
-                chosen,
-                all_heads=head_methods == "all",
-                all_layers=layer_methods == "all",
-                full_affinity=propagation_grid == "full",
-                reference_channel0=reference_channel0,
-            )
+            *record(model, chosen, **options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0))
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..attention import Attention, AttentionError
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
-from .family import find_family, network_of
+from .family import Plan, find_family, network_of
 from .forward import Entry, Forward, Options
 from .run import Run
 from .window import Window
@@ -75,7 +75,7 @@ class Recorder:
             self._active.append(run)
         try:
             samples = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            self._keep(run, samples)
+            self.keep(run, samples)
             return samples
         finally:
             with _lock:
@@ -144,7 +144,8 @@ class Recorder:
     def _marks(self, samples: Tensor) -> list[tuple[Any, ...]]:
         return [(self.window, self.options, mark) for mark in _fingerprints(samples)]
 
-    def _keep(self, run: Run, samples: Tensor) -> None:
+    def keep(self, run: Run, samples: Tensor) -> None:
+        """Called with every run that came to its end and the latent it returned: puts it on the shelf."""
         run.close()
         with _lock:
             for mark in self._marks(samples):
@@ -204,8 +205,16 @@ def record(
     Kept are the family's own head and layer methods and the plain averages; ``all_heads`` and ``all_layers`` keep every
     method. ``full_affinity``: propagation at the finest layer's grid. ``reference_channel0``: as the released code.
     """
-    defaults = find_family(model.model).plan(network_of(model.model)).defaults
+    plan = find_family(model.model).plan(network_of(model.model))
+    recorder = Recorder(window, options_for(plan, all_heads, all_layers, full_affinity, reference_channel0))
+    return recorder.install(model), recorder
+
+
+def options_for(
+    plan: Plan, all_heads: bool, all_layers: bool, full_affinity: bool, reference_channel0: bool
+) -> Options:
+    """What to reduce to (see ``record``) for a model with this plan."""
+    defaults = plan.defaults
     heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
     layers = LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "vanilla")))
-    recorder = Recorder(window, Options(heads, layers, reference_channel0, full_affinity))
-    return recorder.install(model), recorder
+    return Options(heads, layers, reference_channel0, full_affinity)

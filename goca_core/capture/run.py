@@ -190,7 +190,7 @@ class Run:
             )
         return (
             "the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped the step; "
-            "choose another step window"
+            "choose another step window or noise level"
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from goca_core.scenes import draw
 from scripts import demo, example_graphs, make_graphs
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import ROOT, need
@@ -136,6 +137,46 @@ def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     assert mask.shape[:2] == (64, 64) and set(np.unique(mask)) <= {0, 255}
 
 
+def check_segmented(server: ComfyServer, prompt: Prompt, phrases: list[str], side: int) -> Run:
+    run = server.run(prompt)
+    check_masks(server, run, prompt, phrases, side)
+    assert said(run, prompt).splitlines()[0].startswith(f"1 x {side} x {side} pixels")
+    assert pictures(server, run, by_type(prompt, "SaveImage", "Heat maps"))
+    return run
+
+
+def test_the_demo_graph_of_segmenting_runs(server: ComfyServer) -> None:
+    prompt = shortened(graph("segment_photo_demo"))
+    check_segmented(server, prompt, ["blue heart", "yellow star"], 64)
+    segment = prompt[by_type(prompt, "GOCA_SegmentImage")]["inputs"]
+    assert "recorded at noise level 0.346" in said(server.run(prompt), prompt)
+    # Other looks at the same picture: nothing is painted again.
+    level = {"noise_level": "percent range", "noise_level.start_percent": 0.8, "noise_level.end_percent": 0.9}
+    segment |= {**level, "noise_level.levels": 2, "draws": 2, "flip": True, "seed": 7}
+    run = check_segmented(server, prompt, ["blue heart", "yellow star"], 64)
+    assert by_type(prompt, "KSampler") in run.cached
+    assert said(run, prompt).count("(4 times)") == 2
+
+
+def said(run: Run, prompt: Prompt) -> str:
+    (text,) = run.outputs[by_type(prompt, "GOCA_SegmentImage")]["text"]
+    return str(text)
+
+
+def test_the_photo_graph_runs_with_another_model(server: ComfyServer) -> None:
+    """The demo model takes the place of the checkpoint; the photo is drawn, of another size than the model's."""
+    scene = draw(6, 90, 90, plain=True)
+    Image.fromarray(scene.image).save(server.base / "input" / "photo.png")
+    prompt = graph("segment_photo_sd15_sdxl")
+    prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
+    prompt[by_type(prompt, "LoadImage")]["inputs"]["image"] = "photo.png"
+    prompt[by_type(prompt, "ImageScaleToTotalPixels")]["inputs"] |= {"megapixels": 0.015, "resolution_steps": 64}
+    prompt[by_type(prompt, "GOCA_EncodePrompt")]["inputs"]["text"] = scene.caption
+    things = [thing.name for thing in scene.things]
+    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "\n".join(things)
+    check_segmented(server, prompt, things, 128)
+
+
 def ancestors(prompt: Prompt, node: str) -> Prompt:
     wanted, waiting = {}, [node]
     while waiting:
@@ -165,7 +206,11 @@ def queued(editor: dict[str, Any], info: dict[str, Any]) -> Prompt:
         for group in ("required", "optional"):
             for name, spec in info[node["type"]]["input"].get(group, {}).items():
                 options = spec[1] if len(spec) > 1 else {}
-                if isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
+                if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+                    inputs[name] = next(values)
+                    (brought,) = [choice["inputs"] for choice in options["options"] if choice["key"] == inputs[name]]
+                    inputs |= {f"{name}.{inner}": next(values) for inner in brought.get("required", {})}
+                elif isinstance(spec[0], list) or spec[0] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"):
                     inputs[name] = next(values)
                     if options.get("control_after_generate"):
                         assert next(values) in ("fixed", "randomize", "increment", "decrement")
@@ -249,6 +294,14 @@ def test_slips_in_a_description_are_noticed(info: dict[str, Any]) -> None:
     assert "clip is not connected" in problem(node("GOCA_Words"), info)
     assert "takes CLIP, not VAE" in problem(node("GOCA_Words", {"clip": model["vae"]}), info)
     assert "no output 'clips'" in problem(node("GOCA_Words", {"clip": model["clips"]}), info)
+    empty = node("EmptyLatentImage")
+    wires = {"model": model["model"], "latent": empty[0], "positive": node("CLIPTextEncode")[0]}
+    never = node("GOCA_SegmentImage", {**wires, "noise_level": "never"})
+    assert "noise_level = 'never' is none of auto, sigma, percent, percent range" in problem(never, info)
+    large = node("GOCA_SegmentImage", {**wires, "noise_level": "percent", "noise_level.percent": 2.0})
+    assert "noise_level.percent = 2.0 is out of range" in problem(large, info)
+    other = node("GOCA_SegmentImage", {**wires, "noise_level": "sigma", "noise_level.percent": 0.5})
+    assert "no input 'noise_level.percent'" in problem(other, info)
     wrong = node("GOCA_RecordAttention", {"model": model["model"], "window": "never"})
     assert "window = 'never' is none of auto, percent" in problem(wrong, info)
     assert "out of range" in problem(node("EmptyLatentImage", {"width": -8}), info)

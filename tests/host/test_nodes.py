@@ -16,6 +16,7 @@ from .helpers import job, words_of
 IDS = {
     *("GOCA_EncodePrompt", "GOCA_Words", "GOCA_RecordAttention", "GOCA_CollectAttention", "GOCA_Aggregate"),
     *("GOCA_Rescale", "GOCA_MaskFromTokens", "GOCA_Overlay", "GOCA_SaveAttention", "GOCA_LoadAttention"),
+    "GOCA_SegmentImage",
 }
 # Types of wires of the host that the nodes use; every other one must be the pack's own.
 HOST_TYPES = {
@@ -31,6 +32,7 @@ HOST_TYPES = {
     "FLOAT",
     "BOOLEAN",
     "COMBO",
+    "COMFY_DYNAMICCOMBO_V3",
 }
 OWN_TYPES = {"GOCA_RECORDER", "GOCA_ATTENTION", "GOCA_MAPS", "GOCA_SCORES", "GOCA_WORDS"}
 

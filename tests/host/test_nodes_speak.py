@@ -19,19 +19,21 @@ def infos(host: SimpleNamespace, pack: ModuleType) -> dict[str, dict[str, Any]]:
     return found
 
 
-def silent_inputs(info: dict[str, Any]) -> list[str]:
-    groups = (info["input"].get("required", {}), info["input"].get("optional", {}))
+def silent_inputs(inputs: dict[str, Any]) -> list[str]:
+    """Inputs without a tooltip, also those that a choice brings with it."""
     silent = []
-    for group in groups:
+    for group in (inputs.get("required", {}), inputs.get("optional", {})):
         for name, spec in group.items():
             options = spec[1] if len(spec) > 1 else {}
             if not str(options.get("tooltip") or "").strip():
                 silent.append(name)
+            if spec[0] == "COMFY_DYNAMICCOMBO_V3":
+                silent += [inner for choice in options["options"] for inner in silent_inputs(choice["inputs"])]
     return silent
 
 
 def test_every_input_has_a_tooltip(infos: dict[str, dict[str, Any]]) -> None:
-    assert not {name: silent for name, info in infos.items() if (silent := silent_inputs(info))}
+    assert not {name: silent for name, info in infos.items() if (silent := silent_inputs(info["input"]))}
 
 
 def test_every_output_has_a_tooltip(infos: dict[str, dict[str, Any]]) -> None:

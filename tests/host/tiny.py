@@ -135,6 +135,21 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
     return Tiny(patcher, conditioning, config.latent_format.latent_channels)
 
 
+def control(name: str, seed: int = 0) -> Any:
+    """A CONTROL_NET for a tiny model, with random weights; its hint is a picture of 8 pixels per latent cell."""
+    import comfy.cldm.cldm
+    import comfy.controlnet
+    import comfy.ops
+
+    _, unet, forced, _ = MODELS[name]
+    config = {key: value for key, value in {**unet, **forced}.items() if key != "out_channels"}
+    network = comfy.cldm.cldm.ControlNet(
+        **config, hint_channels=3, device=CPU, operations=comfy.ops.disable_weight_init
+    )
+    _fill(network, seed)
+    return comfy.controlnet.ControlNet(network.eval(), load_device=CPU)
+
+
 def make_conditioning(
     width: int, batch: int = 1, seed: int = 0, tokens: int = TOKENS, pooled: int | None = None, **extra: Any
 ) -> Conditioning:

@@ -5,6 +5,7 @@ const READERS = {
   GOCA_EncodePrompt: (output) => output?.text?.join("\n"),
   GOCA_Words: (output) => output?.text?.join("\n"),
   GOCA_CollectAttention: (output) => output?.text?.join("\n"),
+  GOCA_SegmentImage: (output) => output?.text?.join("\n"),
   GOCA_SaveAttention: (output) => output?.text?.join("\n"),
   GOCA_MaskFromTokens: (output) => output?.goca_masks?.map(areas).join("\n"),
 };

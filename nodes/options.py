@@ -1,0 +1,61 @@
+"""What every node that records can be asked to keep: the same inputs, in the same words."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+_AUTO_OR_ALL = ["auto", "all"]
+
+
+def inputs() -> list[io.Input]:
+    """The advanced inputs of a node that records; `chosen` reads their values."""
+    return [
+        io.Combo.Input(
+            "head_methods",
+            options=_AUTO_OR_ALL,
+            default="auto",
+            advanced=True,
+            tooltip=(
+                "auto: keep the paper's way of weighting heads and the plain average. all: keep all "
+                "seven, so that Aggregate can compare them; a little slower."
+            ),
+        ),
+        io.Combo.Input(
+            "layer_methods",
+            options=_AUTO_OR_ALL,
+            default="auto",
+            advanced=True,
+            tooltip=(
+                "auto: measure the paper's layer weights. all: also the other two, so that Aggregate can "
+                "compare them; slower."
+            ),
+        ),
+        io.Combo.Input(
+            "propagation_grid",
+            options=["auto", "full"],
+            default="auto",
+            advanced=True,
+            tooltip=(
+                "Resolution of the self-attention used to refine masks. auto: bounded, fast. full: that "
+                "of the finest layer, as in the paper; slower and larger."
+            ),
+        ),
+        io.Boolean.Input(
+            "reference_channel0",
+            default=False,
+            advanced=True,
+            tooltip=(
+                "Weigh layers as the paper's released code does, by one channel of the reference feature instead of all."
+            ),
+        ),
+    ]
+
+
+def chosen(head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool) -> dict[str, bool]:
+    """The values of `inputs` as options of `recorder.record` and `segment.segment`."""
+    return {
+        "all_heads": head_methods == "all",
+        "all_layers": layer_methods == "all",
+        "full_affinity": propagation_grid == "full",
+        "reference_channel0": reference_channel0,
+    }
