@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from boot import ROOT, boot, use
+from demo_scenes import Demo
 from PIL import Image
 
 PROMPTS = (
@@ -32,43 +32,25 @@ SEEDS = (1, 2)
 README = ("a red circle, a yellow star and a blue square on grass", "red circle\nyellow star\nblue square", 3)
 TWO = ("a red circle and a blue square on grass", "red circle\nblue square", 3)
 OTHER = ("a yellow star and a purple heart on snow", "yellow star\npurple heart", 3)
+SEGMENTED = ("a yellow star and a blue heart on snow", "blue heart\nyellow star", 3)
 
 
-class Painter:
-    """The demo model, recording as its nodes do."""
-
-    def __init__(self) -> None:
-        self.recorder, self.tokens = use("goca_core.capture.recorder"), use("goca_core.capture.tokens")
-        self.model, self.clip, self.vae = use("nodes.demo_model").load()
-
-    def encode(self, prompt: str) -> list:
-        words = self.tokens.word_map(self.clip, prompt)
-        return self.tokens.attach(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)), words)
-
-    def paint(self, prompt: str, seeds: tuple[int, ...]) -> tuple:
-        """Pictures [B, H, W, 3], one for each seed, and what was recorded."""
-        import comfy.sample
-
-        latent = torch.zeros(len(seeds), 12, 32, 32)
-        noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])
-        model, recorder = self.recorder.record(self.model, self.recorder.Window())
-        sampling = (noise, 20, 4.0, "dpmpp_2m", "karras", self.encode(prompt), self.encode(""), latent)
-        with torch.inference_mode():
-            samples = comfy.sample.sample(model, *sampling, disable_pbar=True, seed=1)
-            return self.vae.decode(samples), recorder.collect(samples)
-
-
-def contact_sheet(painter: Painter, path: Path) -> None:
-    pictures = [picture for prompt in PROMPTS for picture in painter.paint(prompt, SEEDS)[0]]
+def contact_sheet(demo: Demo, path: Path) -> None:
+    pictures = [picture for prompt in PROMPTS for picture in demo.paint(prompt, SEEDS)[0]]
     captions = [prompt for prompt in PROMPTS for _ in SEEDS]
     sheet = use("goca_core.picture").contact_sheet(pictures, captions, columns=6, scale=3)
     sheet.save(path, optimize=True)
 
 
-def result(painter: Painter, prompt: str, phrases: str, seed: int) -> list:
-    """A picture, its masks, the masks over it, and the heat map of every word."""
+def result(demo: Demo, prompt: str, phrases: str, seed: int, look_again: bool = False) -> list:
+    """A picture, its masks, the masks over it, and the heat map of every word.
+
+    ``look_again``: by what the model attends to in the finished picture, not while it painted.
+    """
     pipeline, show = use("goca_core.pipeline"), use("goca_core.show")
-    image, attention = painter.paint(prompt, (seed,))
+    image, attention = demo.paint(prompt, (seed,))
+    if look_again:
+        attention = demo.segment(image, prompt)
     cut = pipeline.cut(attention, pipeline.Request(phrases))
     masks = [mask[..., None].expand(-1, -1, 3) for mask in cut.masks[0]]
     overlay = show.overlay_batch(image, show.flatten(cut.masks), "\n".join(cut.labels), 0.55)[0]
@@ -76,9 +58,9 @@ def result(painter: Painter, prompt: str, phrases: str, seed: int) -> list:
     return [image[0], *masks, overlay, heat]
 
 
-def readme_picture(painter: Painter, path: Path) -> None:
+def readme_picture(demo: Demo, path: Path) -> None:
     phrases = README[1].splitlines()
-    *panels, heat = result(painter, *README)
+    *panels, heat = result(demo, *README)
     sheet = use("goca_core.picture").contact_sheet(
         panels, [README[0], *phrases, "all masks"], columns=len(panels), scale=4
     )
@@ -91,8 +73,10 @@ def readme_picture(painter: Painter, path: Path) -> None:
     whole.save(path, optimize=True)
 
 
-def thumbnail(painter: Painter, name: str, which: int, prompt: str, phrases: str, seed: int) -> None:
-    shown = use("goca_core.picture").contact_sheet([result(painter, prompt, phrases, seed)[which]], scale=1)
+def thumbnail(
+    demo: Demo, name: str, which: int, prompt: str, phrases: str, seed: int, look_again: bool = False
+) -> None:
+    shown = use("goca_core.picture").contact_sheet([result(demo, prompt, phrases, seed, look_again)[which]], scale=1)
     shown.thumbnail((400, 400))
     shown.save(ROOT / "workflows" / f"{name}.jpg", quality=88)
 
@@ -114,13 +98,15 @@ def main() -> None:
     if not source.is_file():
         sys.exit("There is no training/loss.json: run scripts/train_demo.py first.")
     boot()
-    painter = Painter()
+    demo = Demo()
     loss_curve(json.loads(source.read_text()), ROOT / "demo" / "loss.png")
-    contact_sheet(painter, ROOT / "demo" / "contact_sheet.png")
-    readme_picture(painter, ROOT / "docs" / "images" / "demo.png")
-    thumbnail(painter, "masks_from_words_demo", -2, *TWO)
-    thumbnail(painter, "masks_from_words_sd15_sdxl", -1, *TWO)
-    thumbnail(painter, "save_and_reuse_attention_demo", -2, *OTHER)
+    contact_sheet(demo, ROOT / "demo" / "contact_sheet.png")
+    readme_picture(demo, ROOT / "docs" / "images" / "demo.png")
+    thumbnail(demo, "masks_from_words_demo", -2, *TWO)
+    thumbnail(demo, "masks_from_words_sd15_sdxl", -1, *TWO)
+    thumbnail(demo, "save_and_reuse_attention_demo", -2, *OTHER)
+    thumbnail(demo, "segment_photo_demo", -2, *SEGMENTED, look_again=True)
+    thumbnail(demo, "segment_photo_sd15_sdxl", -1, *SEGMENTED, look_again=True)
 
 
 if __name__ == "__main__":
