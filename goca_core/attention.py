@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .heads import HEAD_METHODS
 from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
+from .resize import Range
 from .words import WordMap, WordMapError
 
 AUTO = "auto"
@@ -166,11 +167,15 @@ class Maps:
 
 @dataclass(frozen=True)
 class Scores:
-    """A rescaling chosen but not yet done: it needs the objects, which the mask node knows."""
+    """A rescaling chosen but not yet done: it needs the objects, which the mask node knows.
+
+    ``range_``: of the stretch in the rescaling and after propagation (see ``resize.stretch``).
+    """
 
     maps: Maps
     method: str
     pool: Literal["mean", "sum"] = "mean"
+    range_: Range = "full"
 
 
 def _chosen(what: str, method: str, default: str, available: Sequence[str], known: Sequence[str]) -> str:

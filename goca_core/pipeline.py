@@ -18,7 +18,7 @@ from . import masks as finishing
 from .attention import AUTO, Affinity, Attention, AttentionError, Maps, Scores, aggregate
 from .refine import propagate
 from .rescale import RESCALE_METHODS, merge_background, rescale
-from .resize import Grid, resize_bilinear
+from .resize import Grid, Range, resize_bilinear
 from .words import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
@@ -88,7 +88,7 @@ def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> 
     if method not in RESCALE_METHODS:
         raise AttentionError(f"Unknown rescale method {method!r}: use one of {', '.join(RESCALE_METHODS)}.")
     columns = [tokens.columns(phrase.tokens) for phrase in objects]
-    return rescale(scores.maps.maps, columns, tokens.columns(words.content()), method, scores.pool)
+    return rescale(scores.maps.maps, columns, tokens.columns(words.content()), method, scores.pool, scores.range_)
 
 
 def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
@@ -121,7 +121,7 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     maps = torch.cat((maps[:, :count], back[:, None]), 1)
     order = record.defaults.order if request.order < 0 else request.order
     if order and record.affinity is not None:
-        maps = _propagate(maps, record.affinity, order)
+        maps = _propagate(maps, record.affinity, order, scores.range_)
     maps = _to_size(maps, record, (record.height, record.width) if request.latent_size else request.size)
     if request.smooth > 0:
         maps = finishing.smooth(maps, request.smooth)
@@ -137,9 +137,10 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
     return resolve(text, words) if text.strip() else []
 
 
-def _propagate(maps: Tensor, affinity: Affinity, order: int) -> Tensor:
+def _propagate(maps: Tensor, affinity: Affinity, order: int, range_: Range) -> Tensor:
     """Spread scores on the affinity's grid; the maps come back at that size."""
-    return propagate(resize_bilinear(maps, (affinity.height, affinity.width)), affinity.matrix.to(maps), order)
+    maps = resize_bilinear(maps, (affinity.height, affinity.width))
+    return propagate(maps, affinity.matrix.to(maps), order, range_)
 
 
 def _to_size(maps: Tensor, record: Attention, size: Grid | None) -> Tensor:

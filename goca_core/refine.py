@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layers import resize_self_map
-from .resize import Grid, check_ndim, finite, minmax, resize_nearest, working_dtype
+from .resize import Grid, Range, check_ndim, finite, resize_nearest, stretch, working_dtype
 
 
 def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid) -> Tensor:
@@ -35,13 +35,13 @@ def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid
     return total / len(self_maps)
 
 
-def propagate(scores: Tensor, affinity: Tensor, order: int) -> Tensor:
+def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "full") -> Tensor:
     """Apply x <- affinity x `order` times to each map, then stretch it to [0, 1].
 
     scores: [B, K, h, w]. affinity: [B, N, N], N = h*w, from `mean_affinity`. Returns [B, K, h, w].
-    order 0 gives the scores back unchanged; maps that are zero everywhere stay zero.
+    range_: of the stretch, see `resize.stretch`. order 0 gives the scores back unchanged; maps that are zero everywhere stay zero.
     Many orders with a diffuse affinity flatten every map; one that ends flat up to rounding becomes zero.
-    Raises ValueError when N is not h*w or the order is negative.
+    Raises ValueError when N is not h*w, the order is negative or the range unknown.
     """
     _check_fit(scores, affinity)
     if order < 0:
@@ -58,7 +58,7 @@ def propagate(scores: Tensor, affinity: Tensor, order: int) -> Tensor:
         x = x / torch.where(peak > torch.finfo(dtype).tiny, peak, 1.0) @ transposed
     peak = x.abs().amax(-1, keepdim=True)
     x = x / torch.where(peak > torch.finfo(dtype).tiny, peak, 1.0)
-    return minmax(x.reshape(scores.shape))
+    return stretch(x.reshape(scores.shape), range_)
 
 
 def proposal_merge(

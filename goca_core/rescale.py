@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .resize import check_choice, check_ndim, finite, gaussian_blur, maxnorm, minmax
+from .resize import RANGES, Range, check_choice, check_ndim, finite, gaussian_blur, maxnorm, minmax, within
 
 _FACTOR_FLOOR = 1e-8  # content mass below which a pixel says nothing about the objects
 
@@ -55,20 +55,24 @@ def rescale(
     content: Sequence[int],
     method: str = "sum-1 rescaling + per-token renorm+",
     pool: Literal["mean", "sum"] = "mean",
+    range_: Range = "full",
 ) -> Tensor:
     """One score map per object.
 
     maps: [B, T, h, w] from `layers.aggregate_layers`. objects: token positions of each object (K of them).
     content: token positions of all content words of the prompt, not only those of the objects.
     method: one of RESCALE_METHODS. pool: how an object's tokens are joined; the content mass is always a sum.
+    range_: "robust" takes the most extreme hundredth of a map's pixels at either end out (`resize.clip_tails`) before each
+    blur and renormalisation, so that attention sinks do not decide the scale; without renormalisation it changes nothing.
 
     Returns [B, K, h, w], in [0, 1] for the methods that end in a renormalisation. Repeated positions count once. Pixels
     with a content mass of 1e-8 or less, and objects whose map is constant, are zero. Without content words the division
     is left out, with a warning.
-    Raises ValueError for an unknown method or pool, no objects, an object without tokens, or a position outside 0..T-1.
+    Raises ValueError for an unknown method, pool or range, no objects, an object without tokens, or a position outside 0..T-1.
     """
     check_choice("rescale method", method, RESCALE_METHODS)
     check_choice("pool", pool, ("mean", "sum"))
+    check_choice("range", range_, RANGES)
     check_ndim("maps", maps, "B T h w")
     if not objects:
         raise ValueError("objects is empty: pass the token positions of at least one object.")
@@ -97,13 +101,13 @@ def rescale(
             stacklevel=2,
         )
     if recipe.renorm == "max":
-        result = maxnorm(result)
+        result = maxnorm(within(result, range_))
     elif recipe.renorm == "blur":
-        result = minmax(blur(result))
+        result = minmax(blur(within(result, range_)))
     if recipe.times_raw:
         result = result * raw
     if recipe.again:
-        result = minmax(blur(result))
+        result = minmax(blur(within(result, range_)))
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,10 @@ from torch import Tensor
 
 Grid = tuple[int, int]
 """Height and width in tokens or pixels, in this order."""
+
+Range = Literal["full", "robust"]
+"""What a map is stretched by: its minimum and maximum, or those of all but its most extreme pixels."""
+RANGES: tuple[Range, ...] = ("full", "robust")
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
@@ -125,6 +130,35 @@ def minmax(maps: Tensor) -> Tensor:
     low, high, varies = _extremes(maps)
     span = torch.where(varies, high / 2 - low / 2, 1.0)
     return torch.where(varies, (maps / 2 - low / 2) / span, 0.0)
+
+
+def clip_tails(maps: Tensor, share: float = 0.01) -> Tensor:
+    """Each map of [..., h, w] without its extremes: the smallest and the largest `share` of its pixels, rounded up to
+    whole ones, are set to the nearest value that remains.
+
+    Takes out what a few pixels would do to the scale, such as attention sinks in the corners. A map of which nothing
+    else would be left (it is the same everywhere but in those pixels) stays as it is.
+    """
+    pixels = maps.shape[-2] * maps.shape[-1]
+    cut = min(math.ceil(share * pixels), (pixels - 1) // 2)
+    # A sort, because torch.quantile refuses large maps.
+    ordered = maps.flatten(-2).sort(-1).values
+    low, high = (ordered[..., place, None, None] for place in (cut, pixels - 1 - cut))
+    return torch.where(low < high, maps.clamp(low, high), maps)
+
+
+def stretch(maps: Tensor, range_: Range = "full") -> Tensor:
+    """Stretch each map of [..., h, w] to [0, 1]: `minmax`, for "robust" after `clip_tails`.
+
+    Raises ValueError for another range.
+    """
+    return minmax(within(maps, range_))
+
+
+def within(maps: Tensor, range_: Range) -> Tensor:
+    """The maps themselves for the range "full", with `clip_tails` for "robust". Raises ValueError for another range."""
+    check_choice("range", range_, RANGES)
+    return clip_tails(maps) if range_ == "robust" else maps
 
 
 def maxnorm(maps: Tensor) -> Tensor:

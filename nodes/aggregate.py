@@ -10,6 +10,7 @@ from ..goca_core.attention import AUTO, Scores, aggregate
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_METHODS
 from ..goca_core.rescale import RESCALE_METHODS
+from ..goca_core.resize import RANGES
 from . import types
 
 
@@ -87,10 +88,28 @@ class Rescale(io.ComfyNode):
                         " each object."
                     ),
                 ),
+                io.Combo.Input(
+                    "range",
+                    options=list(RANGES),
+                    default="full",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What each object is stretched by, here and after propagation. full: its smallest and largest "
+                        "score. robust: leaves out the hundredth of the pixels at either end, for models that pile "
+                        "attention up in a few places such as the corners."
+                    ),
+                ),
             ],
             outputs=[types.Scores.Output(display_name="scores", tooltip="Scores, comparable between objects.")],
         )
 
     @classmethod
-    def execute(cls, maps: Any, method: str, pool: Literal["mean", "sum"] = "mean") -> io.NodeOutput:
-        return io.NodeOutput(Scores(maps, method, pool))
+    def execute(
+        cls,
+        maps: Any,
+        method: str,
+        pool: Literal["mean", "sum"] = "mean",
+        range: Literal["full", "robust"] = "full",
+    ) -> io.NodeOutput:
+        return io.NodeOutput(Scores(maps, method, pool, range))

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, AttentionError, Scores, aggregate
+from goca_core.attention import Affinity, Attention, AttentionError, Maps, Scores, aggregate
 from goca_core.masks import BACKGROUND_RULES
 from goca_core.pipeline import NO_BACKGROUND, Request, as_scores, cut, phrase_scores, word_scores
 from goca_core.refine import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
-from goca_core.resize import resize_bilinear
+from goca_core.resize import RANGES, resize_bilinear
 from goca_core.show import flatten, overlay_batch
 from goca_core.words import PhraseError, WordMapError, resolve
 
@@ -157,6 +157,21 @@ def test_smooth_and_largest() -> None:
     largest = cut(recording(5), Request(PHRASES, size=(64, 96), largest=True))
     assert torch.all(largest.masks <= rough.masks) and largest.masks.sum() < rough.masks.sum()
     assert torch.equal(largest.masks.sum(1) + largest.background, torch.ones(2, 64, 96))
+
+
+def test_a_sink_in_a_corner_costs_the_object_only_with_the_full_range() -> None:
+    record = replace(recording(batch=1, affinity=False), affinity=Affinity(16, 24, torch.eye(384)[None]))
+    maps = torch.zeros(1, record.tokens.count, 16, 24)
+    maps[:, 3], maps[:, 5] = 0.004, 0.98
+    maps[:, 3, 4:12, 8:20] = 0.02
+    maps[:, 3, 0, 0], maps[:, 5, 0, 0] = 50 * 0.02, 0
+    source = Maps(maps / maps.sum(1, keepdim=True), record, torch.ones(1, 3))
+    request, whole = Request("cat", "", size=(16, 24)), torch.zeros(16, 24)
+    whole[4:12, 8:20] = 1
+    full, robust = (cut(Scores(source, "auto", range_=name), request).masks[0, 0] for name in RANGES)
+    assert not (full * whole).any() and full.any(), "the sink alone is left"
+    inter, union = (robust * whole).sum(), (robust + whole > 0).sum()
+    assert inter / union > 0.9
 
 
 def test_the_table() -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from goca_core import refine
 from goca_core.layers import resize_self_map
+from goca_core.resize import stretch
 
 Attention = Callable[..., Tensor]
 
@@ -51,6 +52,17 @@ def test_propagate_order_zero_and_empty_maps(attention: Attention) -> None:
     assert torch.equal(same, scores) and same.data_ptr() != scores.data_ptr()
     actual = refine.propagate(scores, affinity, 3)
     assert not actual[:, 1].any() and actual[:, 0].max() == 1
+
+
+def test_propagate_with_a_robust_range(attention: Attention, rng: torch.Generator) -> None:
+    scores = torch.rand(2, 2, 10, 15, generator=rng)
+    scores[1, 0, 0, 0] = 50
+    affinity = (8 * torch.eye(150) + torch.randn(150, 150, generator=rng)).softmax(-1).expand(2, -1, -1)
+    full, robust = refine.propagate(scores, affinity, 1), refine.propagate(scores, affinity, 1, "robust")
+    torch.testing.assert_close(robust, stretch(full, "robust"), rtol=0, atol=1e-6)
+    assert full[1, 0].median() < 0.05 and robust[1, 0].median() > 0.2
+    with pytest.raises(ValueError, match="Unknown range 'none'"):
+        refine.propagate(scores, affinity, 1, "none")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [1e-20, 1e3])

@@ -104,6 +104,73 @@ def test_blur_borders() -> None:
     torch.testing.assert_close(rescale.blur(short)[0, 0], expected, rtol=0, atol=1e-5)
 
 
+# -- the robust range --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 24), (37, 41)])
+def test_clip_tails_leaves_out_the_extremes(size: tuple[int, int], rng: torch.Generator) -> None:
+    pixels = size[0] * size[1]
+    cut = -(-pixels // 100)
+    maps = torch.stack([torch.randperm(pixels, generator=rng) for _ in range(6)]).reshape(2, 3, *size).float()
+    before = maps.clone()
+    assert torch.equal(resize.clip_tails(maps), before.clamp(cut, pixels - 1 - cut)) and torch.equal(maps, before)
+    stretched = resize.stretch(maps, "robust")
+    expected = ((before - cut) / (pixels - 1 - 2 * cut)).clamp(0, 1)
+    torch.testing.assert_close(stretched, expected, rtol=0, atol=1e-6)
+    assert torch.equal(resize.stretch(maps), resize.minmax(maps))
+    # Only the order of values counts for what is left out, and each map is for itself.
+    assert torch.equal(resize.clip_tails(maps[1:, 2:])[0, 0], resize.clip_tails(maps)[1, 2])
+
+
+def test_clip_tails_keeps_an_object_of_a_few_pixels() -> None:
+    maps = torch.zeros(1, 1, 16, 16)
+    maps[..., 5, 5:7] = 1
+    assert torch.equal(resize.clip_tails(maps), maps)
+    assert torch.equal(resize.stretch(maps, "robust"), maps)
+    for shape in ((1, 1), (1, 2), (1, 3)):
+        small = torch.rand(2, *shape)
+        assert torch.isfinite(resize.stretch(small, "robust")).all()
+        assert resize.clip_tails(small).shape == small.shape
+
+
+def sink() -> tuple[Tensor, Tensor]:
+    """Maps of a picture in which an object fills a rectangle, and one corner draws fifty times as much; and the object."""
+    inside = torch.zeros(16, 20, dtype=torch.bool)
+    inside[4:10, 6:15] = True
+    maps = torch.zeros(1, 3, 16, 20)
+    maps[0, 1] = torch.where(inside, 0.02, 0.004)
+    maps[0, 1, -1, -1] = 50 * 0.02
+    maps[0, 2] = 0.98
+    maps[0, 2, -1, -1] = 0.0
+    return maps / maps.sum(1, keepdim=True), inside
+
+
+@pytest.mark.parametrize("method", [m for m in rescale.RESCALE_METHODS if "renorm" in m])
+def test_a_sink_in_a_corner_does_not_decide_the_robust_scale(method: str) -> None:
+    maps, inside = sink()
+    bar = 0.5 if "x raw" not in method or method.endswith("renorm") else 0.01
+    lost = rescale.rescale(maps, [[1]], [1, 2], method)[0, 0] > bar
+    found = rescale.rescale(maps, [[1]], [1, 2], method, range_="robust")[0, 0] > bar
+    assert not lost[inside].any(), "the object is there with the full range, so the test shows nothing"
+    # All but what a blur does to the rim, and the corner itself.
+    assert found[5:9, 7:14].all()
+    outside = ~inside
+    outside[-3:, -3:] = False
+    assert not found[outside].any()
+
+
+def test_the_robust_range_in_other_cases(maps: Tensor) -> None:
+    for method in rescale.RESCALE_METHODS:
+        robust = rescale.rescale(maps, OBJECTS, CONTENT, method, range_="robust")
+        assert robust.shape == (2, 2, 6, 9) and torch.isfinite(robust).all()
+        full = rescale.rescale(maps, OBJECTS, CONTENT, method)
+        assert torch.equal(robust, full) == ("renorm" not in method)
+        if "x raw" not in method and "renorm" in method:
+            assert robust.min() >= 0 and robust.max() == 1
+    with pytest.raises(ValueError, match="Unknown range 'wide'"):
+        rescale.rescale(maps, OBJECTS, CONTENT, "raw", range_="wide")  # type: ignore[arg-type]
+
+
 def test_merge_background(maps: Tensor) -> None:
     torch.testing.assert_close(rescale.merge_background(maps[:, :2]), torch.maximum(maps[:, 0], maps[:, 1]))
     assert torch.equal(rescale.merge_background(maps[:, :0]), torch.zeros(2, 6, 9))
