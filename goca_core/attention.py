@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .heads import HEAD_METHODS
 from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
+from .refinement import Step
 from .resize import Range
 from .words import WordMap, WordMapError
 
@@ -167,15 +168,17 @@ class Maps:
 
 @dataclass(frozen=True)
 class Scores:
-    """A rescaling chosen but not yet done: it needs the objects, which the mask node knows.
+    """A rescaling chosen but not yet done, and refinements after it: they need the objects, which the mask node knows.
 
-    ``range_``: of the stretch in the rescaling and after propagation (see ``resize.stretch``).
+    ``range_``: of the stretch in the rescaling and after propagation (see ``resize.stretch``). ``steps``: refinements in
+    their order, after propagation.
     """
 
     maps: Maps
     method: str
     pool: Literal["mean", "sum"] = "mean"
     range_: Range = "full"
+    steps: tuple[Step, ...] = ()
 
 
 def _chosen(what: str, method: str, default: str, available: Sequence[str], known: Sequence[str]) -> str:

@@ -1,24 +1,27 @@
 """From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper order.
 
-Rescale the phrases' maps, let them spread along self-attention, bring them to the size of the masks, and only then
-decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules of the reference.
+Rescale the phrases' maps, let them spread along self-attention, refine them if asked to, bring them to the size of the
+masks, and only then decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules
+of the reference.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import masks as finishing
-from .attention import AUTO, Affinity, Attention, AttentionError, Maps, Scores, aggregate
+from .attention import AUTO, Attention, AttentionError, Maps, Scores, aggregate
 from .refine import propagate
+from .refinement import Refinement, Step, apply, cell_of, check
 from .rescale import RESCALE_METHODS, merge_background, rescale
-from .resize import Grid, Range, resize_bilinear
+from .resize import Grid, resize_bilinear
 from .words import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
@@ -81,6 +84,23 @@ def as_scores(source: Attention | Maps | Scores) -> Scores:
     return Scores(source, AUTO) if isinstance(source, Maps) else source
 
 
+def refined(source: Attention | Maps | Scores, refinement: Refinement, picture: Tensor | None = None) -> Scores:
+    """Scores with one more refinement after those they have, done when masks or heat maps are made of them.
+
+    picture: [B or 1, H, W, 3] in [0, 1], for a refinement that is guided by it. Raises a ValueError of one sentence when
+    what guides it is missing or does not fit.
+    """
+    scores = as_scores(source)
+    check(refinement, scores.maps.source.batch, picture, scores.maps.source.affinity)
+    if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scores.steps):
+        raise ValueError(
+            f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the picture; put it "
+            "before that one."
+        )
+    step = Step(refinement, picture if refinement.guide == "picture" else None)
+    return replace(scores, steps=(*scores.steps, step))
+
+
 def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> Tensor:
     """Rescaled scores of objects, [B, K, h, w] at the size of the maps."""
     tokens = scores.maps.tokens
@@ -92,13 +112,16 @@ def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> 
 
 
 def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
-    """Scores to look at, [B, K, H, W] at the size of the picture, and their names: the phrases, or every content word."""
+    """Scores to look at, [B, K, H, W] at the size of the picture, and their names: the phrases, or every content word.
+
+    Rescaled and refined, but not propagated.
+    """
     known = scores.maps.tokens.named(words)
     if not phrases.strip():
         phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
     found = resolve(phrases, known)
     maps = phrase_scores(scores, found, known)
-    return _to_size(maps, scores.maps.source, None), tuple(phrase.label for phrase in found)
+    return _finish(maps, scores, None), tuple(phrase.label for phrase in found)
 
 
 def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | None = None) -> Cut:
@@ -120,9 +143,10 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     back = merge_background(maps[:, count:]) if behind else torch.zeros_like(maps[:, 0])
     maps = torch.cat((maps[:, :count], back[:, None]), 1)
     order = record.defaults.order if request.order < 0 else request.order
-    if order and record.affinity is not None:
-        maps = _propagate(maps, record.affinity, order, scores.range_)
-    maps = _to_size(maps, record, (record.height, record.width) if request.latent_size else request.size)
+    if order and (affinity := record.affinity) is not None:
+        maps = resize_bilinear(maps, (affinity.height, affinity.width))
+        maps = propagate(maps, affinity.matrix.to(maps), order, scores.range_)
+    maps = _finish(maps, scores, (record.height, record.width) if request.latent_size else request.size)
     if request.smooth > 0:
         maps = finishing.smooth(maps, request.smooth)
     found = maps[:, :count]
@@ -137,18 +161,28 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
     return resolve(text, words) if text.strip() else []
 
 
-def _propagate(maps: Tensor, affinity: Affinity, order: int, range_: Range) -> Tensor:
-    """Spread scores on the affinity's grid; the maps come back at that size."""
-    maps = resize_bilinear(maps, (affinity.height, affinity.width))
-    return propagate(maps, affinity.matrix.to(maps), order, range_)
+def _finish(maps: Tensor, scores: Scores, size: Grid | None) -> Tensor:
+    """Refine maps in the order of the steps, and bring them to the size of the masks; None is that of the picture."""
+    record = scores.maps.source
+    size = size or (record.height * record.scale, record.width * record.scale)
+    cell = 0
+    for step in scores.steps:
+        if step.picture is not None and not cell:
+            # The first time a picture is looked at; from here on maps are as large as pictures, and cover no more.
+            cell = cell_of(maps, step.picture)
+            maps = _to_size(maps, record, (step.picture.shape[1], step.picture.shape[2]))
+        maps = apply(step.refinement, maps, step.picture, record.affinity, cell)
+    if not cell:
+        return _to_size(maps, record, size)
+    return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
 
 
-def _to_size(maps: Tensor, record: Attention, size: Grid | None) -> Tensor:
-    """Bring maps to the size of the masks.
+def _to_size(maps: Tensor, record: Attention, size: Grid) -> Tensor:
+    """Bring maps from the grid of the tokens to a size in pixels.
 
     Tokens of a model that works on patches cover a little more than an odd-sized latent; that part is cut off.
     """
-    height, width = size if size is not None else (record.height * record.scale, record.width * record.scale)
+    height, width = size
     grid = max(((layer.height, layer.width) for layer in record.layers), key=lambda g: g[0] * g[1])
     covered = [
         side * math.ceil(latent / side) for side, latent in zip(grid, (record.height, record.width), strict=True)

@@ -1,7 +1,8 @@
 """Spatial refinement of score maps.
 
 The method's own way is `propagate`: spread each object's scores along the model's self-attention. `proposal_merge` and
-`prototype` are two others that the reference implementation offers and the paper's settings do not use.
+`prototype` are two others that the reference implementation offers and the paper's settings do not use; those in
+`refine_image` look at the picture. `refinement` knows them by name.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ HOST_MODULES = {
     "app", "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server", "utils",
 }  # fmt: skip
 # With none of these at hand a node cannot do tensor maths; it asks goca_core.
-MATHS_MODULES = {"torch", "numpy", "einops", "scipy", "PIL"}
+MATHS_MODULES = {"torch", "numpy", "einops", "scipy", "PIL", "kornia"}
 
 
 def python_files(folder: str) -> list[Path]:
