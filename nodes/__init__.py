@@ -9,6 +9,7 @@ from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
+from .refine import Refine
 from .segment import SegmentImage
 from .words import EncodePrompt, Words
 
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     SegmentImage,
     Aggregate,
     Rescale,
+    Refine,
     MaskFromTokens,
     Overlay,
     SaveAttention,

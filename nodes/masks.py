@@ -26,7 +26,7 @@ class MaskFromTokens(io.ComfyNode):
                     "source",
                     types=[types.Scores, types.Maps, types.Attention],
                     tooltip=(
-                        "Scores from Rescale. Maps or attention work too: the missing steps are done with the "
+                        "Scores from Rescale or Refine. Maps or attention work too: the missing steps are done with the "
                         "paper's choices."
                     ),
                 ),

@@ -133,6 +133,19 @@ def _save_masks(masks: Wire, overlay: Wire, heat: Wire) -> list[Node]:
     return [_save("Masks", "mask", masks), _save("Overlay", "overlay", overlay), _save("Heat maps", "heat", heat)]
 
 
+REFINE_NOTE = """\
+Attention is coarse: a cell of it covers many pixels. **Refine** lets the masks follow finer edges. Press **Run** and compare \
+the three overlays.
+
+* **pamr** moves scores to the edges of the picture, thoroughly.
+* **guided filter** is faster and softer. Both need the decoded picture in *image*.
+* **proposal merge** (try it in either node) looks for segments in the model's self-attention instead; each goes whole to \
+one phrase.
+
+Changing any of it samples nothing again. With your own checkpoint it is the same: put **Refine** before **Mask From \
+Tokens**."""
+
+
 def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str, Any], note: Note, name: str) -> Graph:
     """From a prompt to masks, with every step as a node of its own."""
     clip, vae = model[1], model[2]
@@ -290,5 +303,45 @@ def segment_photo_graph() -> Graph:
     return Graph("segment_photo_sd15_sdxl", [("The picture", reading), ("From the picture to masks", cutting)])
 
 
+def refine_graph() -> Graph:
+    """Masks of the same phrases as they are, and refined in two ways."""
+    model = Node("GOCA_DemoModel")
+    positive = Node(
+        "GOCA_EncodePrompt",
+        {"clip": model["clip"], "text": "a yellow star and a purple heart on asphalt"},
+        "Prompt",
+        more=150,
+    )
+    negative = Node("GOCA_EncodePrompt", {"clip": model["clip"], "text": ""}, "Negative prompt", more=40)
+    record = Node("GOCA_RecordAttention", {"model": model["model"]})
+    latent = Node("EmptyLatentImage", {"width": 64, "height": 64})
+    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    sampling = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    sampler = Node("KSampler", {**wires, **sampling}, more=160)
+    picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
+    phrases = Node("PrimitiveStringMultiline", {"value": "yellow star\npurple heart"}, "Phrases")
+
+    def shown(source: Wire, name: str) -> list[list[Node | Note]]:
+        masks = Node("GOCA_MaskFromTokens", {"source": source, "phrases": phrases[0]}, width=330, more=90)
+        overlay = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
+        return [[masks], [Node("GOCA_Overlay", overlay, name, more=PREVIEW)]]
+
+    pamr, guided = (
+        Node("GOCA_Refine", {"source": collect[0], "image": picture[0], "method": method}, f"Refine: {method}")
+        for method in ("pamr", "guided filter")
+    )
+    return Graph(
+        "sharper_masks_demo",
+        [
+            ("Paint and record", [[Note(REFINE_NOTE, "Sharper masks", height=330)], [model, positive], [negative, latent],
+                                  [record], [sampler], [picture, collect, phrases]]),
+            ("As they are", shown(collect[0], "As they are")),
+            ("Refined: pamr", [[pamr], *shown(pamr[0], "pamr")]),
+            ("Refined: guided filter", [[guided], *shown(guided[0], "guided filter")]),
+        ],
+    )  # fmt: skip
+
+
 def graphs() -> list[Graph]:
-    return [demo_graph(), checkpoint_graph(), save_graph(), segment_demo_graph(), segment_photo_graph()]
+    return [demo_graph(), checkpoint_graph(), save_graph(), segment_demo_graph(), segment_photo_graph(), refine_graph()]

@@ -177,6 +177,21 @@ def test_the_photo_graph_runs_with_another_model(server: ComfyServer) -> None:
     check_segmented(server, prompt, things, 128)
 
 
+def test_the_refined_graph_runs_to_three_kinds_of_masks(server: ComfyServer) -> None:
+    prompt = graph("sharper_masks_demo")
+    run = server.run(prompt)
+    tables = [
+        run.outputs[name]["goca_masks"][0]
+        for name, node in prompt.items()
+        if node["class_type"] == "GOCA_MaskFromTokens"
+    ]
+    assert [table["phrases"] for table in tables] == [["yellow star", "purple heart"]] * 3
+    areas = [table["area"][0] for table in tables]
+    assert len({tuple(area) for area in areas}) == 3, "refining changed nothing"
+    assert all(abs(a - b) < 0.1 for area in areas[1:] for a, b in zip(area, areas[0], strict=True))
+    assert sum(len(run.outputs[name].get("images", [])) for name in run.outputs) == 3
+
+
 def ancestors(prompt: Prompt, node: str) -> Prompt:
     wanted, waiting = {}, [node]
     while waiting:

@@ -15,7 +15,7 @@ from .helpers import job, words_of
 
 IDS = {
     *("GOCA_EncodePrompt", "GOCA_Words", "GOCA_RecordAttention", "GOCA_CollectAttention", "GOCA_Aggregate"),
-    *("GOCA_Rescale", "GOCA_MaskFromTokens", "GOCA_Overlay", "GOCA_SaveAttention", "GOCA_LoadAttention"),
+    *("GOCA_Rescale", "GOCA_Refine", "GOCA_MaskFromTokens", "GOCA_Overlay", "GOCA_SaveAttention", "GOCA_LoadAttention"),
     "GOCA_SegmentImage",
 }
 # Types of wires of the host that the nodes use; every other one must be the pack's own.
