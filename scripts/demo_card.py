@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from boot import ROOT, boot, use
 from demo_scenes import Demo
-from PIL import Image
 
 PROMPTS = (
     "a red circle on grass",
@@ -30,9 +31,32 @@ PROMPTS = (
 )
 SEEDS = (1, 2)
 README = ("a red circle, a yellow star and a blue square on grass", "red circle\nyellow star\nblue square", 3)
-TWO = ("a red circle and a blue square on grass", "red circle\nblue square", 3)
-OTHER = ("a yellow star and a purple heart on snow", "yellow star\npurple heart", 3)
-SEGMENTED = ("a yellow star and a blue heart on snow", "blue heart\nyellow star", 3)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one example graph makes. ``look_again``: masks from a second look at the finished picture."""
+
+    prompt: str
+    phrases: str
+    seed: int = 3
+    look_again: bool = False
+    refine: str = ""
+
+
+TWO = Job("a red circle and a blue square on grass", "red circle\nblue square")
+OTHER = Job("a yellow star and a purple heart on snow", "yellow star\npurple heart")
+SEGMENTED = Job("a yellow star and a blue heart on snow", "blue heart\nyellow star", look_again=True)
+SHARPER = Job("a yellow star and a purple heart on asphalt", "yellow star\npurple heart", 1, refine="pamr")
+OVERLAY, HEAT = 0, 1
+THUMBNAILS = {
+    "masks_from_words_demo": (TWO, OVERLAY),
+    "masks_from_words_sd15_sdxl": (TWO, HEAT),
+    "save_and_reuse_attention_demo": (OTHER, OVERLAY),
+    "segment_photo_demo": (SEGMENTED, OVERLAY),
+    "segment_photo_sd15_sdxl": (SEGMENTED, HEAT),
+    "sharper_masks_demo": (SHARPER, OVERLAY),
+}
 
 
 def contact_sheet(demo: Demo, path: Path) -> None:
@@ -42,43 +66,40 @@ def contact_sheet(demo: Demo, path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def result(demo: Demo, prompt: str, phrases: str, seed: int, look_again: bool = False) -> list:
-    """A picture, its masks, the masks over it, and the heat map of every word.
-
-    ``look_again``: by what the model attends to in the finished picture, not while it painted.
-    """
+def result(demo: Demo, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
+    """The masks over the picture, and the heat map of every word."""
     pipeline, show = use("goca_core.pipeline"), use("goca_core.show")
-    image, attention = demo.paint(prompt, (seed,))
-    if look_again:
-        attention = demo.segment(image, prompt)
-    cut = pipeline.cut(attention, pipeline.Request(phrases))
-    masks = [mask[..., None].expand(-1, -1, 3) for mask in cut.masks[0]]
+    image, attention = demo.paint(job.prompt, (job.seed,))
+    if job.look_again:
+        attention = demo.segment(image, job.prompt)
+    scores = pipeline.as_scores(attention)
+    if job.refine:
+        scores = pipeline.refined(scores, use("goca_core.refinement").REFINEMENTS[job.refine](), image)
+    cut = pipeline.cut(scores, pipeline.Request(job.phrases))
     overlay = show.overlay_batch(image, show.flatten(cut.masks), "\n".join(cut.labels), 0.55)[0]
-    heat = show.overlay_batch(image, attention, "", 0.55)[0]
-    return [image[0], *masks, overlay, heat]
+    return overlay, show.overlay_batch(image, attention, "", 0.55)[0]
 
 
 def readme_picture(demo: Demo, path: Path) -> None:
-    phrases = README[1].splitlines()
-    *panels, heat = result(demo, *README)
-    sheet = use("goca_core.picture").contact_sheet(
-        panels, [README[0], *phrases, "all masks"], columns=len(panels), scale=4
-    )
-    heat = use("goca_core.picture").contact_sheet([heat], scale=1)
-    heat = heat.resize((sheet.width, round(heat.height * sheet.width / heat.width)))
-    whole = Image.new("RGB", (sheet.width, sheet.height + heat.height), "white")
-    whole.paste(sheet, (0, 0))
-    whole.paste(heat, (0, sheet.height))
+    """Above the picture and its masks, below all masks over it and the heat map that each mask was cut from."""
+    picture, pipeline = use("goca_core.picture"), use("goca_core.pipeline")
+    prompt, phrases, seed = README
+    image, attention = demo.paint(prompt, (seed,))
+    cut = pipeline.cut(attention, pipeline.Request(phrases))
+    scores, _ = pipeline.word_scores(pipeline.as_scores(attention), phrases)
+    masks = [mask[..., None].expand(-1, -1, 3) for mask in cut.masks[0]]
+    panels = [image[0], *masks, picture.overlay(image[0], cut.masks[0], alpha=0.55, scale=1)]
+    panels += [picture.heat(score, scale=1) for score in scores[0]]
+    names = [prompt, *cut.labels, "all masks", *(f"attention to {label}" for label in cut.labels)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole.save(path, optimize=True)
+    picture.contact_sheet(panels, names, columns=1 + len(masks), scale=4).save(path, optimize=True)
 
 
-def thumbnail(
-    demo: Demo, name: str, which: int, prompt: str, phrases: str, seed: int, look_again: bool = False
-) -> None:
-    shown = use("goca_core.picture").contact_sheet([result(demo, prompt, phrases, seed, look_again)[which]], scale=1)
-    shown.thumbnail((400, 400))
-    shown.save(ROOT / "workflows" / f"{name}.jpg", quality=88)
+def thumbnails(demo: Demo) -> None:
+    for name, (job, kind) in THUMBNAILS.items():
+        shown = use("goca_core.picture").contact_sheet([result(demo, job)[kind]], scale=1)
+        shown.thumbnail((400, 400))
+        shown.save(ROOT / "workflows" / f"{name}.jpg", quality=88)
 
 
 def loss_curve(losses: list[float], path: Path) -> None:
@@ -102,11 +123,7 @@ def main() -> None:
     loss_curve(json.loads(source.read_text()), ROOT / "demo" / "loss.png")
     contact_sheet(demo, ROOT / "demo" / "contact_sheet.png")
     readme_picture(demo, ROOT / "docs" / "images" / "demo.png")
-    thumbnail(demo, "masks_from_words_demo", -2, *TWO)
-    thumbnail(demo, "masks_from_words_sd15_sdxl", -1, *TWO)
-    thumbnail(demo, "save_and_reuse_attention_demo", -2, *OTHER)
-    thumbnail(demo, "segment_photo_demo", -2, *SEGMENTED, look_again=True)
-    thumbnail(demo, "segment_photo_sd15_sdxl", -1, *SEGMENTED, look_again=True)
+    thumbnails(demo)
 
 
 if __name__ == "__main__":
