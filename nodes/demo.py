@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..goca_core.capture.demo_model import load
 from . import types
-from .demo_model import load
 
 
 class DemoModel(io.ComfyNode):

@@ -93,7 +93,7 @@ class Trainer:
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.demo_model, self.scenes, wavelet = (
-            use("nodes.demo_model"),
+            use("goca_core.capture.demo_model"),
             use("goca_core.scenes"),
             use("goca_core.wavelet"),
         )
@@ -181,7 +181,7 @@ class Trainer:
         self.step, self.losses = state["step"], state["losses"]
 
     def export(self, path: Path) -> None:
-        """Write the averaged weights in half precision, named as ``nodes/demo_model.py`` reads them."""
+        """Write the averaged weights in half precision, named as ``goca_core/capture/demo_model.py`` reads them."""
         live = copy.deepcopy(self.live).cpu()
         live.load_state_dict({name: value.cpu() for name, value in self.average.items()}, strict=False)
         tensors = {f"unet.{name}": value for name, value in live["unet"].state_dict().items()}

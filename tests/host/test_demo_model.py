@@ -22,7 +22,7 @@ SCRIPT = ROOT / "scripts" / "train_demo.py"
 
 @pytest.fixture(scope="module")
 def demo(pack: ModuleType) -> SimpleNamespace:
-    module = sys.modules[f"{pack.__name__}.nodes.demo_model"]
+    module = sys.modules[f"{pack.__name__}.goca_core.capture.demo_model"]
     model, clip, vae = module.load()
     return SimpleNamespace(module=module, model=model, clip=clip, vae=vae)
 

@@ -20,9 +20,10 @@ import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
 
-from ..goca_core.wavelet import WaveletCodec
+from ..wavelet import WaveletCodec
+from .headless import DEMO_WEIGHTS
 
-WEIGHTS = Path(__file__).parent.parent / "demo" / "goca_demo.safetensors"
+WEIGHTS = DEMO_WEIGHTS
 WIDTH = 128  # of the text encoder, and so of the UNet's context
 UNET = dict(
     image_size=32,
