@@ -19,6 +19,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
+from safetensors import safe_open
 
 from ..wavelet import WaveletCodec
 from .headless import DEMO_WEIGHTS
@@ -120,6 +121,14 @@ def _vae() -> Any:
     vae.latent_channels = DemoLatent.latent_channels
     vae.size = None
     return vae
+
+
+def is_demo(path: Path) -> bool:
+    """Whether a file holds weights of this model, such as a stage of its training."""
+    if path.suffix != ".safetensors":
+        return False
+    with safe_open(path, framework="pt") as stored:
+        return "text.token_rows" in stored.keys()  # noqa: SIM118
 
 
 def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:

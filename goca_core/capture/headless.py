@@ -111,5 +111,6 @@ def open_model(checkpoint: Path | None = None, *, cpu: bool = False) -> Subject:
     """
     file = weights(checkpoint)
     boot(*(["--cpu"] if cpu else []))
-    subject = importlib.import_module(f"{__package__}.subject")
-    return subject.open_subject(None if checkpoint is None else file)  # type: ignore[no-any-return]
+    from .subject import open_subject
+
+    return open_subject(None if checkpoint is None else file)

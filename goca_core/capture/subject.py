@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..attention import Attention
 from . import demo_model
-from .family import find_family, network_of
+from .family import UnknownFamily, find_family, network_of
 from .headless import HostError
 from .recorder import record
 from .tokens import attach, word_map
@@ -60,26 +60,19 @@ class Subject:
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     def sigma(self, level: str) -> float:
-        """A noise level in the host's own terms: "auto" is the paper's for the family, "25%" a share of the schedule.
+        """A noise level in the host's own terms: "auto" is the paper's for the family, "25%" a share of sampling.
 
-        Anything else is a sigma. Raises ValueError for what is none of these, or not above zero.
+        Anything else is a sigma. Raises HostError for one that the model does not have.
         """
+        sampling = self.model.get_model_object("model_sampling")
         if level == "auto":
             return self._noise_level
-        try:
-            if level.endswith("%"):
-                percent = float(level[:-1]) / 100
-                found = self.model.get_model_object("model_sampling").percent_to_sigma(percent)
-            else:
-                found = float(level)
-        except ValueError:
-            found = math.nan
-        if not 0 < found < 1e6:
-            raise ValueError(
-                f'"{level}" is no noise level: use "auto", a sigma above 0, or a share of the schedule such as "25%" '
-                "(above 0% and below 100%)."
-            )
-        return float(found)
+        found = float(sampling.percent_to_sigma(float(level[:-1]) / 100)) if level.endswith("%") else float(level)
+        low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+        # People write a bound with three digits.
+        if not 0.99 * low <= found <= 1.01 * high:
+            raise HostError(f"The noise level {level} is outside of what this model knows, {low:.3g} to {high:.3g}.")
+        return min(max(found, low), high)
 
     def size(self, height: int, width: int, side: int | None, keep_aspect: bool) -> tuple[int, int]:
         """The size at which a picture is looked at: the square of `side` (None: the model's own), as in the paper.
@@ -93,7 +86,7 @@ class Subject:
 
     def sit(self, picture: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False) -> Sitting:
         """Encode a picture, uint8 [H, W, 3], and a prompt. The picture is resized to `size` bicubically."""
-        rows, columns = self.size(*picture.shape[:2], side, keep_aspect)
+        rows, columns = self.size(int(picture.shape[0]), int(picture.shape[1]), side, keep_aspect)
         if picture.shape[:2] != (rows, columns):
             resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC)
             picture = np.asarray(resized, dtype=np.uint8)
@@ -111,13 +104,30 @@ class Subject:
         return self._prompts[text]
 
     def look(
-        self, sitting: Sitting, sigma: float, seed: int, *, all_heads: bool = False, all_layers: bool = False
+        self,
+        sitting: Sitting,
+        sigma: float,
+        seed: int,
+        *,
+        flip: bool = False,
+        all_heads: bool = False,
+        all_layers: bool = False,
+        full_affinity: bool = False,
+        reference_channel0: bool = False,
     ) -> Attention:
         """The attention of one forward pass at a noise level: the paper's protocol, the positive prompt alone."""
         import comfy.sample
         import comfy.samplers
 
-        model, recorder = record(self.model, Window(), all_heads=all_heads, all_layers=all_layers)
+        model, recorder = record(
+            self.model,
+            Window(),
+            all_heads=all_heads,
+            all_layers=all_layers,
+            full_affinity=full_affinity,
+            reference_channel0=reference_channel0,
+        )
+        assert not flip
         with torch.inference_mode():
             # One Euler step from the noise level to zero is one forward; cfg 1 leaves out the negative.
             samples = comfy.samplers.sample(
@@ -137,9 +147,12 @@ class Subject:
 
 
 def open_subject(checkpoint: Path | None) -> Subject:
-    """The demo model (None) or a checkpoint. Raises HostError when it lacks a part or cannot be recorded."""
-    if checkpoint is None:
-        return Subject(*demo_model.load(), side=64)
+    """The demo model (None, or other weights of it) or a checkpoint.
+
+    Raises HostError when it lacks a part or cannot be recorded.
+    """
+    if checkpoint is None or demo_model.is_demo(checkpoint):
+        return Subject(*demo_model.load(checkpoint or demo_model.WEIGHTS), side=64)
     try:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
     except Exception as error:
@@ -150,7 +163,10 @@ def open_subject(checkpoint: Path | None) -> Subject:
         raise HostError(
             f"{checkpoint.name} lacks its model, its text encoder or its VAE: give a full checkpoint that holds all three."
         )
-    return Subject(model, clip, vae, _paper_side(model.model))
+    try:
+        return Subject(model, clip, vae, _paper_side(model.model))
+    except UnknownFamily as error:
+        raise HostError(str(error)) from None
 
 
 def _paper_side(model: Any) -> int:
