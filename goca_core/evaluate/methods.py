@@ -1,0 +1,220 @@
+"""Methods by name: what makes masks out of recordings, and what has to be recorded for it.
+
+A method is written as a name (`goca`), as a list of parts (`head=average,layer=vanilla`) or as a name with some parts
+changed (`goca,order=0,rule=max`). Parts that are left out are the paper's choices for the model's family ("auto").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+from ..attention import AUTO, Defaults
+from ..heads import HEAD_METHODS
+from ..layers import LAYER_METHODS
+from ..masks import BACKGROUND_RULES
+from ..rescale import RESCALE_METHODS
+
+MASS_PRESERVING = "mass-preserving"
+"""Layer weights by the dot-product similarity of self-attention whose rows keep their sum on any grid."""
+
+LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
+SELECTIONS = ("all", "manual")
+
+
+class MethodError(ValueError):
+    """A method that cannot be understood; one sentence that says what could be."""
+
+
+def _steps(first: float, last: float, step: float) -> tuple[float, ...]:
+    return tuple(round(first + step * i, 4) for i in range(round((last - first) / step) + 1))
+
+
+# The reference's own sweeps; it has none for "max", which takes that of the plain threshold.
+THETAS: dict[str, tuple[float, ...]] = {
+    "offset": _steps(-0.4, 0.4, 0.1),
+    "vanilla": _steps(0.3, 0.8, 0.05),
+    "max": _steps(0.3, 0.8, 0.05),
+    "avg": _steps(0.4, 0.9, 0.1),
+    "exact": (0.0,),
+}
+# The threshold of someone who has no labels to tune it on: no offset, or the middle of the range that scores fill.
+UNTUNED: dict[str, float] = {"offset": 0.0, "vanilla": 0.5, "max": 0.5, "avg": 0.5, "exact": 0.0}
+
+
+def _check(name: str, what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        choices = ", ".join(choice for choice in known if choice)
+        raise MethodError(f'The method "{name}" has {what} "{value}": use one of {choices}.')
+
+
+def _check_level(text: str) -> None:
+    share = text.endswith("%")
+    try:
+        known = text == "auto" or 0 < float(text.removesuffix("%")) < (100 if share else math.inf)
+    except ValueError:
+        known = False
+    if not known:
+        raise MethodError(
+            f'"{text}" is no noise level: use "auto", a sigma above 0, or a share of sampling between "0%" (nothing but '
+            'noise) and "100%" (the finished picture).'
+        )
+
+
+@dataclass(frozen=True)
+class Method:
+    """How masks are made.
+
+    head, layer, rescale: method names of the method's steps. layers: "all" or "manual" (`scores.manual_layers`). order:
+    times of propagation, -1 = the family's. refine: a refinement after it. rule and thetas: background rule and its
+    sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.Subject.sigma`). draws: how many
+    draws of the noise are averaged at each level. flip: "yes" averages the mirrored picture in.
+    Empty rule, thetas and noise and 0 draws take what the run says (`settled`).
+    """
+
+    name: str
+    head: str = AUTO
+    layer: str = AUTO
+    layers: str = "all"
+    rescale: str = AUTO
+    order: int = -1
+    refine: str = "none"
+    rule: str = ""
+    noise: tuple[str, ...] = ()
+    draws: int = 0
+    flip: str = "no"
+    thetas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.name, "head", self.head, (AUTO, *HEAD_METHODS))
+        _check(self.name, "layer", self.layer, (AUTO, *LAYER_CHOICES))
+        _check(self.name, "layers", self.layers, SELECTIONS)
+        _check(self.name, "rescale", self.rescale, (AUTO, *RESCALE_METHODS))
+        _check(self.name, "rule", self.rule, ("", *BACKGROUND_RULES))
+        _check(self.name, "flip", self.flip, ("no", "yes"))
+        for level in self.noise:
+            _check_level(level)
+        if self.order < -1 or self.draws < 0:
+            raise MethodError(
+                f'The method "{self.name}" has order {self.order} and {self.draws} draws: give an order of 0 or more '
+                "(or -1 for the family's) and 1 draw or more."
+            )
+
+    def settled(self, rule: str, noise: str, draws: int, thetas: Sequence[float] | None = None) -> Method:
+        """The method with nothing left open but what depends on the model's family.
+
+        thetas: the sweep for all rules; None takes each rule's own.
+        """
+        chosen = self.rule or rule
+        _check(self.name, "rule", chosen, BACKGROUND_RULES)
+        _check_level(noise)
+        if draws < 1:
+            raise MethodError(f"{draws} draws of the noise would show nothing: use 1 or more.")
+        sweep = self.thetas or tuple(thetas or THETAS[chosen])
+        # Ascending, without repeats: a threshold is looked up by its value later.
+        return replace(
+            self,
+            rule=chosen,
+            noise=self.noise or (noise,),
+            draws=self.draws or draws,
+            thetas=tuple(sorted(set(map(float, sweep)))),
+        )
+
+    def filled(self, defaults: Defaults) -> Method:
+        """The method with the choices of a model's family in place of "auto"."""
+        return replace(
+            self,
+            head=defaults.head if self.head == AUTO else self.head,
+            layer=defaults.layer if self.layer == AUTO else self.layer,
+            rescale=defaults.rescale if self.rescale == AUTO else self.rescale,
+            order=defaults.order if self.order < 0 else self.order,
+        )
+
+
+_PLAIN: dict[str, Any] = dict(head="average", layer="vanilla", rescale="per-token renorm+")
+# DAAM adds up a whole sampling run; on a given picture that is a look at levels spread evenly over the schedule.
+_DAAM_LEVELS = ("10%", "30%", "50%", "70%", "90%")
+NAMED: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("vanilla", **_PLAIN),
+        Method("manual", layers="manual", **_PLAIN),
+        Method("fttm", layers="manual", refine="dense-crf", **_PLAIN),
+        Method("daam", order=0, noise=_DAAM_LEVELS, **_PLAIN),
+        Method("goca"),
+    )
+}
+PARTS = tuple(field.name for field in fields(Method) if field.name != "name")
+
+
+def parse(text: str) -> Method:
+    """The method that a text names; it is called as it is written. Raises MethodError for what is not understood."""
+    first, *rest = [part.strip() for part in text.split(",")]
+    if "=" in first:
+        base, rest = Method(text), [first, *rest]
+    elif first in NAMED:
+        base = NAMED[first]
+    else:
+        raise MethodError(
+            f'There is no method "{first}": use one of {", ".join(NAMED)}, or parts such as '
+            f"head=average,layer=vanilla (parts: {', '.join(PARTS)})."
+        )
+    changes: dict[str, Any] = {}
+    for part in rest:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or key not in PARTS or key in changes:
+            raise MethodError(
+                f'"{part}" in the method "{text}" is not understood: expected each part once, as part=value with one of '
+                f"{', '.join(PARTS)}."
+            )
+        changes[key] = _read(text, key, value)
+    return replace(base, name=text.strip(), **changes)
+
+
+def _read(text: str, key: str, value: str) -> Any:
+    """The value of a part; several noise levels or thetas are joined by a plus sign or a blank."""
+    try:
+        if key in ("order", "draws"):
+            return int(value)
+        if key == "thetas":
+            return tuple(float(theta) for theta in value.split())
+    except ValueError:
+        kind = "numbers parted by blanks" if key == "thetas" else "a whole number"
+        raise MethodError(f'"{key}={value}" in the method "{text}" is not understood: expected {kind}.') from None
+    return tuple(value.replace("+", " ").split()) if key == "noise" else value
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One look at a picture: a noise level, the number of the draw of its noise, and whether it is mirrored as well."""
+
+    level: str
+    draw: int
+    flip: bool = False
+
+
+class Maps(NamedTuple):
+    """What one look has to leave behind: the maps of every head method or the family's, and the same of layer scores."""
+
+    all_heads: bool
+    all_layers: bool
+
+
+def shots_of(method: Method) -> tuple[Shot, ...]:
+    """The looks that a settled method averages."""
+    return tuple(Shot(level, draw, method.flip == "yes") for level in method.noise for draw in range(method.draws))
+
+
+def needs(methods: Iterable[Method], defaults: Defaults) -> dict[Shot, Maps]:
+    """The union over settled methods: each look once, and what must be recorded in it."""
+    found: dict[Shot, Maps] = {}
+    for method in (one.filled(defaults) for one in methods):
+        # Mass-preserving weights are made from the dot-product score.
+        score = "dot-product similarity" if method.layer == MASS_PRESERVING else method.layer
+        heads, layers = method.head not in ("average", defaults.head), score not in ("vanilla", defaults.layer)
+        for shot in shots_of(method):
+            known = found.get(shot, Maps(False, False))
+            found[shot] = Maps(known.all_heads or heads, known.all_layers or layers)
+    return found
