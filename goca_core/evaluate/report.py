@@ -1,0 +1,196 @@
+"""What a run found: the table, the file of all figures, and sheets of the best, the median and the worst pictures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..metrics import Confusion
+from ..picture import contact_sheet, overlay
+from .data import Dataset
+from .ledger import Ledger, confusion
+from .methods import UNTUNED, Method
+from .protocol import mean_iou
+from .worker import Shown
+
+ROOT = Path(__file__).resolve().parents[2]
+SHEETS = ("best", "median", "worst")
+
+
+def pack_version() -> str:
+    """The version of this pack, from its own pyproject.toml or, where that was left behind, from the installer."""
+    file = ROOT / "pyproject.toml"
+    if file.is_file():
+        found = re.search(r'^version = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return found[1]
+    try:
+        return importlib.metadata.version("comfyui-goca")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def library_versions() -> dict[str, str]:
+    """What the numbers may depend on beside the settings."""
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in ("torch", "numpy", "pillow")
+    }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One method at one theta. miou: mean over the classes that the data set scores."""
+
+    theta: float
+    miou: float
+    accuracy: float
+    iou: tuple[float, ...]
+
+
+def figures(method: Method, sums: Sequence[Confusion], dataset: Dataset) -> list[Figures]:
+    """The figures of a settled method at each of its thetas."""
+    found = []
+    for theta, matrix in zip(method.thetas, sums, strict=True):
+        iou = tuple(float(value) for value in matrix.iou())
+        found.append(Figures(theta, mean_iou(matrix, dataset.scored), matrix.pixel_accuracy(), iou))
+    return found
+
+
+def best(found: Iterable[Figures]) -> Figures:
+    """At the theta with the highest mIoU, the smallest of equal ones: as if labels had been there to tune it on."""
+    return max(found, key=lambda one: (one.miou, -one.theta))
+
+
+def untuned(method: Method, found: Iterable[Figures]) -> Figures | None:
+    """At the theta that needs no labels, if the sweep has it."""
+    return next((one for one in found if abs(one.theta - UNTUNED[method.rule]) < 1e-9), None)
+
+
+def results(methods: Sequence[Method], dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+    """All figures of a run as plain JSON."""
+    classes = len(dataset.classes)
+    sums = ledger.totals(classes)
+    names = [name.name for name in dataset.classes]
+    devices = Counter(record.on for record in ledger.records() if record.on)
+    found: dict[str, Any] = {
+        "pictures": len(ledger.done),
+        "devices": dict(devices),
+        "skipped": [{"key": one.key, "kind": one.kind, "error": one.error} for one in ledger.failed.values()],
+        "skipped_by_kind": dict(Counter(one.kind for one in ledger.failed.values())),
+        "classes": names,
+        "scored": [names[number] for number in dataset.scored],
+        "methods": {},
+    }
+    for method in methods:
+        zero = [Confusion(classes) for _ in method.thetas]
+        matrices = sums.get(method.name, zero)
+        sweep = figures(method, matrices, dataset)
+        top, plain = best(sweep), untuned(method, sweep)
+        place = [one.theta for one in sweep].index(top.theta)
+        seen = matrices[place].matrix.sum(1) > 0
+        found["methods"][method.name] = {
+            "rule": method.rule,
+            "best": {
+                "theta": top.theta,
+                "miou": top.miou,
+                "accuracy": top.accuracy,
+                "iou": dict(zip(names, top.iou, strict=True)),
+                "miou_of_classes_that_occur": float(np.mean([top.iou[i] for i in dataset.scored if seen[i]] or [0.0])),
+            },
+            "untuned": None
+            if plain is None
+            else {"theta": plain.theta, "miou": plain.miou, "accuracy": plain.accuracy},
+            "sweep": [{"theta": one.theta, "miou": one.miou, "accuracy": one.accuracy} for one in sweep],
+        }
+    return found
+
+
+def table(found: Mapping[str, Any], what: str) -> str:
+    """A Markdown row for each method. what: the first column, the same in all rows (data, model, prompts)."""
+    lines = [
+        "| run | method | rule | mIoU untuned | best mIoU | at theta | pixel accuracy | pictures |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, method in found["methods"].items():
+        plain, top = method["untuned"], method["best"]
+        first = "-" if plain is None else f"{100 * plain['miou']:.1f}"
+        lines.append(
+            f"| {what} | {name} | {method['rule']} | {first} | {100 * top['miou']:.1f} | {top['theta']:g} "
+            f"| {100 * top['accuracy']:.1f} | {found['pictures']} |"
+        )
+    return "\n".join(lines)
+
+
+def class_table(found: Mapping[str, Any]) -> str:
+    """Intersection over union of every class (rows), by every method (columns) at its best theta."""
+    methods = found["methods"]
+    lines = [f"| class | {' | '.join(methods)} |", "|---|" + "---|" * len(methods)]
+    for name in found["classes"]:
+        values = (f"{100 * method['best']['iou'][name]:.1f}" for method in methods.values())
+        mark = "" if name in found["scored"] else " (not in the mean)"
+        lines.append(f"| {name}{mark} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def skipped(found: Mapping[str, Any]) -> str:
+    """One sentence on the pictures that were left out, empty if there is none."""
+    kinds = found["skipped_by_kind"]
+    if not kinds:
+        return ""
+    total = sum(kinds.values())
+    which = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"{total} of {total + found['pictures']} pictures were left out ({which})."
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def ranking(ledger: Ledger, method: Method, theta: float, classes: int) -> list[tuple[float, str]]:
+    """(mIoU, key) of every picture counted, the worst first: the mean over the classes true or predicted in it."""
+    place = method.thetas.index(theta)
+    found = (
+        (confusion(record.counts[method.name][place], classes).miou(present_only=True), record.key)
+        for record in ledger.records()
+        if not record.error
+    )
+    return sorted(found)
+
+
+def picked(ranked: Sequence[tuple[float, str]], count: int) -> dict[str, list[tuple[float, str]]]:
+    """The pictures of each sheet: best first, around the median, and worst first."""
+    middle = max(0, (len(ranked) - count) // 2)
+    chosen = (list(ranked[::-1][:count]), list(ranked[middle : middle + count]), list(ranked[:count]))
+    return dict(zip(SHEETS, chosen, strict=True))
+
+
+def sheet(shown: Sequence[tuple[Shown, float]], names: Sequence[str], side: int = 320) -> Image.Image:
+    """A row for each picture: itself, its true classes, the predicted ones, and its own mIoU."""
+    tiles: list[Image.Image] = []
+    captions: list[str] = []
+    for one, miou in shown:
+        picture = Image.fromarray(one.picture)
+        picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+        present = sorted({*np.unique(one.truth).tolist(), *np.unique(one.prediction).tolist()} - {-1, 0})
+        grey = picture.convert("L").convert("RGB")  # so that colours mean classes alone
+        tiles += [picture, *(_tinted(grey, labels, present, names) for labels in (one.truth, one.prediction))]
+        captions += [one.key, "truth", f"predicted, mIoU {100 * miou:.1f}"]
+    return contact_sheet(tiles, captions, columns=3)
+
+
+def _tinted(
+    picture: Image.Image, labels: NDArray[np.int64], present: Sequence[int], names: Sequence[str]
+) -> Image.Image:
+    if not present:
+        return picture
+    masks = np.stack([labels == number for number in present])
+    return overlay(picture, masks, [names[number] for number in present], alpha=0.6)

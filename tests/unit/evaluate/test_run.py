@@ -1,0 +1,201 @@
+"""Whole runs without a host: pictures that show nothing of any class need no model, and what is wrong is found before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from goca_core.evaluate import data as data_module
+from goca_core.evaluate import run
+from goca_core.evaluate.__main__ import main, read
+from goca_core.evaluate.data import DataError
+from goca_core.evaluate.dataset import ClassName, Dataset, Item
+from goca_core.evaluate.ledger import LedgerError
+from goca_core.evaluate.methods import parse
+from goca_core.evaluate.worker import Job, Task, Worker, noise_seed
+from goca_core.evaluate.workers import CrewError, crew
+
+
+class Empty(Dataset):
+    """Six pictures of nothing; `broken` of them have something wrong."""
+
+    name, layout, default_split, reference_split = "empty", "nothing", "all", "all"
+    classes = (ClassName("background", ("background",)), ClassName("cat", ("cat",)))
+    scored = (0, 1)
+    broken: dict[str, DataError] = {}  # noqa: RUF012
+
+    def __init__(self, root: Any = None, split: str | None = None, *, reference: bool = False, count: int = 6) -> None:
+        super().__init__(split, reference=reference)
+        self.items = tuple(Item(f"p{number}", None, None) for number in range(count))
+
+    def picture(self, item: Item) -> Any:
+        return np.full((4, 5, 3), 200, np.uint8)
+
+    def label(self, item: Item) -> Any:
+        if item.key in self.broken:
+            raise self.broken[item.key]
+        return np.zeros((4, 5), np.int64)
+
+
+@pytest.fixture(autouse=True)
+def empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(data_module.DATASETS, "empty", Empty)  # type: ignore[index]
+    monkeypatch.setattr(
+        run, "head", lambda job, keys: {"settings": {**job.settings(), "keys": list(keys)}, "versions": {}}
+    )
+
+
+METHODS = tuple(parse(name).settled("offset", "auto", 1) for name in ("vanilla", "goca"))
+
+
+def job(**changes: Any) -> Job:
+    return Job(**{"data": "empty", "methods": METHODS, **changes})
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    found = run.evaluate(job(), tmp_path, sheets=2)
+    assert found["pictures"] == 6
+    goca = found["methods"]["goca"]["best"]
+    assert goca["iou"] == {"background": pytest.approx(1.0), "cat": 0.0} and goca["accuracy"] == 1.0
+    assert json.loads((tmp_path / "results.json").read_text("utf-8")) == json.loads(json.dumps(found))
+    assert "| goca | offset |" in (tmp_path / "results.md").read_text("utf-8")
+    assert {path.name for path in tmp_path.glob("*.png")} == {"best.png", "median.png", "worst.png"}
+
+
+def test_a_second_run_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run.evaluate(job(), tmp_path, sheets=0)
+    monkeypatch.setattr(Worker, "count", lambda *_: pytest.fail("counted again"))
+    assert run.evaluate(job(), tmp_path, sheets=0) == first
+
+
+def test_something_wrong_is_fatal_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {
+        "p1": DataError("The picture p1.jpg is missing.", "missing"),
+        "p3": DataError("p3 is 4 x 5 and its label 4 x 4.", "size"),
+    }
+    monkeypatch.setattr(Empty, "broken", wrong)
+    with pytest.raises(run.EvaluationError, match=r"The picture p1\.jpg is missing\..*--skip-errors"):
+        run.evaluate(job(), tmp_path, sheets=0)
+    found = run.evaluate(job(), tmp_path, skip_errors=True, sheets=0)
+    assert found["pictures"] == 4 and found["skipped_by_kind"] == {"missing": 1, "size": 1}
+    assert {one["key"] for one in found["skipped"]} == {"p1", "p3"}
+    # Mended, they are counted at last.
+    monkeypatch.setattr(Empty, "broken", {})
+    assert run.evaluate(job(), tmp_path, sheets=0)["pictures"] == 6
+
+
+def test_nothing_counted_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Empty, "broken", {f"p{n}": DataError("no label", "missing") for n in range(6)})
+    with pytest.raises(run.EvaluationError, match=r"No picture could be counted: 6 of 6"):
+        run.evaluate(job(), tmp_path, skip_errors=True)
+
+
+def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
+    for wrong in (job(options=(("count", 0),)), job(limit=0)):
+        with pytest.raises(DataError) as refused:
+            run.evaluate(wrong, tmp_path)
+        assert refused.value.kind == "empty"
+
+
+def test_two_pictures_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Empty.__init__
+
+    def doubled(self: Empty, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.items += self.items[:1]
+
+    monkeypatch.setattr(Empty, "__init__", doubled)
+    with pytest.raises(DataError, match='"p0" is twice'):
+        Worker(job())
+
+
+def test_a_limit(tmp_path: Path) -> None:
+    assert run.evaluate(job(limit=2), tmp_path, sheets=0)["pictures"] == 2
+    with pytest.raises(LedgerError, match="limit was 2 and is now 3"):
+        run.evaluate(job(limit=3), tmp_path, sheets=0)
+
+
+def test_captions_that_cannot_be_read_are_no_fault_of_a_picture(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        run.evaluate(job(prompts="captions", captions=str(tmp_path / "gone.json")), tmp_path, skip_errors=True)
+
+
+def test_a_picture_without_a_caption_is_named(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text('{"p0": "a cat, grass", "other": "a dog"}')
+    captions = job(prompts="captions", captions=str(tmp_path / "captions.json"))
+    worker = Worker(captions)
+    found = worker.do(Task(1))
+    assert found.kind == "caption" and "p1" in found.error  # type: ignore[union-attr]
+    assert not worker.do(Task(0)).error  # type: ignore[union-attr]
+
+
+def test_noise_is_of_the_picture() -> None:
+    seeds = {noise_seed(seed, key, draw) for seed in (1, 2) for key in ("a", "b") for draw in (0, 1)}
+    assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
+    assert noise_seed(1, "a", 0) == noise_seed(1, "a", 0)
+
+
+def test_no_workers() -> None:
+    with pytest.raises(CrewError, match="1 or more"), crew(job(), 0):
+        pass
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_a_command_line_is_a_job() -> None:
+    text = (
+        "--data scenes --count 7 --seed 3 --methods goca head=average --thetas -0.1 0.1 --rule max --noise-level 75% "
+        "--draws 2 --size 96 --keep-aspect --prompts present --affinity lean --out x --checkpoint y.safetensors"
+    )
+    made, given = read(text.split())
+    assert made.options == (("count", 7), ("seed", 3)) and made.seed == 3
+    assert [method.name for method in made.methods] == ["goca", "head=average"]
+    assert {method.thetas for method in made.methods} == {(-0.1, 0.1)}
+    assert {(method.rule, method.noise, method.draws) for method in made.methods} == {("max", ("75%",), 2)}
+    assert (made.side, made.keep_aspect, made.lean, made.prompts) == (96, True, True, "present")
+    assert made.checkpoint == "y.safetensors" and given.out == Path("x")
+    assert read(["--out", "x", "--prompts", "captions", "c.json"])[0].captions == "c.json"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("--out x --prompts some", "expected present, all, auto"),
+        ("--out x --prompts present file", "expected present, all, auto"),
+        ("--out x --size big", "expected auto or a number"),
+        ("--out x --count 0", "--count 0: expected 1 or more"),
+        ("--out x --workers 0", "--workers 0"),
+        ("--out x --data empty --count 5", "use --limit for empty"),
+        ("--out x --methods best", 'no method "best"'),
+        ("--out x --methods goca goca", "given twice"),
+        ("--out x --noise-level loud", "no noise level"),
+        ("--data scenes", "--out"),
+    ],
+)
+def test_a_wrong_command_line_says_so(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        read(text.split())
+    assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_help_lists_the_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*data_module.DATASETS, "goca", "daam", "rescale"))
+
+
+def test_errors_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["--data", "empty", "--split", "all", "--root", str(tmp_path), "--out", str(tmp_path), "--sheets", "0"])
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert captured.out.startswith("| run | method |") and "Traceback" not in captured.err
+    assert main(["--data", "empty", "--out", str(tmp_path), "--limit", "1"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
