@@ -19,7 +19,7 @@ import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
 import comfy.utils
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from ..wavelet import WaveletCodec
 from .headless import DEMO_WEIGHTS
@@ -127,8 +127,11 @@ def is_demo(path: Path) -> bool:
     """Whether a file holds weights of this model, such as a stage of its training."""
     if path.suffix != ".safetensors":
         return False
-    with safe_open(path, framework="pt") as stored:
-        return "text.token_rows" in stored.keys()  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as stored:
+            return "text.token_rows" in stored.keys()  # noqa: SIM118
+    except SafetensorError:
+        return False
 
 
 def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:

@@ -20,9 +20,8 @@ from ..attention import Attention
 from . import demo_model
 from .family import UnknownFamily, find_family, network_of
 from .headless import HostError
-from .recorder import record
+from .segment import segment, sigmas_at
 from .tokens import attach, word_map
-from .window import Window
 
 _PROMPTS_KEPT = 64  # data sets repeat themselves: the same few classes in many pictures
 
@@ -64,15 +63,16 @@ class Subject:
 
         Anything else is a sigma. Raises HostError for one that the model does not have.
         """
-        sampling = self.model.get_model_object("model_sampling")
         if level == "auto":
             return self._noise_level
-        found = float(sampling.percent_to_sigma(float(level[:-1]) / 100)) if level.endswith("%") else float(level)
+        if level.endswith("%"):
+            return sigmas_at(self.model, [float(level[:-1]) / 100])[0]
+        sampling = self.model.get_model_object("model_sampling")
         low, high = float(sampling.sigma_min), float(sampling.sigma_max)
         # People write a bound with three digits.
-        if not 0.99 * low <= found <= 1.01 * high:
+        if not 0.99 * low <= float(level) <= 1.01 * high:
             raise HostError(f"The noise level {level} is outside of what this model knows, {low:.3g} to {high:.3g}.")
-        return min(max(found, low), high)
+        return min(max(float(level), low), high)
 
     def size(self, height: int, width: int, side: int | None, keep_aspect: bool) -> tuple[int, int]:
         """The size at which a picture is looked at: the square of `side` (None: the model's own), as in the paper.
@@ -103,47 +103,10 @@ class Subject:
                 self._prompts.popitem(last=False)
         return self._prompts[text]
 
-    def look(
-        self,
-        sitting: Sitting,
-        sigma: float,
-        seed: int,
-        *,
-        flip: bool = False,
-        all_heads: bool = False,
-        all_layers: bool = False,
-        full_affinity: bool = False,
-        reference_channel0: bool = False,
-    ) -> Attention:
-        """The attention of one forward pass at a noise level: the paper's protocol, the positive prompt alone."""
-        import comfy.sample
-        import comfy.samplers
-
-        model, recorder = record(
-            self.model,
-            Window(),
-            all_heads=all_heads,
-            all_layers=all_layers,
-            full_affinity=full_affinity,
-            reference_channel0=reference_channel0,
-        )
-        assert not flip
+    def look(self, sitting: Sitting, sigma: float, seed: int, **options: Any) -> Attention:
+        """The attention of one forward pass at a noise level (two with `flip`); options as for `segment.segment`."""
         with torch.inference_mode():
-            # One Euler step from the noise level to zero is one forward; cfg 1 leaves out the negative.
-            samples = comfy.samplers.sample(
-                model,
-                comfy.sample.prepare_noise(sitting.samples, seed),
-                sitting.positive,
-                [],
-                1.0,
-                model.load_device,
-                comfy.samplers.ksampler("euler"),
-                torch.tensor([sigma, 0.0]),
-                latent_image=sitting.samples,
-                disable_pbar=True,
-                seed=seed,
-            )
-            return recorder.collect(samples)
+            return segment(self.model, sitting.samples, sitting.positive, sigmas=[sigma], seed=seed, **options)
 
 
 def open_subject(checkpoint: Path | None) -> Subject:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -148,6 +149,39 @@ def control(name: str, seed: int = 0) -> Any:
     )
     _fill(network, seed)
     return comfy.controlnet.ControlNet(network.eval(), load_device=CPU)
+
+
+def write_checkpoint(path: Path) -> None:
+    """A checkpoint file that the host takes for SD1.5: its widths, two levels of blocks, the text encoder and a small VAE.
+
+    The text encoder has the real one's size, because the host knows no other; its layers do nothing.
+    """
+    import comfy.sd1_clip
+    import comfy.supported_models
+    import comfy.taesd.taesd
+    import safetensors.torch
+
+    unet = _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 768, model_channels=320, channel_mult=[1, 1])
+    config = comfy.supported_models.SD15(unet)
+    config.set_inference_dtype(torch.float16, None)
+    network = config.get_model({}, "", device=CPU).diffusion_model
+    _fill(network, 0)
+    text = comfy.sd1_clip.SD1ClipModel(device="cpu", dtype=torch.float16)
+    with torch.no_grad():
+        for name, parameter in text.named_parameters():
+            parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+            if "embedding" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1))
+    vae = comfy.taesd.taesd.TAESD(latent_channels=4)
+    _fill(vae.taesd_encoder, 2)
+    _fill(vae.taesd_decoder, 3)
+    parts = {
+        "model.diffusion_model.": network.state_dict(),
+        "cond_stage_model.": {k.removeprefix("clip_l."): v for k, v in text.state_dict().items()},
+        "first_stage_model.": vae.state_dict(),
+    }
+    tensors = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
+    safetensors.torch.save_file({name: value.half().contiguous() for name, value in tensors.items()}, path)
 
 
 def make_conditioning(
