@@ -43,6 +43,10 @@ EXTRAS = {
     "L2 head weights": dict(head="l2-norm"),
     "rescaling x raw": dict(rescale="sum-1 rescaling + per-token renorm+ x raw"),
     "rescaling x raw + renorm": dict(rescale="sum-1 rescaling + per-token renorm+ x raw + renorm"),
+    "robust range": dict(range="robust"),
+    "refined by PAMR": dict(refine="pamr"),
+    "refined by the guided filter": dict(refine="guided filter"),
+    "refined by proposal merge": dict(refine="proposal merge"),
     "mirrored picture averaged in": dict(flip="yes"),
 }
 DRAWS = 3

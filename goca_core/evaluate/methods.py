@@ -15,7 +15,9 @@ from ..attention import AUTO, Defaults
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
 from ..masks import BACKGROUND_RULES
+from ..refinement import REFINEMENTS
 from ..rescale import RESCALE_METHODS
+from ..resize import RANGES
 
 MASS_PRESERVING = "mass-preserving"
 """Layer weights by the dot-product similarity of self-attention whose rows keep their sum on any grid."""
@@ -68,7 +70,8 @@ class Method:
     """How masks are made.
 
     head, layer, rescale: method names of the method's steps. layers: "all" or "manual" (`scores.manual_layers`). order:
-    times of propagation, -1 = the family's. refine: a refinement after it. rule and thetas: background rule and its
+    times of propagation, -1 = the family's. refine: a refinement after it, by name. range: "robust" takes extreme pixels out
+    wherever scores are stretched (`resize.stretch`). rule and thetas: background rule and its
     sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.Subject.sigma`). draws: how many
     draws of the noise are averaged at each level. flip: "yes" averages the mirrored picture in.
     Empty rule, thetas and noise and 0 draws take what the run says (`settled`).
@@ -81,6 +84,7 @@ class Method:
     rescale: str = AUTO
     order: int = -1
     refine: str = "none"
+    range: str = "full"
     rule: str = ""
     noise: tuple[str, ...] = ()
     draws: int = 0
@@ -92,6 +96,8 @@ class Method:
         _check(self.name, "layer", self.layer, (AUTO, *LAYER_CHOICES))
         _check(self.name, "layers", self.layers, SELECTIONS)
         _check(self.name, "rescale", self.rescale, (AUTO, *RESCALE_METHODS))
+        _check(self.name, "refine", self.refine, ("none", *REFINEMENTS))
+        _check(self.name, "range", self.range, RANGES)
         _check(self.name, "rule", self.rule, ("", *BACKGROUND_RULES))
         _check(self.name, "flip", self.flip, ("no", "yes"))
         for level in self.noise:
@@ -141,7 +147,6 @@ NAMED: dict[str, Method] = {
     for method in (
         Method("vanilla", **_PLAIN),
         Method("manual", layers="manual", **_PLAIN),
-        Method("fttm", layers="manual", refine="dense-crf", **_PLAIN),
         Method("daam", order=0, noise=_DAAM_LEVELS, **_PLAIN),
         Method("goca"),
     )
@@ -156,6 +161,11 @@ def parse(text: str) -> Method:
         base, rest = Method(text), [first, *rest]
     elif first in NAMED:
         base = NAMED[first]
+    elif first == "fttm":
+        raise MethodError(
+            "FTTM is the hand-picked layers with a dense CRF, of which there is no maintained package for all supported "
+            'versions of Python: use "manual", or "manual,refine=pamr" with a refinement by the picture.'
+        )
     else:
         raise MethodError(
             f'There is no method "{first}": use one of {", ".join(NAMED)}, or parts such as '

@@ -6,14 +6,17 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..attention import Attention, AttentionError, Layer, Tokens, aggregate, layer_weights, merge
 from ..layers import aggregate_layers, normalise_scores
 from ..refine import propagate
+from ..refinement import REFINEMENTS, apply, cell_of
 from ..rescale import merge_background, rescale
-from ..resize import Grid, resize_bilinear
+from ..resize import Grid, Range, resize_bilinear
 from ..words import resolve
 from .captions import Prompt
 from .methods import MASS_PRESERVING, Method, Shot, shots_of
@@ -93,11 +96,13 @@ def global_map(attention: Attention, head: str, layer: str, layers: str) -> Tens
 class Scorer:
     """The scores of one picture.
 
-    records: one recording, of a batch of one, for each forward pass. size: of the label, (height, width).
+    records: one recording, of a batch of one, for each look. picture: uint8 [H, W, 3], for refinements; of the label's size,
+    which is that of the scores.
     """
 
-    def __init__(self, records: Mapping[Shot, Attention], prompt: Prompt, size: Grid) -> None:
-        self._records, self._size = records, size
+    def __init__(self, records: Mapping[Shot, Attention], prompt: Prompt, picture: NDArray[np.uint8]) -> None:
+        self._records, self._picture = records, picture
+        self._size: Grid = (int(picture.shape[0]), int(picture.shape[1]))
         self._defaults = next(iter(records.values())).defaults
         self.columns = columns_of(prompt, next(iter(records.values())).tokens)
         self._kept: dict[Hashable, object] = {}
@@ -113,7 +118,7 @@ class Scorer:
         key = _key(method, "order", "refine")
         if self._sized is None or self._sized[0] != key:
             # Only the last is kept: labels are large where maps are small.
-            self._sized = key, resize_bilinear(self._spread(method), self._size)
+            self._sized = key, resize_bilinear(self._refined(method), self._size)
         maps, count = self._sized[1], len(self.columns.ids)
         return maps[0, :count], maps[0, count] if self.columns.supports else None
 
@@ -140,7 +145,7 @@ class Scorer:
         def make() -> Tensor:
             columns, count = self.columns, len(self.columns.ids)
             groups = [*columns.objects, *columns.supports]
-            maps = rescale(self._maps(method), groups, columns.content, method.rescale)
+            maps = rescale(self._maps(method), groups, columns.content, method.rescale, range_=_range(method))
             return torch.cat((maps[:, :count], merge_background(maps[:, count:])[:, None]), 1)
 
         return self._once(("rescaled", *_key(method)), make)
@@ -153,9 +158,23 @@ class Scorer:
             if not method.order or affinity is None:
                 return maps
             fitted = resize_bilinear(maps, (affinity.height, affinity.width))
-            return propagate(fitted, affinity.matrix, method.order)
+            return propagate(fitted, affinity.matrix, method.order, _range(method))
 
-        return self._once(("spread", *_key(method, "order", "refine")), make)
+        return self._once(("spread", *_key(method, "order")), make)
+
+    def _refined(self, method: Method) -> Tensor:
+        """The same after a refinement; not kept, for it may be as large as the picture."""
+        maps = self._spread(method)
+        if method.refine == "none":
+            return maps
+        refinement, affinity = REFINEMENTS[method.refine](), self._record(method).affinity
+        if refinement.guide == "affinity":
+            if affinity is None:
+                raise AttentionError(f"The recording holds no self-attention, which {method.refine} needs.")
+            return apply(refinement, maps, affinity=affinity)
+        picture = torch.from_numpy(self._picture.copy())[None].to(maps.device, torch.float32) / 255
+        # As the nodes do it: enlarged first, but told how coarse the scores were.
+        return apply(refinement, resize_bilinear(maps, self._size), picture, cell=cell_of(maps, picture))
 
 
 def alike(methods: Iterable[Method]) -> list[Method]:
@@ -165,5 +184,9 @@ def alike(methods: Iterable[Method]) -> list[Method]:
 
 def _key(method: Method, *more: str) -> tuple[Hashable, ...]:
     """What the rescaled scores depend on, and `more` fields."""
-    names = ("head", "layer", "layers", "rescale", *more)
+    names = ("head", "layer", "layers", "rescale", "range", *more)
     return (shots_of(method), *(getattr(method, name) for name in names))
+
+
+def _range(method: Method) -> Range:
+    return "robust" if method.range == "robust" else "full"

@@ -65,14 +65,10 @@ class Job:
         return open_dataset(self.data, self.root, split=self.split, reference=self.reference, **dict(self.options))
 
     def items(self, dataset: Dataset) -> tuple[Item, ...]:
-        """The pictures of this run. Raises DataError when two share a name, which would count one of them only."""
-        items = dataset.items if self.limit is None else dataset.items[: self.limit]
-        keys = [item.key for item in items]
+        """The pictures of this run. Raises DataError when the limit leaves none."""
+        items = dataset.items if self.limit is None else dataset.items[: max(0, self.limit)]
         if not items:
             raise DataError(f"No pictures are left of {self.data} with a limit of {self.limit}.", "empty")
-        if len(set(keys)) < len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise DataError(f'The picture "{twice}" is twice in the split {dataset.split} of {self.data}.', "value")
         return items
 
     def mode(self, dataset: Dataset) -> str:
@@ -174,7 +170,7 @@ class Worker:
             nothing = {method.name: np.zeros((len(method.thetas), *truth.shape), np.int64) for method in methods}
             return picture, truth, nothing
         with torch.inference_mode():
-            scorer = self._look(item, picture, prompt, methods, truth.shape)
+            scorer = self._look(item, picture, prompt, methods)
             found = {}
             for method in alike(methods):
                 scores, background = scorer.scores(method)
@@ -190,7 +186,7 @@ class Worker:
                 found[method.name] = labels.cpu().numpy()
         return picture, truth, found
 
-    def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Any, size: Any) -> Scorer:
+    def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Any) -> Scorer:
         """One look for each noise level and draw, for all methods together."""
         job, subject = self.job, self.subject
         sitting = subject.sit(picture, prompt.text, job.side, job.keep_aspect)
@@ -207,7 +203,7 @@ class Worker:
             )
             for shot, maps in needs(methods, subject.defaults).items()
         }
-        return Scorer(records, prompt, size)
+        return Scorer(records, prompt, picture)
 
     def _prompt(self, item: Item, present: tuple[int, ...]) -> Prompt:
         mode = self.job.mode(self.dataset)

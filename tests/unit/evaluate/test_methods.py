@@ -30,7 +30,7 @@ def test_a_name_alone() -> None:
         2,
     )
     assert parse("manual").layers == "manual"
-    assert (parse("fttm").layers, parse("fttm").refine) == ("manual", "dense-crf")
+    assert parse("manual,refine=guided filter,range=robust").refine == "guided filter"
 
 
 def test_parts_alone_and_changes_of_a_name() -> None:
@@ -57,6 +57,9 @@ def test_parts_alone_and_changes_of_a_name() -> None:
         ("head=best", 'has head "best": use one of auto'),
         ("layer=best", "mass-preserving"),
         ("goca,layers=some", "use one of all, manual"),
+        ("fttm", 'use "manual", or "manual,refine=pamr"'),
+        ("goca,refine=dense-crf", "use one of none, pamr, guided filter, proposal merge"),
+        ("goca,range=half", "use one of full, robust"),
         ("goca,rule=none", "use one of offset"),
         ("goca,order=two", "a whole number"),
         ("goca,order=-2", "order of 0 or more"),

@@ -101,18 +101,6 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
         assert refused.value.kind == "empty"
 
 
-def test_two_pictures_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = Empty.__init__
-
-    def doubled(self: Empty, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.items += self.items[:1]
-
-    monkeypatch.setattr(Empty, "__init__", doubled)
-    with pytest.raises(DataError, match='"p0" is twice'):
-        Worker(job())
-
-
 def test_a_limit(tmp_path: Path) -> None:
     assert run.evaluate(job(limit=2), tmp_path, sheets=0)["pictures"] == 2
     with pytest.raises(LedgerError, match="limit was 2 and is now 3"):

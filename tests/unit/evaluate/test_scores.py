@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from goca_core.attention import Attention, AttentionError, Layer, aggregate, merge
+from goca_core.attention import Attention, AttentionError, Layer, Scores, aggregate, merge
 from goca_core.evaluate import scores as scores_module
 from goca_core.evaluate.captions import Prompt
 from goca_core.evaluate.methods import Method, Shot, parse
 from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers, mass_preserving_weights
 from goca_core.layers import layer_score, normalise_scores, reference_affinity, resize_self_map
-from goca_core.pipeline import Request, cut
+from goca_core.pipeline import Request, cut, refined
+from goca_core.refinement import REFINEMENTS
 from goca_core.words import PhraseError
 
 from ..recordings import DEFAULTS, recording
@@ -26,21 +28,45 @@ def settled(text: str) -> Method:
     return parse(text).settled("offset", "auto", 1)
 
 
+def picture(size: tuple[int, int] = SIZE) -> np.ndarray:
+    return np.random.default_rng(4).integers(0, 255, (*size, 3), np.uint8)
+
+
 def scorer(prompt: Prompt = PROMPT, record: Attention | None = None, size: tuple[int, int] = SIZE) -> Scorer:
-    return Scorer({Shot("auto", 0): record or recording(batch=1)}, prompt, size)
+    return Scorer({Shot("auto", 0): record or recording(batch=1)}, prompt, picture(size))
 
 
-@pytest.mark.parametrize("text", ["goca", "vanilla", "goca,order=0", "goca,order=1,rescale=raw"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "goca",
+        "vanilla",
+        "goca,order=0",
+        "goca,order=1,rescale=raw",
+        "goca,range=robust",
+        "goca,refine=pamr",
+        "goca,refine=guided filter,order=0",
+        "goca,refine=proposal merge",
+    ],
+)
 def test_the_same_scores_as_the_nodes_use(text: str) -> None:
     method = settled(text).filled(DEFAULTS)
     found, background = scorer().scores(method)
-    record = recording(batch=1)
-    from goca_core.attention import Scores
-
-    maps = Scores(aggregate(record, method.head, method.layer), method.rescale)
+    maps = Scores(aggregate(recording(batch=1), method.head, method.layer), method.rescale)
+    maps = replace(maps, range_="robust" if method.range == "robust" else "full")
+    if method.refine != "none":
+        seen = torch.from_numpy(picture())[None] / 255
+        maps = refined(maps, REFINEMENTS[method.refine](), seen)
     expected = cut(maps, Request("cat\nred", "grass", order=method.order, size=SIZE))
     torch.testing.assert_close(found, expected.scores[0])
     assert background is not None and background.shape == SIZE
+
+
+def test_a_refinement_by_self_attention_needs_some() -> None:
+    without = scorer(record=recording(batch=1, affinity=False))
+    assert without.scores(settled("goca"))[0].shape == (2, *SIZE)
+    with pytest.raises(AttentionError, match="proposal merge needs"):
+        without.scores(settled("goca,refine=proposal merge"))
 
 
 def test_without_words_for_the_background() -> None:
@@ -88,7 +114,9 @@ def test_methods_with_the_same_scores_stand_together() -> None:
 def test_levels_and_draws_are_averaged() -> None:
     shots = [Shot(level, draw) for level in ("auto", "0.5") for draw in (0, 1)]
     records = {shot: recording(seed, batch=1) for seed, shot in enumerate(shots)}
-    found = Scorer(records, PROMPT, SIZE).scores(parse("goca,noise=auto+0.5,draws=2").settled("offset", "auto", 1))[0]
+    found = Scorer(records, PROMPT, picture()).scores(
+        parse("goca,noise=auto+0.5,draws=2").settled("offset", "auto", 1)
+    )[0]
     expected = scorer(record=merge(list(records.values()))).scores(settled("goca"))[0]
     torch.testing.assert_close(found, expected)
 
