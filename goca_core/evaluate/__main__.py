@@ -20,7 +20,7 @@ data sets, and what lies below --root:
 {{layouts}}
 
 methods: {", ".join(NAMED)}, or parts such as "head=average,layer=vanilla", or both: "goca,order=0,rule=max".
-parts: {", ".join(PARTS)}; noise=auto+25%% averages several noise levels.
+parts: {", ".join(PARTS)}; noise=auto+25% averages several noise levels.
 
 Stopped or killed, the same command goes on where it was. Written into --out: ledger.jsonl (the counts of every
 picture), results.json (all figures, settings and versions), results.md, and sheets of the best, median and worst pictures.
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m goca_core.evaluate",
         description="Segment the pictures of a data set by the paper's protocol and score the masks.",
-        epilog=_EPILOG.format(layouts=layouts.replace("%", "%%")),
+        epilog=_EPILOG.format(layouts=layouts),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     data = made.add_argument_group("what is segmented")

@@ -133,7 +133,11 @@ class _Ray:
         try:
             ray.init(None if address == "local" else address, runtime_env={"env_vars": variables}, log_to_driver=False)
         except Exception as error:
-            raise CrewError(f'There is no Ray cluster at "{address}": {str(error).splitlines()[0]}') from error
+            why = str(error).strip().splitlines()
+            raise CrewError(
+                f'Ray cannot be reached or started at "{address}" ({why[0] if why else type(error).__name__}): check the '
+                "address, or use the processes of this machine with --workers alone."
+            ) from error
         cards = 0 if job.cpu else min(1.0, ray.cluster_resources().get("GPU", 0) / count)
         actor = ray.remote(Worker).options(num_cpus=job.threads, num_gpus=cards)
         self.actors = [actor.remote(job) for _ in range(count)]
