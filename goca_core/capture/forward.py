@@ -24,8 +24,9 @@ from .family import Block, Plan
 from .reduce import Call, Columns, Reference, bind, cross_maps, self_map, split_heads
 from .weights import effective_weight
 
-# Which call is being recorded in this thread. Hooks sit on modules that other threads may be running too.
-_recording: contextvars.ContextVar[Forward | None] = contextvars.ContextVar("goca_recording", default=None)
+# Who records the call that this thread is in: several may, each for itself. Hooks sit on modules that other threads may
+# be running too.
+_recording: contextvars.ContextVar[tuple[Forward, ...]] = contextvars.ContextVar("goca_recording", default=())
 _OVERRIDE = "optimized_attention_override"
 # A self map held until the reference is known is kept in half precision from this many tokens on.
 _HOLD_EXACT = 1024
@@ -96,7 +97,7 @@ class Forward:
         options = transformer_options.copy()
         options[_OVERRIDE] = self._override(transformer_options.get(_OVERRIDE))
         handles: list[Any] = []
-        token = _recording.set(self)
+        token = _recording.set((*_recording.get(), self))
         try:
             replaced = transformer_options.get("patches_replace", {}).get("attn2", {})
             for block in self.plan.blocks:
@@ -129,7 +130,7 @@ class Forward:
 
     @property
     def _active(self) -> bool:
-        return _recording.get() is self and self.failure is None
+        return self.failure is None and any(forward is self for forward in _recording.get())
 
     @contextlib.contextmanager
     def _guarded(self, where: str) -> Iterator[None]:
