@@ -107,7 +107,8 @@ def rate_map(
         rate = rate.clamp_max(ceiling / scale)
     rate = rate.unflatten(-1, (height, width))
     if smooth:
-        rate = gaussian_blur(rate, 3, 0.5**0.5)  # weights in the ratio 1/e : 1 : 1/e
+        # weights in the ratio 1/e : 1 : 1/e; around 1, so that a rate of exactly 1 stays it
+        rate = 1 + gaussian_blur(rate - 1, 3, 0.5**0.5)
     known = (fore.sum(-1) > 0) & (peak > 0)
     return torch.where(known[:, None, None], rate, 1.0)
 

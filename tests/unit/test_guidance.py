@@ -140,3 +140,10 @@ def test_errors(case: Case) -> None:
         guidance.regions(cond, [])
     with pytest.raises(ValueError, match="Unknown ties"):
         guidance.regions(cond, ties="last")  # type: ignore[arg-type]
+
+
+def test_a_rate_of_one_is_exactly_one(rng: torch.Generator) -> None:
+    cond, uncond = torch.randn(2, 2, 4, 6, 9, generator=rng)
+    labels = torch.randint(0, 4, (2, 6, 9), generator=rng)
+    rate = guidance.rate_map(cond, uncond, labels, torch.ones(2, 6, 9), 7.5, minimum=1.0, maximum=1.0)
+    assert torch.equal(rate, torch.ones(2, 6, 9))
