@@ -115,3 +115,47 @@ def largest_component(masks: Tensor) -> Tensor:
             sizes[0] = 0  # what is outside every patch
             target[...] = patches == sizes.argmax()
     return torch.from_numpy(kept).to(masks.device, masks.dtype).reshape(masks.shape)
+
+
+def remove_small(masks: Tensor, share: float) -> Tensor:
+    """Drop the 8-connected patches of each mask of [B, K, h, w] that cover less than ``share`` of the picture.
+
+    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input. share 0 drops nothing.
+    Raises ValueError for a share outside 0..1.
+    """
+    check_ndim("masks", masks, "B K h w")
+    if not 0 <= share <= 1:
+        raise ValueError(f"Patches smaller than {share:g} of the picture would be removed; use a share from 0 to 1.")
+    inside = (masks > 0.5).reshape(-1, *masks.shape[-2:]).cpu().numpy()
+    least = share * masks.shape[-2] * masks.shape[-1]
+    kept = np.zeros_like(inside)
+    for source, target in zip(inside, kept, strict=True):
+        patches, _ = ndimage.label(source, structure=np.ones((3, 3), dtype=int))
+        target[...] = source & (np.bincount(patches.ravel())[patches] >= least)
+    return torch.from_numpy(kept).to(masks.device, masks.dtype).reshape(masks.shape)
+
+
+def fill_holes(masks: Tensor, apart: bool = False) -> Tensor:
+    """Fill the holes of each mask of [B, K, h, w]: what it encloses without a gap (diagonal steps are no way out).
+
+    apart: masks may not come to overlap; then only what belongs to no mask is filled, and a hole that several masks
+    enclose goes to the innermost. Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input.
+    """
+    check_ndim("masks", masks, "B K h w")
+    inside = (masks > 0.5).cpu().numpy()
+    filled = np.zeros_like(inside)
+    for source, target in zip(inside, filled, strict=True):
+        free = ~source.any(0)
+        smallest = np.full(free.shape, np.inf)
+        owner = np.full(free.shape, -1)
+        for number, mask in enumerate(source):
+            holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
+            if not apart:
+                target[number] = mask | (holes > 0)
+                continue
+            size = np.where(holes > 0, np.bincount(holes.ravel())[holes], np.inf)
+            owner[free & (size < smallest)] = number
+            smallest = np.minimum(smallest, size)
+        if apart:
+            target[...] = source | (owner == np.arange(len(source))[:, None, None])
+    return torch.from_numpy(filled).to(masks.device, masks.dtype).reshape(masks.shape)

@@ -36,7 +36,8 @@ class Request:
     ``phrases``: one object per line, commas pool. ``background``: the same for what is not an object; "auto" takes
     everything else that the prompt names, empty takes nothing. ``order``: times of propagation, -1 = the family's.
     ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the masks;
-    None = the picture's own, or the latent's with ``latent_size``.
+    None = the picture's own, or the latent's with ``latent_size``. ``largest``, ``remove_small`` (a share of the picture)
+    and ``fill_holes`` tidy up masks of 0 and 1, see ``masks``.
     """
 
     phrases: str
@@ -49,6 +50,8 @@ class Request:
     largest: bool = False
     size: Grid | None = None
     latent_size: bool = False
+    remove_small: float = 0.0
+    fill_holes: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,14 @@ def _to_size(maps: Tensor, record: Attention, size: Grid) -> Tensor:
     return resize_bilinear(maps, full)[..., :height, :width]
 
 
+def _tidy(masks: Tensor, request: Request) -> Tensor:
+    if request.remove_small > 0:
+        masks = finishing.remove_small(masks, request.remove_small)
+    if request.largest:
+        masks = finishing.largest_component(masks)
+    return finishing.fill_holes(masks, apart=request.mode == "partition") if request.fill_holes else masks
+
+
 def _decide(
     scores: Tensor, level: Tensor, request: Request, objects: Sequence[Phrase], behind: Sequence[Phrase]
 ) -> Cut:
@@ -200,8 +211,8 @@ def _decide(
         found = finishing.threshold(scores, level, request.rule, request.theta).to(scores)
     else:
         found = scores.clamp(0, 1)
-    if request.largest and request.mode != "soft":
-        found = finishing.largest_component(found).to(scores)
+    if request.mode != "soft":
+        found = _tidy(found, request).to(scores)
     return Cut(
         found,
         1 - found.amax(1),

@@ -128,6 +128,23 @@ class MaskFromTokens(io.ComfyNode):
                     optional=True,
                     tooltip=("From Prompt Words, for a prompt that was not encoded with Encode Prompt (GoCA)."),
                 ),
+                io.Float.Input(
+                    "remove_small",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Remove connected pieces that cover less than this share of the picture. 0: none.",
+                ),
+                io.Boolean.Input(
+                    "fill_holes",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Fill what a mask encloses. In a partition only background is filled.",
+                ),
             ],
             outputs=[
                 io.Mask.Output(
@@ -161,6 +178,8 @@ class MaskFromTokens(io.ComfyNode):
         width: int = 512,
         height: int = 512,
         words: Any = None,
+        remove_small: float = 0.0,
+        fill_holes: bool = False,
     ) -> io.NodeOutput:
         request = Request(
             phrases,
@@ -173,6 +192,8 @@ class MaskFromTokens(io.ComfyNode):
             largest_component,
             (height, width) if size == "custom" else None,
             latent_size=size == "latent",
+            remove_small=remove_small,
+            fill_holes=fill_holes,
         )
         result = cut(source, request, words)
         return io.NodeOutput(

@@ -85,6 +85,13 @@ def test_types_names_and_defaults_are_sane(infos: dict[str, dict[str, Any]]) -> 
         assert len(set(info["output_name"])) == len(info["output_name"]), name
 
 
+def test_inputs_that_came_later_are_optional_and_last(infos: dict[str, dict[str, Any]]) -> None:
+    """Saved graphs hold values of widgets by their place, and prompts need only what is required."""
+    groups = infos["GOCA_MaskFromTokens"]["input"]
+    assert list(groups["required"])[-1] == "height"
+    assert list(groups["optional"]) == ["words", "remove_small", "fill_holes"]
+
+
 def test_every_own_type_is_made_and_taken(infos: dict[str, dict[str, Any]]) -> None:
     made = {kind for info in infos.values() for kind in info["output"]}
     taken = {

@@ -115,3 +115,55 @@ def test_errors() -> None:
         masks.assign(scores, torch.rand(1, 5, 4))
     with pytest.raises(ValueError, match="scores has shape"):
         masks.threshold(scores[0])
+
+
+def picture(*rows: str) -> torch.Tensor:
+    """[1, K, h, w] of drawn masks: a digit is its mask's number, anything else is outside."""
+    count = max(int(char) for row in rows for char in row if char.isdigit()) + 1
+    drawn = [[[float(char == str(k)) for char in row] for row in rows] for k in range(count)]
+    return torch.tensor(drawn)[None]
+
+
+def test_small_patches_are_removed() -> None:
+    mask = picture("00..0", "00...", "...0.", "....0")  # patches of 4, 1 and 2 (diagonal) of 20 cells
+    assert torch.equal(masks.remove_small(mask, 0.0), mask)
+    assert torch.equal(masks.remove_small(mask, 0.05), mask)
+    assert torch.equal(masks.remove_small(mask, 0.1), picture("00...", "00...", "...0.", "....0"))
+    assert torch.equal(masks.remove_small(mask, 0.11), picture("00...", "00...", ".....", "....."))
+    assert not masks.remove_small(mask, 1.0).any()
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="use a share from 0 to 1"):
+            masks.remove_small(mask, share)
+
+
+def test_holes_are_filled() -> None:
+    ring = picture("0000.", "0..0.", "0000.")
+    assert torch.equal(masks.fill_holes(ring), picture("0000.", "0000.", "0000."))
+    gap = picture("00.0.", "0..0.", "0000.")
+    assert torch.equal(masks.fill_holes(gap), gap)
+    corner = picture("000", "0.0", "00.")  # a diagonal step is no way out
+    assert torch.equal(masks.fill_holes(corner), picture("000", "000", "00."))
+
+
+def test_holes_are_filled_without_overlaps_when_masks_are_apart() -> None:
+    nested = picture("0000000", "0.....0", "0.111.0", "0.1.1.0", "0.111.0", "0.....0", "0000000")
+    filled = picture("0000000", "0000000", "0011100", "0011100", "0011100", "0000000", "0000000")
+    for order in ([0, 1], [1, 0]):
+        result = masks.fill_holes(nested[:, order], apart=True)
+        assert torch.equal(result, filled[:, order])
+        assert result.sum(1).max() == 1
+    assert masks.fill_holes(nested).sum(1).max() == 2
+
+
+@pytest.mark.parametrize(
+    "clean", [lambda m: masks.remove_small(m, 0.05), masks.fill_holes, lambda m: masks.fill_holes(m, True)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tidying_is_per_sample_and_keeps_its_input(clean, dtype: torch.dtype, rng: torch.Generator) -> None:  # type: ignore[no-untyped-def]
+    found = (torch.rand(3, 2, 9, 13, generator=rng) > 0.4).to(dtype)
+    kept = found.clone()
+    result = clean(found)
+    assert torch.equal(found, kept) and result.dtype == dtype and set(result.unique().tolist()) <= {0.0, 1.0}
+    for sample in range(3):
+        assert torch.equal(clean(found[[sample]]), result[[sample]])
+    assert torch.equal(clean(found.mT), result.mT)

@@ -241,3 +241,21 @@ def test_pictures_and_masks_in_order() -> None:
     assert heat.shape[0] == 2
     with pytest.raises(ValueError, match="1 pictures but attention for 2"):
         overlay_batch(images[:1], recording(), "", 0.5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_tidied_masks_are_still_a_partition(seed: int) -> None:
+    plain = cut(recording(seed), Request(PHRASES, theta=-0.1))
+    tidied = cut(recording(seed), Request(PHRASES, theta=-0.1, remove_small=0.03, fill_holes=True))
+    assert torch.equal(tidied.masks.sum(1) + tidied.background, torch.ones(2, 32, 48))
+    taken = (tidied.masks > plain.masks) & (plain.background[:, None] == 0)
+    # What a removed patch leaves is background too, so a hole may take that; never a pixel of a mask that stayed.
+    assert not (taken & (tidied.masks.sum(1, keepdim=True) > 1)).any()
+
+
+def test_tidying_happens_and_leaves_soft_masks_alone() -> None:
+    requests = [Request(PHRASES, theta=-0.1), Request(PHRASES, theta=-0.1, remove_small=0.03)]
+    found = [cut(recording(seed), request).masks for request in requests for seed in range(4)]
+    assert any(not torch.equal(a, b) for a, b in zip(found[:4], found[4:], strict=True))
+    soft = [Request(PHRASES, mode="soft"), Request(PHRASES, mode="soft", remove_small=0.5, fill_holes=True)]
+    assert torch.equal(*(cut(recording(), request).masks for request in soft))
