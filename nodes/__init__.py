@@ -10,6 +10,7 @@ from .files import LoadAttention, SaveAttention
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
 from .refine import Refine
+from .regional import RegionalPrompt
 from .segment import SegmentImage
 from .words import EncodePrompt, Words
 
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     Refine,
     MaskFromTokens,
     Overlay,
+    RegionalPrompt,
     SaveAttention,
     LoadAttention,
     DemoModel,

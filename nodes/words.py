@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..goca_core.capture import tokens
 from . import types
 
-_NO_CLIP = (
+NO_CLIP = (
     "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
     "contain a valid clip or text encoder model."
 )
@@ -49,7 +49,7 @@ class EncodePrompt(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
         if clip is None:
-            raise RuntimeError(_NO_CLIP)
+            raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         return io.NodeOutput(tokens.attach(conditioning, words), ui=ui.PreviewText(words.describe()))
@@ -80,6 +80,6 @@ class Words(io.ComfyNode):
     @classmethod
     def execute(cls, clip: Any, text: str) -> io.NodeOutput:
         if clip is None:
-            raise RuntimeError(_NO_CLIP)
+            raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
         return io.NodeOutput(words, ui=ui.PreviewText(words.describe()))

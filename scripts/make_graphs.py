@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from scripts.edit_graphs import edit_graphs
 from scripts.example_graphs import Graph, Node, Note, Wire, graphs
 from scripts.graph_schema import GraphError, Info, Schema
 
@@ -157,7 +158,7 @@ def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[di
 def files(info: Info) -> dict[Path, str]:
     """Every file and what should be in it. Raises GraphError."""
     schema, texts = Schema(info), {}
-    for graph in graphs():
+    for graph in [*graphs(), *edit_graphs()]:
         for node in graph.nodes():
             schema.check(node)
         texts[FOLDER / f"{graph.name}.json"] = _json(to_editor(graph, schema))

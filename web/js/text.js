@@ -7,6 +7,7 @@ const READERS = {
   GOCA_CollectAttention: (output) => output?.text?.join("\n"),
   GOCA_SegmentImage: (output) => output?.text?.join("\n"),
   GOCA_SaveAttention: (output) => output?.text?.join("\n"),
+  GOCA_RegionalPrompt: (output) => output?.text?.join("\n"),
   GOCA_MaskFromTokens: (output) => output?.goca_masks?.map(areas).join("\n"),
 };
 
