@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .aggregate import Aggregate, Rescale
 from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
+from .guidance import SemanticCFG
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
 from .refine import Refine
@@ -26,6 +27,7 @@ NODES: list[type[io.ComfyNode]] = [
     MaskFromTokens,
     Overlay,
     RegionalPrompt,
+    SemanticCFG,
     SaveAttention,
     LoadAttention,
     DemoModel,

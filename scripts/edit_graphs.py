@@ -20,6 +20,17 @@ hides the seams.
 
 Try `blue square: a green heart on grass` as a second line of *prompts*."""
 
+SEMANTIC_NOTE = """\
+The same prompt, seed and guidance scale three times:
+
+* **plain** guidance, one number for the whole picture,
+* weighed by **S-CFG**'s regions,
+* weighed by **GoCA**'s regions.
+
+Each region of a word is pushed as hard as the foreground on average. What that changes depends on the prompt and the scale; \
+raise *cfg* of all three to see more of it."""
+
+
 # -- parts that several graphs have -----------------------------------------------------------------------------------
 
 
@@ -102,6 +113,34 @@ def regional_graph(
     )  # fmt: skip
 
 
+def semantic_graph() -> Graph:
+    sampling = {"seed": 5, "steps": 20, "cfg": 6.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    model = Node("GOCA_DemoModel")
+    text = "a yellow star, a purple heart and a red circle on snow"
+    positive = Node("GOCA_EncodePrompt", {"clip": model["clip"], "text": text}, "Prompt", more=150)
+    negative = Node("GOCA_EncodePrompt", {"clip": model["clip"], "text": ""}, "Negative prompt", more=40)
+    latent = Node("EmptyLatentImage", {"width": 64, "height": 64})
+
+    def row(source: Wire, title: str, prefix: str) -> list[list[Node | Note]]:
+        sampler = _sampler(source, positive[0], negative[0], latent[0], title, **sampling)
+        picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
+        return [[sampler], [picture], [_save(title, prefix, picture[0])]]
+
+    scfg, goca = (
+        Node("GOCA_SemanticCFG", {"model": model["model"], "regions": rule}, f"Regions: {rule}")
+        for rule in ("S-CFG", "GoCA")
+    )
+    return Graph(
+        "semantic_cfg_demo",
+        [
+            ("", [[Note(SEMANTIC_NOTE, "Semantic guidance", height=300)], [model, latent], [positive], [negative]]),
+            ("Plain guidance", row(model["model"], "Plain guidance", "plain")),
+            ("Weighed by S-CFG's regions", [[scfg], *row(scfg[0], "S-CFG's regions", "scfg")]),
+            ("Weighed by GoCA's regions", [[goca], *row(goca[0], "GoCA's regions", "semantic")]),
+        ],
+    )
+
+
 def edit_graphs() -> list[Graph]:
     """The graphs of this file."""
     demo = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
@@ -129,4 +168,5 @@ def edit_graphs() -> list[Graph]:
             24.0,
             {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
         ),
+        semantic_graph(),
     ]

@@ -59,3 +59,19 @@ def test_regional_prompts_with_another_model(server: ComfyServer) -> None:
     prompt = with_demo_model(short("regional_prompts_sd15_sdxl", 2))
     run = server.run(prompt)
     assert saved(server, run, prompt, "Second picture").shape == (64, 64, 3)
+
+
+# -- semantic guidance ------------------------------------------------------------------------------------------------
+
+
+def test_semantic_guidance(server: ComfyServer) -> None:
+    prompt = short("semantic_cfg_demo", 3)
+    run = server.run(prompt)
+    titles = ("Plain guidance", "S-CFG's regions", "GoCA's regions")
+    plain, published, ours = (saved(server, run, prompt, title) for title in titles)
+    assert not np.array_equal(plain, published) and not np.array_equal(plain, ours)
+    assert not np.array_equal(published, ours)
+    demo.put(prompt, 1.0, ["minimum", "maximum"], ["GOCA_SemanticCFG"])
+    run = server.run(prompt)
+    for title in titles[1:]:
+        assert np.array_equal(saved(server, run, prompt, title), plain)
