@@ -7,6 +7,7 @@ from typing import Any
 from scripts.example_graphs import PREVIEW, Graph, Node, Note, Wire
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+INPAINTING = "512-inpainting-ema.safetensors"
 
 REGIONAL_NOTE = """\
 Two passes with the same seed.
@@ -19,6 +20,26 @@ The same seed and *start_percent* 0.2 keep the layout: in the first fifth of sam
 hides the seams.
 
 Try `blue square: a green heart on grass` as a second line of *prompts*."""
+
+REPLACE_NOTE = """\
+**Replace the red circle by a blue star**: a picture is made, and then only the masked part of it is painted again.
+
+1. **Above** the picture is painted and recorded. *phrases* says what is to be replaced.
+2. **Below** the mask is grown and its edge blurred, so that the new thing may be a little larger. *Set Latent Noise Mask* \
+keeps everything else as it is, **Differential Diffusion** lets grey parts of the mask follow later, which blends them in, and \
+*Image Composite Masked* puts the new part into the first picture.
+
+*denoise* 1 replaces, less only varies. A prompt for the whole picture works best: say what is around the new thing, too."""
+
+REPLACE_PHOTO_NOTE = """\
+1. Choose a checkpoint, for SD 1.x or SDXL (set the size to 1024 then).
+2. *phrases* says what is to be replaced, the second prompt by what.
+3. Press **Run**.
+
+**A mask too small?** Lower *theta*, or raise *expand*. **Seams?** Raise *blur_radius*.
+
+The muted row below does the same with an **inpainting checkpoint** and *InpaintModelConditioning*: wake it with Ctrl+M. Such \
+models see what is around the hole and match it better."""
 
 SEMANTIC_NOTE = """\
 The same prompt, seed and guidance scale three times:
@@ -79,6 +100,20 @@ class _FirstPass:
         ]
 
 
+def _paste(first: Wire, second: Wire, mask: Wire) -> Node:
+    """The second picture where the mask is, the first elsewhere: going through the VAE changes every pixel a little."""
+    return Node("ImageCompositeMasked", {"destination": first, "source": second, "mask": mask})
+
+
+def _soft_edge(mask: Wire, expand: int, blur: int, sigma: float) -> tuple[list[Node], Wire]:
+    """A mask grown and with a soft edge, by the host's nodes: its blur works on pictures."""
+    grow = Node("GrowMask", {"mask": mask, "expand": expand})
+    image = Node("MaskToImage", {"mask": grow[0]})
+    blurred = Node("ImageBlur", {"image": image[0], "blur_radius": blur, "sigma": sigma})
+    soft = Node("ImageToMask", {"image": blurred[0], "channel": "red"})
+    return [grow, image, blurred, soft], soft[0]
+
+
 # -- the graphs -------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +144,89 @@ def regional_graph(
             ("First pass: paint, record, find", [*first.columns, [_save("First picture", "first", first.picture[0])]]),
             ("Second pass: each mask with its own prompt", [[regional], [second, picture],
                                                              [_save("Second picture", "second", picture[0])]]),
+        ],
+    )  # fmt: skip
+
+
+def replace_demo_graph() -> Graph:
+    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    first = _FirstPass(
+        Node("GOCA_DemoModel"),
+        "a red circle and a green square on grass",
+        "red circle",
+        64,
+        Note(REPLACE_NOTE, "Replace by word", height=400),
+        sampling,
+    )
+    edge, mask = _soft_edge(first.masks["masks"], 4, 3, 2.0)
+    positive = Node(
+        "CLIPTextEncode", {"clip": first.clip, "text": "a blue star and a green square on grass"}, "New prompt"
+    )
+    latent = Node("SetLatentNoiseMask", {"samples": first.sampler[0], "mask": mask})
+    blended = Node("DifferentialDiffusion", {"model": first.model})
+    second = _sampler(
+        blended[0], positive[0], first.negative[0], latent[0], "Paint the mask again", **{**sampling, "seed": 4}
+    )
+    picture = Node("VAEDecode", {"samples": second[0], "vae": first.vae})
+    pasted = _paste(first.picture[0], picture[0], mask)
+    seen = Node("MaskPreview", {"mask": mask}, "What is painted again", more=PREVIEW)
+    return Graph(
+        "replace_by_word_demo",
+        [
+            ("Paint, record and find", [*first.columns, [_save("First picture", "first", first.picture[0])]]),
+            ("Paint the mask again", [edge, [seen], [positive, blended, latent], [second, picture, pasted],
+                                      [_save("Second picture", "second", pasted[0])]]),
+        ],
+    )  # fmt: skip
+
+
+def replace_checkpoint_graph() -> Graph:
+    sampling = {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
+    first = _FirstPass(
+        _checkpoint(
+            CHECKPOINT,
+            f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}?download=true",
+        ),
+        "a photo of a dog on a lawn in front of a house",
+        "dog",
+        512,
+        Note(REPLACE_PHOTO_NOTE, "Replace by word", height=400),
+        sampling,
+    )
+    edge, mask = _soft_edge(first.masks["masks"], 24, 15, 6.0)
+    text = "a photo of a cat on a lawn in front of a house"
+    positive = Node("CLIPTextEncode", {"clip": first.clip, "text": text}, "New prompt")
+    latent = Node("SetLatentNoiseMask", {"samples": first.sampler[0], "mask": mask})
+    blended = Node("DifferentialDiffusion", {"model": first.model})
+    second = _sampler(
+        blended[0], positive[0], first.negative[0], latent[0], "Paint the mask again", **{**sampling, "seed": 4}
+    )
+    picture = Node("VAEDecode", {"samples": second[0], "vae": first.vae})
+    pasted = _paste(first.picture[0], picture[0], mask)
+    seen = Node("MaskPreview", {"mask": mask}, "What is painted again", more=PREVIEW)
+
+    url = f"https://huggingface.co/Comfy-Org/stable_diffusion_2.1_repackaged/resolve/main/{INPAINTING}?download=true"
+    other = _checkpoint(INPAINTING, url, muted=True)
+    new = Node("CLIPTextEncode", {"clip": other[1], "text": text}, "New prompt", muted=True)
+    nothing = Node("CLIPTextEncode", {"clip": other[1], "text": ""}, "Negative prompt", muted=True)
+    hole = {
+        "positive": new[0], "negative": nothing[0], "vae": other[2], "pixels": first.picture[0], "mask": mask,
+    }  # fmt: skip
+    inpaint = Node("InpaintModelConditioning", hole, muted=True)
+    third = _sampler(
+        other[0], inpaint["positive"], inpaint["negative"], inpaint["latent"], "Paint the hole", muted=True, **sampling
+    )
+    filled = Node("VAEDecode", {"samples": third[0], "vae": other[2]}, muted=True)
+    whole = _paste(first.picture[0], filled[0], mask)
+    saved = _save("Picture of the inpainting model", "inpainted", whole[0])
+    whole.muted = saved.muted = True
+    return Graph(
+        "replace_by_word_sd15_sdxl",
+        [
+            ("Paint, record and find", [*first.columns, [_save("First picture", "first", first.picture[0])]]),
+            ("Paint the mask again", [edge, [seen], [positive, blended, latent], [second, picture, pasted],
+                                      [_save("Second picture", "second", pasted[0])]]),
+            ("The same with an inpainting checkpoint", [[other], [new, nothing], [inpaint], [third, filled, whole], [saved]]),
         ],
     )  # fmt: skip
 
@@ -168,5 +286,7 @@ def edit_graphs() -> list[Graph]:
             24.0,
             {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
         ),
+        replace_demo_graph(),
+        replace_checkpoint_graph(),
         semantic_graph(),
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from scripts import demo
+from scripts import demo, edit_graphs, make_graphs
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import need
 
@@ -59,6 +60,72 @@ def test_regional_prompts_with_another_model(server: ComfyServer) -> None:
     prompt = with_demo_model(short("regional_prompts_sd15_sdxl", 2))
     run = server.run(prompt)
     assert saved(server, run, prompt, "Second picture").shape == (64, 64, 3)
+
+
+# -- replace by word --------------------------------------------------------------------------------------------------
+
+
+def changed_only_inside(server: ComfyServer, run: Run, prompt: Prompt) -> None:
+    first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
+    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    inside = shown[..., 0] > 0
+    assert 0 < inside.mean() < 1, "the mask is empty or everything, so nothing is shown"
+    moved = np.abs(first - second).max(-1)
+    assert moved[~inside].max() == 0
+    assert moved[inside].mean() > 1, "nothing was painted in the mask"
+
+
+def test_replace_by_word(server: ComfyServer) -> None:
+    prompt = short("replace_by_word_demo")
+    run = server.run(prompt)
+    changed_only_inside(server, run, prompt)
+    (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    assert (shown[..., 0] > 0).mean() > table["area"][0][0], "the mask was not grown"
+
+
+def test_outside_the_mask_the_sampler_itself_changes_little(server: ComfyServer) -> None:
+    """Without the final composite: what is far from the mask is denoised once from the least noise, no more."""
+    prompt = short("replace_by_word_demo", 12)
+    last = by_type(prompt, "SaveImage", "Second picture")
+    prompt[last]["inputs"]["images"] = [by_type_of_input(prompt, "ImageCompositeMasked", "source"), 0]
+    run = server.run(prompt)
+    first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
+    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    # A cell of the latent is two pixels, and its wavelet reaches a little further.
+    outside = ~ndimage.binary_dilation(shown[..., 0] > 0, iterations=6)
+    assert outside.any()
+    assert np.abs(first - second)[outside].mean() < 4
+
+
+def by_type_of_input(prompt: Prompt, kind: str, name: str) -> str:
+    source: str = prompt[by_type(prompt, kind)]["inputs"][name][0]
+    return source
+
+
+def test_replace_by_word_with_another_model(server: ComfyServer) -> None:
+    prompt = with_demo_model(short("replace_by_word_sd15_sdxl", 2))
+    prompt[by_type(prompt, "GrowMask")]["inputs"]["expand"] = 2
+    prompt[by_type(prompt, "ImageBlur")]["inputs"] |= {"blur_radius": 2, "sigma": 1.0}
+    # What the early demo model takes for a dog may be nothing or everything; a word it knows has a place.
+    prompt[by_type(prompt, "GOCA_EncodePrompt", "Prompt")]["inputs"]["text"] = "a red circle and a blue square on grass"
+    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "blue square"
+    run = server.run(prompt)
+    changed_only_inside(server, run, prompt)
+
+
+def test_the_inpainting_row(server: ComfyServer) -> None:
+    """The muted row of the checkpoint graph, with the demo model in place of both checkpoints."""
+    graphs = {entry.name: entry for entry in edit_graphs.edit_graphs()}
+    schema = make_graphs.Schema(server.object_info())
+    prompt = make_graphs.to_api(graphs["replace_by_word_sd15_sdxl"], schema, muted=True)
+    for node in prompt.values():
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node |= {"class_type": "GOCA_DemoModel", "inputs": {}}
+    assert demo.put(prompt, 64, ["width", "height"], ["EmptyLatentImage"]) == 2
+    assert demo.put(prompt, 2, ["steps"]) == 3
+    run = server.run(prompt)
+    assert saved(server, run, prompt, "Picture of the inpainting model").shape == (64, 64, 3)
 
 
 # -- semantic guidance ------------------------------------------------------------------------------------------------
