@@ -1,14 +1,16 @@
 """What a model family must say about itself to be recorded.
 
-A family names its attention blocks, the reference layer, the layers whose self-attention serves propagation, and the
-paper's choices for "auto". Adding a family is one file in ``families/`` and one entry in ``FAMILIES`` there.
+A family names its layers and where in each of them the picture looks at the text and at itself, the reference layer,
+the layers whose self-attention serves propagation, and the paper's choices for "auto". Adding a family is one file in
+``families/`` and one entry in ``FAMILIES`` there.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -18,46 +20,99 @@ Grid = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Block:
-    """One transformer block with its self- and cross-attention modules.
+class Site:
+    """A place where the network attends: one attention call, made after ``query`` and before ``out``.
 
-    ``level`` counts the halvings between the latent and the block's tokens. ``self_out`` and ``cross_out`` are the
-    output projections: a linear layer whose weight is ``[C_out, heads * head width]``.
+    ``query``: the projection that makes the queries (perhaps keys and values too). ``out``: the projection that takes
+    what attention gave. ``weighted``: the weight of ``out`` is [C_out, heads * head width], so that heads can be
+    weighted by what they contribute; where it is not, they are averaged. ``key`` and ``value``: the other projections,
+    for networks in which another node may put a computation of its own between them and ``out``.
+    """
+
+    heads: int
+    query: nn.Module
+    out: nn.Module
+    weighted: bool = True
+    key: nn.Module | None = None
+    value: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: ``text``, where the picture looks at the words, and ``own``, where it looks at itself.
+
+    ``own`` is None for joint attention, where both happen in one call over text and picture together. ``level`` counts
+    the halvings between the first tokens and the block's.
     """
 
     name: str
-    level: int
-    heads: int
-    self_out: nn.Module
-    cross_out: nn.Module
-    cross_query: nn.Module
-    cross_key: nn.Module
-    cross_value: nn.Module
+    text: Site
+    own: Site | None
+    level: int = 0
+
+    @property
+    def sites(self) -> Iterator[Site]:
+        yield self.text
+        if self.own is not None:
+            yield self.own
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where in a joint sequence the tokens of the conditioning are, and those of the picture (in raster order)."""
+
+    text: slice
+    image: slice
+
+
+# (all tokens, tokens of the conditioning, of the picture, of reference pictures) -> their places; None if the numbers
+# do not add up, as when another node has put tokens of its own into the sequence.
+SpanRule = Callable[[int, int, int, int], Spans | None]
+
+
+def text_first(total: int, text: int, image: int, references: int, registers: int = 0) -> Spans | None:
+    """[registers, text, picture, reference pictures]"""
+    if total != registers + text + image + references:
+        return None
+    start = registers + text
+    return Spans(slice(registers, start), slice(start, start + image))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks of one model, with the layers that play a special part (by name)."""
+    """The layers of one model in the order in which they run, and those that play a special part (by name).
+
+    ``feature``: what of the reference layer is compared between pixels: the query projection of its text attention,
+    what its attention gives, or that after the output projection (a joint block's stream of the picture).
+    ``noise_level``: sigma at which the paper reads attention. ``patch``: side of a token in latent cells. ``spans``:
+    the layout of joint sequences.
+    """
 
     blocks: tuple[Block, ...]
     reference: str
     affinity: tuple[str, ...]
     defaults: Defaults
     noise_level: float
+    feature: Literal["query", "attention", "projected"] = "query"
     patch: int = 1
+    spans: SpanRule = text_first
 
     def grid(self, level: int, height: int, width: int) -> Grid:
-        """Tokens of a level for a latent of ``height`` x ``width``: each halving rounds up."""
-        for _ in range(level):
-            height, width = -(-height // 2), -(-width // 2)
+        """Tokens of a level for a latent of ``height`` x ``width``: patches and each halving round up."""
+        for step in (self.patch, *[2] * level):
+            height, width = -(-height // step), -(-width // step)
         return height, width
 
 
 class Family(ABC):
-    """A kind of diffusion model, recognised by the class of its network."""
+    """A kind of diffusion model, recognised by the class of its network.
+
+    ``hidden``: modules of the host whose attention calls do not say for whom they are (see ``passthrough``).
+    """
 
     name: str
     label: str
+    hidden: tuple[str, ...] = ()
 
     @abstractmethod
     def matches(self, network: nn.Module) -> bool:
@@ -65,7 +120,22 @@ class Family(ABC):
 
     @abstractmethod
     def plan(self, network: nn.Module) -> Plan:
-        """The blocks of ``network`` in the order in which they run."""
+        """The layers of ``network``."""
+
+
+def alike(index: int, of: int, depth: int) -> int:
+    """The layer of ``depth`` at the place of layer ``index`` of ``of``: the paper's numbers for a model of other depth."""
+    return index * depth // of
+
+
+def by_depth(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Reference and propagation layers where the paper gives none.
+
+    The reference is the layer at half of the depth (the paper's are at 0.46 in PixArt, 0.47 in Flux, 0.62 in
+    Hunyuan-DiT); those from three to five eighths of the depth serve propagation (PixArt: from 0.36 to 0.61).
+    """
+    depth = len(names)
+    return names[depth // 2], tuple(names[3 * depth // 8 : max(5 * depth // 8, 3 * depth // 8 + 1)])
 
 
 class UnknownFamily(ValueError):

@@ -13,8 +13,10 @@ from torch import Tensor
 from ..attention import Attention, AttentionError
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
+from . import passthrough
+from .entry import Entry, Options
 from .family import Plan, find_family, network_of
-from .forward import Entry, Forward, Options
+from .forward import Forward
 from .run import Run
 from .window import Window
 
@@ -43,7 +45,7 @@ class Recorder:
         """A copy of a MODEL (ModelPatcher) that records. Raises UnknownFamily for a kind that cannot be recorded."""
         from comfy.patcher_extension import WrappersMP
 
-        find_family(model.model)
+        passthrough.install(find_family(model.model).hidden)
         patched = model.clone()
         for kind, wrapper in (
             (WrappersMP.OUTER_SAMPLE, self._outer_sample),
@@ -128,7 +130,8 @@ class Recorder:
         uuids = options.get("uuids") or ()
         size = run.batch
         # Anything else is a call that another node has cut up, and whose rows are whose cannot be told.
-        if x.ndim != 4 or x.shape[0] != size * len(uuids):
+        picture = x.ndim == 4 or (x.ndim == 5 and x.shape[2] == 1)
+        if not picture or x.shape[0] != size * len(uuids):
             return None
         entries = {
             uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid])
@@ -199,22 +202,29 @@ def record(
     all_layers: bool = False,
     full_affinity: bool = False,
     reference_channel0: bool = False,
+    grid_limit: int = Options.grid_limit,
 ) -> tuple[Any, Recorder]:
     """A recording copy of a MODEL and its recorder.
 
     Kept are the family's own head and layer methods and the plain averages; ``all_heads`` and ``all_layers`` keep every
     method. ``full_affinity``: propagation at the finest layer's grid. ``reference_channel0``: as the released code.
+    ``grid_limit``: layers are compared on at most so many tokens; 0 = on as many as there are.
     """
     plan = find_family(model.model).plan(network_of(model.model))
-    recorder = Recorder(window, options_for(plan, all_heads, all_layers, full_affinity, reference_channel0))
+    recorder = Recorder(window, options_for(plan, all_heads, all_layers, full_affinity, reference_channel0, grid_limit))
     return recorder.install(model), recorder
 
 
 def options_for(
-    plan: Plan, all_heads: bool, all_layers: bool, full_affinity: bool, reference_channel0: bool
+    plan: Plan,
+    all_heads: bool,
+    all_layers: bool,
+    full_affinity: bool,
+    reference_channel0: bool,
+    grid_limit: int = Options.grid_limit,
 ) -> Options:
     """What to reduce to (see ``record``) for a model with this plan."""
     defaults = plan.defaults
     heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
     layers = LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "vanilla")))
-    return Options(heads, layers, reference_channel0, full_affinity)
+    return Options(heads, layers, reference_channel0, full_affinity, grid_limit)

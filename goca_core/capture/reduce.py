@@ -6,7 +6,7 @@ result does not depend on the attention kernel and the memory needed does not gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,10 @@ from torch import Tensor
 from ..layers import LayerScore, resize_keys
 from ..resize import Grid, nearest_index
 
-# Size of the largest temporary, in elements: 2^21 float32 are 8 MB, about what a core's cache still serves well.
+# Size of the largest temporary, in elements: 2^21 float32 are 8 MB, about what a core's cache still serves well. An
+# accelerator rather wants few large steps.
 _ELEMENTS = 1 << 21
+_ELEMENTS_ACCELERATOR = 1 << 23
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 
@@ -41,6 +43,20 @@ class Call:
         if mask is not None and mask.shape[0] == self.q.shape[0]:
             mask = mask[rows]
         return Call(self.q[rows], self.k[rows], self.v[rows], mask, self.scale)
+
+    def queries(self, queries: slice) -> Call:
+        """The same call for some of its queries."""
+        mask = self.mask
+        if mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., queries, :]
+        return Call(self.q[:, :, queries], self.k, self.v, mask, self.scale)
+
+    def keys(self, keys: slice) -> Call:
+        """The same call with some of its keys only; its softmax is that of the whole call only with a ``total``."""
+        mask = self.mask
+        if mask is not None and mask.shape[-1] > 1:
+            mask = mask[..., keys]
+        return Call(self.q, self.k[:, :, keys], self.v[:, :, keys], mask, self.scale)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -73,26 +89,34 @@ def _four_axes(mask: Tensor, batch: int, queries: int) -> Tensor:
     return mask[None, None, None] if mask.ndim == 1 else mask[:, None] if mask.ndim == 3 else mask
 
 
-def probabilities(call: Call, index: Tensor | None = None) -> Iterator[tuple[slice, Tensor]]:
+def probabilities(
+    call: Call, index: Tensor | None = None, total: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
     """The softmax of a call, block by block: (query rows, [B, H, rows, Nk] in float32 or better).
 
-    ``index``: only these query rows, in this order (the slices then count within it).
+    ``index``: only these query rows, in this order (the slices then count within it). ``total``: the logarithm of the
+    softmax's denominators [B, H, Nq], if it is known; it may come from more keys than the call has.
     """
     q = call.q if index is None else call.q[:, :, index]
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    keys = (call.k.to(exact) * call.scale).transpose(-1, -2)
+    keys = call.k.to(exact).transpose(-1, -2)
     mask = call.mask
-    if mask is not None and index is not None and mask.shape[-2] > 1:
-        mask = mask[..., index, :]
+    if index is not None:
+        mask = mask[..., index, :] if mask is not None and mask.shape[-2] > 1 else mask
+        total = total[:, :, index] if total is not None else None
     batch, heads, count = q.shape[:3]
-    step = max(1, _ELEMENTS // max(1, batch * heads * keys.shape[-1]))
+    elements = _ELEMENTS if q.device.type == "cpu" else _ELEMENTS_ACCELERATOR
+    step = max(1, elements // max(1, batch * heads * keys.shape[-1]))
     for start in range(0, count, step):
         stop = min(count, start + step)
-        logits = q[:, :, start:stop].to(exact) @ keys
+        logits = (q[:, :, start:stop].to(exact) * call.scale) @ keys
         if mask is not None:
             part = mask if mask.shape[-2] == 1 else mask[..., start:stop, :]
             logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part.to(exact)
-        yield slice(start, stop), torch.softmax(logits, -1)
+        if total is None:
+            yield slice(start, stop), torch.softmax(logits, -1)
+        else:
+            yield slice(start, stop), logits.sub_(total[:, :, start:stop, None]).exp_()
 
 
 @dataclass(frozen=True)
@@ -112,30 +136,96 @@ class Columns:
         return Columns((place[own][:, None] == columns).float())
 
 
-def cross_maps(call: Call, weights: Mapping[str, Tensor], columns: Columns) -> dict[str, Tensor]:
-    """Cross-attention after head-wise aggregation: for each head method's weights [B, N, H] a map [B, N, columns]."""
-    blocks: dict[str, list[Tensor]] = {name: [] for name in weights}
-    for rows, chances in probabilities(call):
-        matrix = columns.matrix.to(chances.dtype)
-        for name, weight in weights.items():
+class TextMaps:
+    """Text attention after head-wise aggregation, gathered block by block: a map [B, N, columns] for each head method.
+
+    ``weights``: head method -> [B, N, H].
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], columns: Columns) -> None:
+        self._weights, self._columns = weights, columns
+        self._blocks: dict[str, list[Tensor]] = {name: [] for name in weights}
+
+    def add(self, rows: slice, chances: Tensor) -> None:
+        """Take the probabilities [B, H, rows, text keys] of the next query rows."""
+        matrix = self._columns.matrix.to(chances.dtype)
+        for name, weight in self._weights.items():
             mixed = torch.einsum("bhnt,bnh->bnt", chances, weight[:, rows].to(chances.dtype))
-            blocks[name].append(mixed @ matrix)
-    return {name: torch.cat(parts, 1) for name, parts in blocks.items()}
+            self._blocks[name].append(mixed @ matrix)
+
+    def result(self) -> dict[str, Tensor]:
+        return {name: torch.cat(parts, 1) for name, parts in self._blocks.items()}
 
 
-def self_map(call: Call, grid: Grid, target: Grid) -> tuple[Tensor, Grid]:
-    """Head-mean self-attention [B, M, M] and its grid: the layer's own, or ``target`` if that has fewer tokens.
+class SelfMaps:
+    """Head-mean self-attention, gathered block by block for several grids at once.
 
+    For each of ``targets`` a map [B, M, M]: on the layer's own ``grid``, or on the target if that has fewer tokens.
     For a coarser target the queries are the nearest and the keys resized bilinearly, as the method does anyway before
     comparing layers; so no map larger than the target's is ever held.
     """
-    coarser = target[0] * target[1] < grid[0] * grid[1]
-    index = nearest_index(grid, target, call.q.device) if coarser else None
-    rows = []
-    for _, chances in probabilities(call, index):
-        mean = chances.mean(1)
-        rows.append(resize_keys(mean, grid, target) if coarser else mean)
-    return torch.cat(rows, 1), target if coarser else grid
+
+    def __init__(self, grid: Grid, targets: Sequence[Grid]) -> None:
+        self._grid = grid
+        count = grid[0] * grid[1]
+        self._targets = list(dict.fromkeys(t if t[0] * t[1] < count else grid for t in targets))
+        # The rows that each target needs, ascending, and which of them each of its own rows is.
+        self._rows: list[Tensor] = []
+        self._order: list[Tensor] = []
+        for target in self._targets:
+            index = nearest_index(grid, target) if target != grid else torch.arange(count)
+            rows, order = torch.unique(index, return_inverse=True)
+            self._rows.append(rows)
+            self._order.append(order)
+        self._found: list[Tensor | None] = [None] * len(self._targets)
+        needed = torch.unique(torch.cat(self._rows))
+        self.index: Tensor | None = None if len(needed) == count else needed
+        """The query rows that are needed, ascending; None for all of them."""
+
+    def add(self, rows: Tensor, chances: Tensor) -> None:
+        """Take the probabilities [B, H, rows, N] of some query rows, whose numbers are ``rows`` (ascending, on the CPU)."""
+        for number, (target, wanted) in enumerate(zip(self._targets, self._rows, strict=True)):
+            first, last = torch.searchsorted(wanted, torch.stack((rows[0], rows[-1] + 1))).tolist()
+            if first == last:
+                continue
+            place = torch.searchsorted(rows, wanted[first:last])
+            part = chances if len(place) == len(rows) else chances[:, :, place.to(chances.device)]
+            mean = part.mean(1)
+            mean = resize_keys(mean, self._grid, target) if target != self._grid else mean
+            found = self._found[number]
+            if found is None:
+                found = self._found[number] = mean.new_empty(mean.shape[0], len(wanted), mean.shape[-1])
+            found[:, first:last] = mean
+
+    def result(self, target: Grid) -> tuple[Tensor, Grid]:
+        """The map for a target, and its grid."""
+        target = target if target in self._targets else self._grid
+        number = self._targets.index(target)
+        found, order = self._found[number], self._order[number]
+        assert found is not None
+        if len(order) == found.shape[1] and bool((order[1:] > order[:-1]).all()):
+            return found, target
+        return found[:, order.to(found.device)], target
+
+
+def cross_maps(
+    call: Call, weights: Mapping[str, Tensor], columns: Columns, total: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Cross-attention after head-wise aggregation: for each head method's weights [B, N, H] a map [B, N, columns]."""
+    maps = TextMaps(weights, columns)
+    for rows, chances in probabilities(call, total=total):
+        maps.add(rows, chances)
+    return maps.result()
+
+
+def self_maps(call: Call, grid: Grid, targets: Sequence[Grid], total: Tensor | None = None) -> SelfMaps:
+    """Head-mean self-attention for every target, in one pass over the query rows that they need."""
+    maps = SelfMaps(grid, targets)
+    index = maps.index
+    numbers = torch.arange(grid[0] * grid[1]) if index is None else index
+    for rows, chances in probabilities(call, None if index is None else index.to(call.q.device), total):
+        maps.add(numbers[rows], chances)
+    return maps
 
 
 class Reference:

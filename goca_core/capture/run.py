@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import Affinity, Attention, AttentionError, Tokens, alike, blend
+from .entry import EntryResult
 from .family import Plan, find_family, network_of
-from .forward import EntryResult, Forward
-from .tokens import attached
+from .forward import Forward
+from .tokens import attached, length_of
 from .window import Gate, Window
 
 
@@ -30,7 +31,7 @@ class Run:
             context = entry.get("cross_attn")
             if context is not None:
                 self.order.append(entry["uuid"])
-                self.tokens[entry["uuid"]] = _kept_tokens(context.shape[1], attached(entry))
+                self.tokens[entry["uuid"]] = _kept_tokens(length_of(context, entry), attached(entry))
         self._window = window
         self._sigmas = [float(sigma) for sigma in sigmas]
         self._percent_to_sigma = guider.model_patcher.get_model_object("model_sampling").percent_to_sigma
@@ -44,6 +45,7 @@ class Run:
         self._sigma = 0.0
         self._committed = self._blind = False
         self._failure: str | None = None
+        self._unclear = ""
         self.recording = False
 
     # -- gating -----------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ class Run:
             return
         for uuid, result in forward.results().items():
             if not result.layers:
-                self._blind = True
+                self._blind, self._unclear = True, forward.unclear
                 continue
             self._committed = True
             if forward.size != self._size:
@@ -182,6 +184,11 @@ class Run:
             return (
                 f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from {self._window.start:g} to "
                 f"{self._window.end:g}; widen it, or set the window to auto"
+            )
+        if self._unclear:
+            return (
+                f"the places of the words are not known, because {self._unclear}; take the node off that adds tokens to "
+                "this MODEL or to its conditioning"
             )
         if self._blind:
             return (

@@ -20,6 +20,9 @@ from ..wordscan import EMBEDDING
 KEY = "goca_words"
 """Where a conditioning's dictionary carries its word map."""
 
+# What text encoders give beside the conditioning, that the model puts behind it (Hunyuan-DiT: mT5 after BERT).
+_APPENDED = ("conditioning_mt5xl",)
+
 Span = tuple[int, int]
 
 _STRAIGHT = str.maketrans("‘’“”", "''\"\"")
@@ -37,9 +40,15 @@ def word_map(clip: Any, text: str) -> WordMap:
 
 def attach(conditioning: list[Any], words: WordMap) -> list[Any]:
     """A copy of a CONDITIONING whose entries carry the word map."""
-    for cond, _ in conditioning:
-        words.check(cond.shape[1])
+    for cond, extra in conditioning:
+        words.check(length_of(cond, extra))
     return [[cond, {**extra, KEY: words}] for cond, extra in conditioning]
+
+
+def length_of(cond: Any, extra: dict[str, Any]) -> int:
+    """Text tokens that the model sees of a conditioning entry: [B, T, C] and what else it appends to that."""
+    appended = (extra[key] for key in _APPENDED if extra.get(key) is not None)
+    return int(cond.shape[1] + sum(part.shape[1] for part in appended))
 
 
 def attached(extra: dict[str, Any]) -> WordMap | None:

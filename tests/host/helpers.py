@@ -188,7 +188,7 @@ class Probe:
     def watching(self) -> Iterator[None]:
         handles = [network_of(self.model.model).register_forward_pre_hook(self._begin, with_kwargs=True)]
         for block in self.plan.blocks:
-            for module, kind in ((block.self_out, "own"), (block.cross_out, "cross")):
+            for module, kind in ((block.own.out, "own"), (block.text.out, "cross")):
                 handles.append(module.register_forward_pre_hook(self._taker(block.name, kind)))
         try:
             yield

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from goca_core.attention import AttentionError, aggregate
-from goca_core.capture import forward
+from goca_core.capture import entry
 from goca_core.capture.family import UnknownFamily
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.run import Run
@@ -223,7 +223,7 @@ def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.Mo
     built = tiny.build("sd15")
     work = job(built)
     plain = work.run(built.model)["samples"]
-    monkeypatch.setattr(forward, "cross_maps", fail)
+    monkeypatch.setattr(entry, "cross_maps", fail)
     recording, recorder = record(built.model, Window())
     latent = work.run(recording)["samples"]
     assert torch.equal(latent, plain)

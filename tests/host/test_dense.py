@@ -179,7 +179,7 @@ def test_scores_by_one_channel_of_the_reference() -> None:
 
 def test_head_weights_see_a_lora() -> None:
     built = tiny.build("sd15")
-    plain = {block.name: block.cross_out.weight.clone() for block in blocks_of(built.model).blocks}
+    plain = {block.name: block.text.out.weight.clone() for block in blocks_of(built.model).blocks}
     probe, attention = probe_and_record(with_lora(built.model), job(built))
     check(attention, probe)
     patched = probe.positive(attention.sigmas[0]).cross

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from goca_core.capture import reduce
-from goca_core.capture.reduce import Call, Columns, Reference, bind, cross_maps, probabilities, self_map
+from goca_core.capture.reduce import Call, Columns, Reference, bind, cross_maps, probabilities, self_maps
 from goca_core.heads import aggregate_heads
 from goca_core.layers import layer_score, reference_affinity, resize_self_map
 
@@ -163,13 +163,25 @@ def test_self_map_is_the_whole_map_resized(grid: tuple[int, int], target: tuple[
     count = grid[0] * grid[1]
     call = a_call(count, count)
     full = dense(call).mean(1)
-    found, at = self_map(call, grid, target)
+    found, at = self_maps(call, grid, [target]).result(target)
     coarser = target[0] * target[1] < count
     assert at == (target if coarser else grid)
     expected = resize_self_map(full, grid, target) if coarser else full
     assert torch.allclose(found.double(), expected, atol=1e-6)
     # Comparing on the target grid afterwards gives the same, whichever of the two was kept.
     assert torch.allclose(resize_self_map(found, at, target).double(), resize_self_map(full, grid, target), atol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [[(6, 8), (3, 4)], [(3, 4), (4, 6)], [(2, 9), (9, 2), (12, 16)], [(1, 1)]])
+def test_several_grids_in_one_pass(targets: list[tuple[int, int]], elements: int) -> None:
+    """Each is what it is alone, whichever rows the others need."""
+    grid = (6, 8)
+    call = a_call(48, 48)
+    together = self_maps(call, grid, targets)
+    for target in targets:
+        alone, at = self_maps(call, grid, [target]).result(target)
+        found, where = together.result(target)
+        assert where == at and torch.allclose(found, alone, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", ["dot-product similarity", "mse", "iou-like"])

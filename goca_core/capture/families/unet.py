@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...attention import Defaults
-from ..family import Block, Family, Plan
+from ..family import Block, Family, Plan, Site
 
 # Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
@@ -34,16 +34,7 @@ class UNet(Family):
 
     def plan(self, network: nn.Module) -> Plan:
         blocks = tuple(
-            Block(
-                name,
-                level,
-                module.attn2.heads,
-                module.attn1.to_out[0],
-                module.attn2.to_out[0],
-                module.attn2.to_q,
-                module.attn2.to_k,
-                module.attn2.to_v,
-            )
+            Block(name, _site(module.attn2), _site(module.attn1), level)
             for name, level, module in _transformers(network)
         )
         names = {block.name for block in blocks}
@@ -58,6 +49,10 @@ class UNet(Family):
             order=2,
         )
         return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
+
+
+def _site(attention: Any) -> Site:
+    return Site(attention.heads, attention.to_q, attention.to_out[0], key=attention.to_k, value=attention.to_v)
 
 
 def _transformers(network: Any) -> Iterator[tuple[str, int, Any]]:

@@ -1,0 +1,200 @@
+"""What one model call leaves of one conditioning: every attention call reduced to small maps while its tensors live."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..attention import Layer, Tokens
+from ..heads import head_weights
+from ..layers import LAYER_METHODS, reference_affinity, resize_self_map
+from ..resize import Grid, resize_bilinear
+from .family import Block, Plan, Site, Spans
+from .joint import joint_maps
+from .reduce import Call, Columns, Reference, SelfMaps, cross_maps, self_maps
+from .weights import effective_weight
+
+# A self map held until the reference is known is kept in half precision, and not on an accelerator, from this many
+# tokens on.
+_HOLD_EXACT = 1024
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to reduce to, chosen in the node. ``grid_limit``: at most so many tokens in the reference grid; 0 = any."""
+
+    head_methods: tuple[str, ...]
+    layer_methods: tuple[str, ...]
+    reference_channel0: bool = False
+    full_affinity: bool = False
+    grid_limit: int = 64 * 64
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The layer methods that look at self-attention."""
+        return tuple(method for method in LAYER_METHODS if method in self.layer_methods and method != "vanilla")
+
+
+class Aim:
+    """What the layers of one model call are reduced to: the plan, the options and the grids they lead to."""
+
+    def __init__(self, plan: Plan, options: Options, size: Grid) -> None:
+        self.plan, self.options = plan, options
+        levels = {block.name: block.level for block in plan.blocks}
+        self.reference_grid = _bounded(plan.grid(levels[plan.reference], *size), options.grid_limit)
+        # The paper propagates on the finest grid; unless asked to, no grid finer than the reference's is held when it
+        # has more than 1,024 tokens: full self-attention there would cost more than all the rest of recording.
+        finest = plan.grid(min((levels[name] for name in plan.affinity), default=0), *size)
+        limit = max(_HOLD_EXACT, math.prod(self.reference_grid))
+        fine = options.full_affinity or math.prod(finest) <= limit
+        self.affinity_grid = finest if fine else self.reference_grid
+
+    def targets(self, block: Block) -> list[Grid]:
+        """The grids that self-attention of a layer is wanted for."""
+        scored = [self.reference_grid] if self.options.scored else []
+        return scored + ([self.affinity_grid] if block.name in self.plan.affinity else [])
+
+
+def _bounded(grid: Grid, limit: int) -> Grid:
+    """The grid itself, or one of its shape with at most ``limit`` tokens."""
+    tokens = math.prod(grid)
+    if not limit or tokens <= limit:
+        return grid
+    share = math.sqrt(limit / tokens)
+    return max(1, int(grid[0] * share)), max(1, int(grid[1] * share))
+
+
+@dataclass
+class EntryResult:
+    """What one call recorded for one conditioning."""
+
+    layers: dict[str, Layer] = field(default_factory=dict)
+    affinity: Tensor | None = None
+    affinity_grid: Grid = (0, 0)
+
+
+class Entry:
+    """The rows of one conditioning within a call, and its layers so far."""
+
+    def __init__(self, rows: slice, tokens: Tokens) -> None:
+        self.rows, self.tokens = rows, tokens
+        self.result = EntryResult()
+        self._reference: Reference | None = None
+        self._held: list[tuple[str, Tensor, Grid]] = []
+        self._scores: dict[str, dict[str, Tensor]] = {}
+        self._affinity_count = 0
+        self._columns: dict[int, Columns] = {}
+
+    # -- attention ----------------------------------------------------------------------------------------------------
+
+    def take_text(self, aim: Aim, block: Block, call: Call, post: Tensor | None, grid: Grid) -> None:
+        """Cross-attention of a layer. ``post``: what it gave, for the whole call; None where that was replaced."""
+        call = call.rows(self.rows)
+        columns = self._columns_for(call.k.shape[2], call.q.device)
+        if columns is None:
+            return  # other conditionings were appended to the keys; which columns are ours cannot be told
+        if post is None:
+            value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
+            value = value.transpose(1, 2).flatten(2)
+        else:
+            value = post[self.rows]
+        weights = _weights(block.text, value, call.v, aim.options.head_methods)
+        self._keep(block, cross_maps(call, weights, columns), grid)
+
+    def take_self(self, aim: Aim, block: Block, call: Call, grid: Grid) -> None:
+        """Self-attention of a layer."""
+        targets = aim.targets(block)
+        if targets:
+            self._use_self(aim, block, self_maps(call.rows(self.rows), grid, targets))
+
+    def take_joint(self, aim: Aim, block: Block, call: Call, post: Tensor, grid: Grid, spans: Spans) -> None:
+        """Text and self-attention of a layer in one."""
+        call = call.rows(self.rows)
+        columns = self._columns_for(self.tokens.length, call.q.device)
+        assert columns is not None
+        value = post[self.rows, spans.image]
+        weights = _weights(block.text, value, call.v[:, :, spans.image], aim.options.head_methods)
+        maps, selves = joint_maps(call.queries(spans.image), spans, weights, columns, grid, aim.targets(block))
+        self._keep(block, maps, grid)
+        if selves is not None:
+            self._use_self(aim, block, selves)
+
+    def take_feature(self, aim: Aim, feature: Tensor, grid: Grid) -> None:
+        """The feature [B, N, C] of the reference layer, for the whole call: what all layers are measured by."""
+        picture = feature[self.rows].transpose(-1, -2).unflatten(-1, grid).float()
+        picture = resize_bilinear(picture, aim.reference_grid)
+        self._reference = Reference(reference_affinity(picture, aim.options.reference_channel0), aim.reference_grid)
+        for name, layer, layer_grid in self._held:
+            self._score(aim, name, layer.to(picture.device, torch.float32), layer_grid)
+        self._held.clear()
+
+    # -- what is made of it -------------------------------------------------------------------------------------------
+
+    def _columns_for(self, keys: int, device: torch.device) -> Columns | None:
+        tokens = self.tokens
+        if keys % tokens.length:
+            return None
+        if keys not in self._columns:
+            self._columns[keys] = Columns.make(keys, tokens.length, tokens.positions, tokens.rest, device)
+        return self._columns[keys]
+
+    def _keep(self, block: Block, maps: dict[str, Tensor], grid: Grid) -> None:
+        self.result.layers[block.name] = Layer(block.name, *grid, {name: part.cpu() for name, part in maps.items()}, {})
+
+    def _use_self(self, aim: Aim, block: Block, maps: SelfMaps) -> None:
+        if aim.options.scored:
+            layer, grid = maps.result(aim.reference_grid)
+            if self._reference is not None:
+                self._score(aim, block.name, layer, grid)
+            else:
+                held = layer if layer.shape[-1] <= _HOLD_EXACT else layer.to("cpu", torch.float16)
+                self._held.append((block.name, held, grid))
+        if block.name in aim.plan.affinity:
+            self._add_affinity(aim, *maps.result(aim.affinity_grid))
+
+    def _add_affinity(self, aim: Aim, layer: Tensor, grid: Grid) -> None:
+        layer = resize_self_map(layer, grid, aim.affinity_grid)
+        self._affinity_count += 1
+        if self.result.affinity is None:
+            self.result.affinity, self.result.affinity_grid = layer.clone(), aim.affinity_grid
+        else:
+            self.result.affinity.lerp_(layer, 1 / self._affinity_count)
+
+    def _score(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
+        assert self._reference is not None
+        self._scores[name] = {method: self._reference.score(layer, grid, method).cpu() for method in aim.options.scored}
+
+    def finish(self, aim: Aim) -> EntryResult:
+        """What was recorded; the layers in the order of the plan. A layer that could not be measured scores NaN."""
+        layers = {}
+        for block in aim.plan.blocks:
+            layer = self.result.layers.get(block.name)
+            if layer is not None:
+                batch = next(iter(layer.maps.values())).shape[0]
+                unknown = {method: torch.full((batch,), torch.nan) for method in aim.options.scored}
+                scores = self._scores.get(block.name) or unknown
+                layers[block.name] = Layer(layer.name, layer.height, layer.width, layer.maps, scores)
+        self.result.layers = layers
+        if self.result.affinity is not None:
+            self.result.affinity = self.result.affinity.cpu()
+        return self.result
+
+
+def _weights(site: Site, post: Tensor, value: Tensor, methods: tuple[str, ...]) -> dict[str, Tensor]:
+    """Head weights [B, N, H] by each method, from what attention gave [B, N, C] and its values [B, H, T, d]."""
+    # The average does not look at the projection, so a model whose projection cannot be read still records it.
+    plain = not site.weighted or set(methods) == {"average"}
+    weight = post.new_zeros(1, post.shape[-1]) if plain else effective_weight(site.out, post.device)
+    return {
+        method: head_weights(
+            post.float(),
+            weight,
+            site.heads,
+            method if site.weighted else "average",
+            value if "VW" in method else None,
+        )
+        for method in methods
+    }

@@ -1,0 +1,124 @@
+"""Joint attention reduced by every way there is, against the joint softmax written out in double precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from goca_core.capture import joint, reduce
+from goca_core.capture.family import Spans, text_first
+from goca_core.capture.joint import joint_maps, log_total
+from goca_core.capture.reduce import Call, Columns
+from goca_core.layers import resize_self_map
+from goca_core.resize import Grid
+
+B, H, D, TEXT = 2, 3, 8, 9
+GRID = (6, 8)
+IMAGE = GRID[0] * GRID[1]
+REFERENCES = 5
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def a_call(registers: int = 0, mask: Tensor | None = None, dtype: torch.dtype = torch.float32) -> tuple[Call, Spans]:
+    total = registers + TEXT + IMAGE + REFERENCES
+    q, k, v = (draw(B, H, total, D, seed=number).to(dtype) for number in range(3))
+    spans = text_first(total, TEXT, IMAGE, REFERENCES, registers)
+    assert spans is not None
+    return Call(q, k, v, mask, 0.4), spans
+
+
+def dense(call: Call) -> Tensor:
+    logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
+    return torch.softmax(logits if call.mask is None else logits + call.mask.double(), -1)
+
+
+def reduced(
+    call: Call, spans: Spans, targets: list[Grid], tolerance: float = 1e-6
+) -> tuple[dict[str, Tensor], reduce.SelfMaps | None]:
+    weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
+    columns = Columns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
+    found, selves = joint_maps(call.queries(spans.image), spans, weights, columns, GRID, targets)
+    matrix = dense(call)[:, :, spans.image]
+    for name, weight in weights.items():
+        whole = torch.einsum("bhnt,bnh->bnt", matrix[..., spans.text], weight.double())
+        rest = whole.sum(-1) - whole[..., 1] - whole[..., 4]
+        expected = torch.stack((whole[..., 1], whole[..., 4], rest), -1)
+        assert torch.allclose(found[name].double(), expected, atol=tolerance)
+        # Some of the attention falls on the picture, the references and the registers.
+        assert found[name].sum(-1).max() < 0.9
+    return found, selves
+
+
+@pytest.fixture(params=["one pass", "many blocks", "fused"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "many blocks":
+        monkeypatch.setattr(reduce, "_ELEMENTS", 700)
+    # On a CPU the pass is cheaper, but its fused kernel serves to test what an accelerator does.
+    monkeypatch.setattr(joint, "FUSED", {"cpu"} if request.param == "fused" else set())
+    return request.param
+
+
+@pytest.mark.parametrize("registers", [0, 8])
+@pytest.mark.parametrize("targets", [[], [GRID], [(3, 4)], [(3, 4), GRID], [(4, 5), (3, 4)]])
+def test_text_and_self_attention(targets: list[Grid], registers: int, way: str) -> None:
+    call, spans = a_call(registers)
+    assert (log_total(call) is not None) or way != "fused"
+    _, selves = reduced(call, spans, targets)
+    own = dense(call)[:, :, spans.image, spans.image].mean(1)
+    assert own.sum(-1).max() < 0.95
+    for target in targets:
+        assert selves is not None
+        found, at = selves.result(target)
+        assert at == target
+        assert torch.allclose(found.double(), resize_self_map(own, GRID, target), atol=1e-6)
+    assert targets or selves is None
+
+
+def test_a_mask_is_honoured(way: str) -> None:
+    total = TEXT + IMAGE + REFERENCES
+    mask = torch.zeros(1, 1, total, total)
+    mask[..., 2] = -torch.inf
+    mask[..., 20:30, 5] = 1.5
+    call, spans = a_call(mask=mask)
+    reduced(call, spans, [(3, 4)])
+    assert log_total(call) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_loses_nothing(dtype: torch.dtype, way: str) -> None:
+    """The maps are those of the given queries and keys, whatever precision those have."""
+    call, spans = a_call(dtype=dtype)
+    # The fused kernel of the CPU rounds half precision a little before it adds up.
+    found, _ = reduced(call, spans, [(3, 4)], 2e-5 if way == "fused" else 1e-6)
+    assert found["average"].dtype == torch.float32
+
+
+def test_a_kernel_that_says_something_else_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, _ = a_call()
+    total = log_total(call)
+    assert total is not None
+    assert torch.allclose(total, (call.q @ call.k.transpose(-1, -2) * call.scale).logsumexp(-1), atol=1e-5)
+    for wrong in (total + 0.1, total.transpose(1, 2), total[..., :-1], total * 1.44):
+        monkeypatch.setitem(joint._KERNELS, "cpu", ("_wrong", (torch.float32,)))
+        monkeypatch.setattr(torch.ops.aten, "_wrong", lambda *_a, wrong=wrong, **_k: (None, wrong), raising=False)
+        assert log_total(call) is None
+    monkeypatch.setitem(joint._KERNELS, "cpu", ("_not_there", (torch.float32,)))
+    assert log_total(call) is None
+
+
+def test_nonsense_stays_nonsense(way: str) -> None:
+    call, spans = a_call()
+    call.q[0, 0, spans.image.start] = torch.nan
+    columns = Columns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
+    weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
+    found, _ = joint_maps(call.queries(spans.image), spans, weights, columns, GRID, [(3, 4)])
+    assert torch.isnan(found["average"][0, 0]).all() and torch.isfinite(found["average"][1]).all()
+
+
+@pytest.mark.parametrize("numbers", [(60, 9, 48, 0), (57, 9, 48, 5), (57, 10, 48, 0), (57, 9, 48, 0, 8)])
+def test_a_sequence_that_does_not_add_up(numbers: tuple[int, ...]) -> None:
+    assert text_first(*numbers) is None
