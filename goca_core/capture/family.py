@@ -128,6 +128,12 @@ def alike(index: int, of: int, depth: int) -> int:
     return index * depth // of
 
 
+def alike_slice(first: int, after: int, of: int, depth: int) -> slice:
+    """The layers at the places of ``first`` to ``after`` (excluded), one at least."""
+    start = alike(first, of, depth)
+    return slice(start, max(alike(after, of, depth), start + 1))
+
+
 def by_depth(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """Reference and propagation layers where the paper gives none.
 

@@ -149,11 +149,8 @@ class Forward:
 
     def _take_replaced(self, block: Block, site: Site, pending: list[Any], used: Tensor) -> None:
         # The call whose result is used, told by its memory; if there is none, the model's own view.
-        for call, out, options in pending:
-            if out.data_ptr() == used.data_ptr() and out.shape == used.shape:
-                break
-        else:
-            call, out, options = self._own_view(site), None, {}
+        mine = (seen for seen in pending if seen[1].data_ptr() == used.data_ptr() and seen[1].shape == used.shape)
+        call, out, options = next(mine, (self._own_view(site), None, {}))
         if call is not None:
             with self._guarded(f"the attention of layer {block.name}"):
                 self._take(block, site, call, out, options)
@@ -164,7 +161,8 @@ class Forward:
         parts = [split_heads(self._projected[module], site.heads) for module in modules if module in self._projected]
         if len(parts) != 3:
             return None
-        return Call(*parts, None, parts[0].shape[-1] ** -0.5)
+        q, k, v = parts
+        return Call(q, k, v, None, q.shape[-1] ** -0.5)
 
     # -- layers -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-"""The method written out densely in double precision, over attention captured by a `helpers.Probe`."""
+"""The method written out densely in double precision, over attention captured by a `Probe`, and what is recorded
+compared with it."""
 
 from __future__ import annotations
 
@@ -8,23 +9,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .helpers import Evaluation, Seen
+from goca_core.attention import Attention, aggregate
+from goca_core.capture.recorder import Window, record
+
+from .helpers import Job, names
+from .probe import Evaluation, Probe, Seen
 
 
 def dense_weights(seen: Seen, method: str) -> Tensor:
     """Head weights [B, N, H] by their definition, with every head's output written out."""
-    chances = seen.chances()
-    values = seen.split(seen.v)
+    given, values = seen.given(), seen.values()
     heads, width = values.shape[1], values.shape[3]
+    if method == "average" or seen.weight is None:
+        return torch.full((given.shape[0], given.shape[2], heads), 1 / heads, dtype=torch.float64)
     weight = seen.weight.double().reshape(-1, heads, width)
-    each = torch.einsum("bhnd,ohd->bnho", chances @ values, weight)
+    each = torch.einsum("bhnd,ohd->bnho", given, weight)
     whole = each.sum(2, keepdim=True)
     dot = (each * whole).sum(-1)
     length = each.norm(dim=-1)
     cosine = dot / length.clamp_min(1e-8) / whole.norm(dim=-1).clamp_min(1e-8)
     size = torch.linalg.matrix_norm(torch.einsum("bhtd,ohd->bhto", values, weight), ord=2)[:, None]
     raw = {
-        "average": torch.ones_like(dot),
         "l2-norm": length,
         "cosine": cosine,
         "dot-product": dot.clamp_min(0),
@@ -39,7 +44,7 @@ def dense_weights(seen: Seen, method: str) -> Tensor:
 
 def dense_map(seen: Seen, method: str, length: int) -> Tensor:
     """The layer's map [B, N, length] after head-wise aggregation; repeats of the prompt are added up."""
-    chances = seen.chances()
+    chances = seen.to_text()
     folded = chances.reshape(*chances.shape[:3], -1, length).sum(3)
     return torch.einsum("bhnt,bnh->bnt", folded, dense_weights(seen, method))
 
@@ -58,19 +63,20 @@ def dense_resize(own: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> T
     return torch.stack(rows, 1)
 
 
-def dense_reference(seen: Seen, channel0: bool = False) -> Tensor:
-    """P of the reference layer's queries."""
-    q = seen.q.double()
+def dense_reference(call: Evaluation, channel0: bool = False) -> Tensor:
+    """P of the reference layer's feature."""
+    assert call.feature is not None
+    q = call.feature.double()
     q = q[..., :1] if channel0 else q
     return torch.softmax(q @ q.transpose(1, 2) / q.shape[-1] ** 0.5, -1)
 
 
 def dense_scores(call: Evaluation, reference: str, method: str, channel0: bool = False) -> dict[str, Tensor]:
     """Unnormalised layer scores [B] by the direct way."""
-    p = dense_reference(call.cross[reference], channel0)
+    p = dense_reference(call, channel0)
     scores = {}
     for name, seen in call.own.items():
-        s = dense_resize(seen.chances().mean(1), call.grids[name], call.grids[reference])
+        s = dense_resize(seen.to_itself().mean(1), call.grids[name], call.grids[reference])
         if method == "dot-product similarity":
             scores[name] = (p * s).sum((1, 2))
         elif method == "mse":
@@ -91,3 +97,61 @@ def dense_global(maps: dict[str, Tensor], scores: dict[str, Tensor], grids: dict
         mixed = mixed + (scores[name].clamp_min(0) / total)[:, None, None, None] * picture
     mixed = mixed.clamp_min(0)
     return mixed / mixed.sum(1, keepdim=True)
+
+
+def dense_affinity(probe: Probe, call: Evaluation, size: tuple[int, int]) -> Tensor:
+    layers = [dense_resize(call.own[name].to_itself().mean(1), call.grids[name], size) for name in probe.plan.affinity]
+    return torch.stack(layers).mean(0)
+
+
+# -- what is recorded, compared --------------------------------------------------------------------------------------
+
+
+def probe_and_record(
+    model: Any, work: Job, window: Window | None = None, entry: int = 0, **options: Any
+) -> tuple[Probe, Attention]:
+    probe = Probe(model)
+    probe.run(work)
+    recording, recorder = record(model, window or Window(), **options)
+    return probe, recorder.collect(work.run(recording)["samples"], entry)
+
+
+def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = 1e-4) -> None:
+    """Within `tolerance` of the largest value."""
+    assert recorded.shape == dense.shape
+    assert recorded.dtype == torch.float32
+    difference = (recorded.double() - dense).abs().max() / dense.abs().max()
+    assert difference < tolerance, f"off by {difference:.2g}"
+
+
+def check_maps(
+    attention: Attention, call: Evaluation, method: str = "auto", tolerance: float = 1e-4
+) -> dict[str, Tensor]:
+    """Every layer's map; returns the dense ones."""
+    method = attention.defaults.head if method == "auto" else method
+    assert names(attention.layers) == list(call.cross)
+    dense = {name: dense_map(seen, method, attention.tokens.length) for name, seen in call.cross.items()}
+    for layer in attention.layers:
+        assert (layer.height, layer.width) == call.grids[layer.name]
+        assert_near(layer.maps[method], dense[layer.name], tolerance)
+    return dense
+
+
+def check_scores(
+    attention: Attention, scores: dict[str, Tensor], method: str = "auto", tolerance: float = 1e-4
+) -> None:
+    method = attention.defaults.layer if method == "auto" else method
+    for layer in attention.layers:
+        recorded, dense = layer.scores[method].double(), scores[layer.name]
+        assert recorded.shape == dense.shape
+        assert torch.all((recorded / dense - 1).abs() < tolerance), layer.name
+
+
+def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float = 1e-4) -> None:
+    """Maps, scores and the global map of the family's own methods."""
+    (sigma,) = attention.sigmas
+    call = probe.positive(sigma, number)
+    maps = check_maps(attention, call, tolerance=tolerance)
+    scores = dense_scores(call, probe.plan.reference, attention.defaults.layer)
+    check_scores(attention, scores, tolerance=tolerance)
+    assert_near(aggregate(attention).maps, dense_global(maps, scores, call.grids), tolerance)

@@ -1,15 +1,14 @@
-"""What the tests of recording share: ways to sample, an independent probe of attention, and word maps without a CLIP."""
+"""What the tests of recording share: ways to sample, and word maps without a CLIP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from goca_core.attention import aggregate
 from goca_core.capture.family import Plan, find_family, network_of
@@ -92,8 +91,9 @@ class Job:
         return {"samples": self.latent.clone()}
 
 
-def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] = (16, 24), **options: Any) -> Job:
+def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, **options: Any) -> Job:
     """A run with random positive (seed 1) and negative (seed 2) text."""
+    size = size or built.size
     defaults = {"positive": built.conditioning(seed=1), "negative": built.conditioning(seed=2)}
     return Job(**{**defaults, "latent": tiny.latent(built.channels, batch, *size), **options})
 
@@ -123,112 +123,6 @@ def count_hooks(model: Any) -> int:
 def global_map(recorder: Any, latent: Tensor) -> Tensor:
     """The global map of what a recorder kept for a latent, by the default methods."""
     return aggregate(recorder.collect(latent)).maps
-
-
-# -- an independent look at attention ---------------------------------------------------------------------------------
-
-
-@dataclass
-class Seen:
-    """One attention call of one block, as it happened: [rows, tokens, heads * width], and what it fed."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    heads: int
-    weight: Tensor
-    options: dict[str, Any]
-
-    def rows(self, chunk: int) -> Seen:
-        size = self.q.shape[0] // len(self.options["cond_or_uncond"])
-        part = slice(chunk * size, (chunk + 1) * size)
-        return Seen(self.q[part], self.k[part], self.v[part], self.heads, self.weight, self.options)
-
-    def split(self, x: Tensor) -> Tensor:
-        """[B, N, H * d] -> [B, H, N, d] in float64"""
-        batch, count, channels = x.shape
-        return x.double().reshape(batch, count, self.heads, channels // self.heads).permute(0, 2, 1, 3)
-
-    def chances(self) -> Tensor:
-        q, k = self.split(self.q), self.split(self.k)
-        return torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, -1)
-
-
-@dataclass
-class Evaluation:
-    """The attention of one model call, by block."""
-
-    sigma: float
-    chunks: list[int]
-    cross: dict[str, Seen] = field(default_factory=dict)
-    own: dict[str, Seen] = field(default_factory=dict)
-    grids: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-
-class Probe:
-    """Keeps every attention call of a plain run; it knows nothing of the recorder.
-
-    `calls` holds one Evaluation for each call of the network.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.plan = blocks_of(model)
-        self.calls: list[Evaluation] = []
-        self._last: tuple[tuple[Any, ...], dict[str, Any], Tensor] | None = None
-        self.model = model.clone()
-        options = self.model.model_options.setdefault("transformer_options", {})
-        options["optimized_attention_override"] = self._override
-
-    def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        out = func(*args, **kwargs)
-        self._last = (args, kwargs, out)
-        return out
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        handles = [network_of(self.model.model).register_forward_pre_hook(self._begin, with_kwargs=True)]
-        for block in self.plan.blocks:
-            for module, kind in ((block.own.out, "own"), (block.text.out, "cross")):
-                handles.append(module.register_forward_pre_hook(self._taker(block.name, kind)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, _module: nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
-        options = kwargs["transformer_options"]
-        self.calls.append(Evaluation(float(options["sigmas"][0]), list(options["cond_or_uncond"])))
-
-    def _taker(self, name: str, kind: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            assert self._last is not None
-            (q, k, v, heads), kwargs, out = self._last[0][:4], self._last[1], self._last[2]
-            assert torch.equal(out, args[0])
-            options = dict(kwargs["transformer_options"])
-            seen = Seen(q.clone(), k.clone(), v.clone(), heads, module.weight.detach().clone(), options)
-            getattr(self.calls[-1], kind)[name] = seen
-            self.calls[-1].grids[name] = tuple(options["activations_shape"][-2:])
-
-        return take
-
-    def run(self, work: Job) -> list[Evaluation]:
-        with self.watching():
-            work.run(self.model)
-        return self.calls
-
-    def positive(self, sigma: float, number: int = 0) -> Evaluation:
-        """The rows of a positive conditioning in the first call at a noise level that has them; `number`: which one,
-        in the order of the call (the host puts them in reverse order)."""
-        for call in self.calls:
-            places = [place for place, kind in enumerate(call.chunks) if kind == 0]
-            if abs(call.sigma / sigma - 1) < 1e-4 and places:
-                place = places[number]
-                picked = Evaluation(call.sigma, call.chunks, grids=call.grids)
-                picked.cross = {name: seen.rows(place) for name, seen in call.cross.items()}
-                picked.own = {name: seen.rows(place) for name, seen in call.own.items()}
-                return picked
-        raise AssertionError(f"no call at noise level {sigma}")
 
 
 def names(items: Iterable[Any]) -> list[str]:

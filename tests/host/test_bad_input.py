@@ -52,25 +52,18 @@ def sentence(caught: pytest.ExceptionInfo[BaseException]) -> str:
 # -- the model --------------------------------------------------------------------------------------------------------
 
 
-def flux() -> Any:
-    config = comfy.supported_models.Flux(
+def cascade() -> Any:
+    config = comfy.supported_models.Stable_Cascade_C(
         {
-            "image_model": "flux",
-            "in_channels": 16,
-            "out_channels": 16,
-            "vec_in_dim": 24,
-            "context_in_dim": 48,
-            "hidden_size": 64,
-            "mlp_ratio": 2.0,
-            "num_heads": 2,
-            "depth": 1,
-            "depth_single_blocks": 1,
-            "axes_dim": [8, 12, 12],
-            "theta": 10000,
-            "patch_size": 2,
-            "qkv_bias": True,
-            "guidance_embed": True,
-            "txt_ids_dims": [],
+            "stable_cascade_stage": "c",
+            "c_cond": 64,
+            "c_hidden": [64, 64],
+            "nhead": [4, 4],
+            "blocks": [[1, 1], [1, 1]],
+            "c_clip_text": 64,
+            "c_clip_text_pooled": 64,
+            "c_clip_img": 768,
+            "c_clip_seq": 4,
         }
     )
     config.set_inference_dtype(torch.float32, None)
@@ -78,8 +71,8 @@ def flux() -> Any:
 
 
 def test_a_model_of_another_family_is_named() -> None:
-    with pytest.raises(UnknownFamily, match=r"Flux .*cannot be recorded.*UNet") as caught:
-        record(flux(), Window())
+    with pytest.raises(UnknownFamily, match=r"StableCascade_C .*cannot be recorded.*UNet.*Flux") as caught:
+        record(cascade(), Window())
     sentence(caught)
 
 

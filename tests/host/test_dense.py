@@ -2,73 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Attention, aggregate, layer_weights
-from goca_core.capture.recorder import Window, record
+from goca_core.attention import aggregate, layer_weights
+from goca_core.capture.recorder import Window
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
 
 from . import tiny
-from .dense import dense_global, dense_map, dense_resize, dense_scores
-from .helpers import Evaluation, Job, Probe, blocks_of, job, names, with_lora, words_of
+from .dense import (
+    assert_near,
+    check,
+    check_maps,
+    check_scores,
+    dense_affinity,
+    dense_global,
+    dense_map,
+    dense_scores,
+    probe_and_record,
+)
+from .helpers import blocks_of, job, with_lora, words_of
+from .probe import Evaluation
 
 pytestmark = pytest.mark.usefixtures("host")
 
-AUTO = Window()
 DEFAULT_HEAD, DEFAULT_LAYER = "dot-product w/o clamp", "dot-product similarity"
-
-
-def probe_and_record(
-    model: Any, work: Job, window: Window = AUTO, entry: int = 0, **options: Any
-) -> tuple[Probe, Attention]:
-    probe = Probe(model)
-    probe.run(work)
-    recording, recorder = record(model, window, **options)
-    return probe, recorder.collect(work.run(recording)["samples"], entry)
-
-
-def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = 1e-4) -> None:
-    """Within `tolerance` of the largest value."""
-    assert recorded.shape == dense.shape
-    assert recorded.dtype == torch.float32
-    difference = (recorded.double() - dense).abs().max() / dense.abs().max()
-    assert difference < tolerance, f"off by {difference:.2g}"
-
-
-def check_maps(
-    attention: Attention, call: Evaluation, method: str = DEFAULT_HEAD, tolerance: float = 1e-4
-) -> dict[str, Tensor]:
-    """Every layer's map; returns the dense ones."""
-    assert names(attention.layers) == list(call.cross)
-    dense = {name: dense_map(seen, method, attention.tokens.length) for name, seen in call.cross.items()}
-    for layer in attention.layers:
-        assert (layer.height, layer.width) == call.grids[layer.name]
-        assert_near(layer.maps[method], dense[layer.name], tolerance)
-    return dense
-
-
-def check_scores(
-    attention: Attention, scores: dict[str, Tensor], method: str = DEFAULT_LAYER, tolerance: float = 1e-4
-) -> None:
-    for layer in attention.layers:
-        recorded, dense = layer.scores[method].double(), scores[layer.name]
-        assert recorded.shape == dense.shape
-        assert torch.all((recorded / dense - 1).abs() < tolerance), layer.name
-
-
-def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float = 1e-4) -> None:
-    """Maps, scores and the global map of the family's own methods."""
-    (sigma,) = attention.sigmas
-    call = probe.positive(sigma, number)
-    maps = check_maps(attention, call, tolerance=tolerance)
-    scores = dense_scores(call, probe.plan.reference, DEFAULT_LAYER)
-    check_scores(attention, scores, tolerance=tolerance)
-    assert_near(aggregate(attention).maps, dense_global(maps, scores, call.grids), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +66,7 @@ def test_the_negative_is_not_what_was_recorded() -> None:
     probe, attention = probe_and_record(built.model, work)
     (call,) = [call for call in probe.calls if call.sigma == pytest.approx(attention.sigmas[0])]
     last = attention.layers[-1]
-    negative = dense_map(call.cross[last.name].rows(0), DEFAULT_HEAD, 77)
+    negative = dense_map(call.rows(0).cross[last.name], DEFAULT_HEAD, 77)
     assert (last.maps[DEFAULT_HEAD].double() - negative).abs().max() > 1e-2 * negative.abs().max()
 
 
@@ -184,11 +144,6 @@ def test_head_weights_see_a_lora() -> None:
     check(attention, probe)
     patched = probe.positive(attention.sigmas[0]).cross
     assert all((patched[name].weight - weight).abs().max() > 0.1 for name, weight in plain.items())
-
-
-def dense_affinity(probe: Probe, call: Evaluation, size: tuple[int, int]) -> Tensor:
-    layers = [dense_resize(call.own[name].chances().mean(1), call.grids[name], size) for name in probe.plan.affinity]
-    return torch.stack(layers).mean(0)
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])

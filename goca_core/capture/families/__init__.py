@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ..family import Family
+from .flux import Flux
+from .hunyuan_dit import HunyuanDiT
+from .pixart import PixArt
 from .unet import UNet
 
-FAMILIES: tuple[Family, ...] = (UNet(),)
+FAMILIES: tuple[Family, ...] = (UNet(), PixArt(), HunyuanDiT(), Flux())

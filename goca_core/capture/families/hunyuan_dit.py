@@ -1,0 +1,54 @@
+"""Hunyuan-DiT: cross-attention to the tokens of BERT and, behind them, those of mT5."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ...attention import Defaults
+from ..family import Block, Family, Plan, Site, alike, alike_slice
+
+# The paper (goca reference configs) reads blocks 20 to 29 of 40 only, uses all of them for propagation, and has block
+# 25 as reference.
+_DEPTH = 40
+# Sigma at the timestep that the paper's settings lead to.
+_NOISE = 0.327
+
+
+class HunyuanDiT(Family):
+    name = "hunyuan-dit"
+    label = "Hunyuan-DiT"
+    hidden = ("comfy.ldm.hydit.attn_layers",)
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.hydit.models import HunYuanDiT
+
+        return isinstance(network, HunYuanDiT)
+
+    def plan(self, network: Any) -> Plan:
+        depth = len(network.blocks)
+        used = alike_slice(20, 30, _DEPTH, depth)
+        blocks = tuple(
+            Block(
+                f"block.{number}",
+                Site(block.attn2.num_heads, block.attn2.q_proj, block.attn2.out_proj),
+                Site(block.attn1.num_heads, block.attn1.Wqkv, block.attn1.out_proj),
+            )
+            for number, block in enumerate(network.blocks[used], used.start)
+        )
+        defaults = Defaults(
+            head="average",
+            layer="dot-product similarity",
+            rescale="sum-1 rescaling + per-token renorm+",
+            order=4,
+        )
+        # The feature is the projection before its norm and its rotation by position.
+        return Plan(
+            blocks,
+            f"block.{alike(25, _DEPTH, depth)}",
+            tuple(block.name for block in blocks),
+            defaults,
+            _NOISE,
+            patch=network.patch_size,
+        )

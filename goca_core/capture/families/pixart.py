@@ -1,0 +1,52 @@
+"""PixArt-alpha and PixArt-Sigma: blocks of self-attention and cross-attention to T5's tokens, all at one size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ...attention import Defaults
+from ..family import Block, Family, Plan, Site, alike, alike_slice
+
+# Blocks of the real models, for which the paper (goca reference configs) names block 13 as reference and 10 to 17 for
+# propagation.
+_DEPTH = 28
+# Sigma at the paper's timestep 100 of the linear schedule.
+_NOISE = 0.342
+
+
+class PixArt(Family):
+    name = "pixart"
+    label = "PixArt (alpha, Sigma)"
+    hidden = ("comfy.ldm.pixart.blocks",)
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.pixart.pixartms import PixArtMS
+
+        return isinstance(network, PixArtMS)
+
+    def plan(self, network: Any) -> Plan:
+        blocks = tuple(
+            Block(
+                f"block.{number}",
+                Site(block.cross_attn.num_heads, block.cross_attn.q_linear, block.cross_attn.proj),
+                Site(block.attn.num_heads, block.attn.qkv, block.attn.proj),
+            )
+            for number, block in enumerate(network.blocks)
+        )
+        depth = len(blocks)
+        defaults = Defaults(
+            head="dot-product w/o clamp",
+            layer="dot-product similarity",
+            rescale="sum-1 rescaling + per-token renorm+",
+            order=5,
+        )
+        return Plan(
+            blocks,
+            blocks[alike(13, _DEPTH, depth)].name,
+            tuple(block.name for block in blocks[alike_slice(10, 18, _DEPTH, depth)]),
+            defaults,
+            _NOISE,
+            patch=network.patch_size,
+        )

@@ -1,0 +1,359 @@
+"""Every family beside the UNet: recorded exactly, without changing what is sampled, and without a trace."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from goca_core.attention import AttentionError, aggregate
+from goca_core.capture.passthrough import PassThrough
+from goca_core.capture.recorder import Window, record
+from goca_core.heads import HEAD_METHODS
+from goca_core.layers import LAYER_METHODS
+
+from . import tiny
+from .dense import (
+    assert_near,
+    check,
+    check_maps,
+    check_scores,
+    dense_affinity,
+    dense_map,
+    dense_scores,
+    probe_and_record,
+)
+from .helpers import blocks_of, count_hooks, global_map, job, names, words_of
+
+pytestmark = pytest.mark.usefixtures("host")
+
+
+class Kind(NamedTuple):
+    """What is particular about the models of a test."""
+
+    odd: tuple[int, int] | None  # a latent with an odd side; PixArt cannot paint one
+    hidden: bool = False  # whether the host's options do not reach its attention
+    joint: bool = False
+
+
+CROSS = Kind(None, hidden=True)
+FLUX = Kind((15, 22), joint=True)
+FAMILIES = {
+    "pixart_alpha": CROSS,
+    "pixart_sigma": CROSS,
+    "hunyuan_dit": Kind((15, 22), hidden=True),
+    "flux": FLUX,
+    "flux_schnell": FLUX,
+    "flux_fill": FLUX,
+}
+HIDDEN = [name for name, kind in FAMILIES.items() if kind.hidden]
+JOINT = [name for name, kind in FAMILIES.items() if kind.joint]
+ODD = [name for name, kind in FAMILIES.items() if kind.odd]
+
+
+def identical(model: Any, work: Any, **options: Any) -> Any:
+    """Sample with and without a recorder: the same to the last bit, and nothing is left. Returns the recording."""
+    recording, recorder = record(model, options.pop("window", Window()), **options)
+    plain = work.run(model)["samples"]
+    recorded = work.run(recording)["samples"]
+    assert torch.isfinite(plain).all() and plain.std() > 0
+    assert torch.equal(plain, recorded)
+    assert torch.equal(plain, work.run(model)["samples"])
+    assert count_hooks(model) == 0
+    return recorder.collect(recorded)
+
+
+# -- what is recorded -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_call_for_positive_and_negative(name: str) -> None:
+    built = tiny.build(name)
+    probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
+    assert all(call.chunks == [1, 0] for call in probe.calls)
+    check(attention, probe)
+    assert attention.affinity is not None
+    grid = attention.affinity.height, attention.affinity.width
+    assert_near(attention.affinity.matrix, dense_affinity(probe, probe.positive(attention.sigmas[0]), grid))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_calls_of_their_own(name: str) -> None:
+    """Prompts of different lengths are not put together by these models; nor is anything when memory is short."""
+    built = tiny.build(name)
+    if name == "hunyuan_dit":
+        built.model.model.memory_required = lambda *_args, **_kwargs: 1e30
+        negative = built.conditioning(seed=2)
+    else:
+        negative = built.conditioning(seed=2, tokens=13)
+    probe, attention = probe_and_record(built.model, job(built, 1, cfg=4.0, negative=negative))
+    assert {tuple(call.chunks) for call in probe.calls} == {(1,), (0,)}
+    check(attention, probe)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_sizes(name: str) -> None:
+    built = tiny.build(name)
+    size = FAMILIES[name].odd
+    assert size is not None
+    probe, attention = probe_and_record(built.model, job(built, 1, size, cfg=1.0))
+    check(attention, probe)
+    assert (attention.height, attention.width) == size
+    assert {(layer.height, layer.width) for layer in attention.layers} == {(8, 11)}
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux"])
+def test_every_method(name: str) -> None:
+    built = tiny.build(name)
+    probe, attention = probe_and_record(built.model, job(built, 1), all_heads=True, all_layers=True)
+    call = probe.positive(attention.sigmas[0])
+    assert attention.head_methods == HEAD_METHODS and set(attention.layer_methods) == set(LAYER_METHODS)
+    for method in HEAD_METHODS:
+        check_maps(attention, call, method)
+    for method in ("dot-product similarity", "mse", "iou-like"):
+        check_scores(attention, dense_scores(call, probe.plan.reference, method), method)
+
+
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux"])
+def test_words_and_the_sum_of_the_others(name: str) -> None:
+    built = tiny.build(name)
+    plain = built.conditioning(seed=1)
+    length = plain[0][0].shape[1] + (tiny.MT5 if name == "hunyuan_dit" else 0)
+    words = words_of("a red cat on grass", length)
+    probe, attention = probe_and_record(
+        built.model, job(built, 2, positive=built.conditioning(seed=1, goca_words=words))
+    )
+    kept = list(range(7))
+    assert attention.tokens.positions == tuple(kept) and attention.tokens.length == length
+    call = probe.positive(attention.sigmas[0])
+    for layer in attention.layers:
+        dense = dense_map(call.cross[layer.name], attention.defaults.head, length)
+        expected = torch.cat((dense[..., kept], dense[..., 7:].sum(-1, keepdim=True)), -1)
+        assert_near(layer.maps[attention.defaults.head], expected)
+        if FAMILIES[name].joint:
+            # The picture looks at itself as well, so the text has less than all of its attention.
+            assert layer.maps["average"].sum(-1).max() < 0.95
+    assert torch.allclose(aggregate(attention).maps.sum(1), torch.ones(()), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["hunyuan_dit", "flux"])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_bounded_grid(name: str, full: bool) -> None:
+    """Layers are compared on fewer tokens; the maps of the words stay as fine as they are."""
+    built = tiny.build(name)
+    work = job(built, 1, (16, 24), cfg=1.0, steps=2)
+    probe, attention = probe_and_record(built.model, work, grid_limit=30, full_affinity=full)
+    call = probe.positive(attention.sigmas[0])
+    check_maps(attention, call)
+    assert attention.affinity is not None
+    # A small picture's propagation is always on its own grid.
+    assert (attention.affinity.height, attention.affinity.width) == (8, 12)
+    assert_near(attention.affinity.matrix, dense_affinity(probe, call, (8, 12)))
+    exact = dense_scores(call, probe.plan.reference, "dot-product similarity")
+    assert any(
+        (layer.scores["dot-product similarity"] / exact[layer.name] - 1).abs().max() > 1e-3
+        for layer in attention.layers
+    )
+    assert torch.isfinite(aggregate(attention).maps).all()
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(name: str, dtype: torch.dtype) -> None:
+    half = tiny.build(name, dtype=dtype)
+    probe, attention = probe_and_record(half.model, job(half, 1, steps=1, cfg=1.0))
+    check_maps(attention, probe.positive(attention.sigmas[0]), tolerance=3e-2)
+    assert torch.isfinite(aggregate(attention).maps).all()
+
+
+# -- reference pictures -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["offset", "index", "uxo"])
+def test_reference_pictures_are_no_part_of_the_picture(method: str) -> None:
+    """Kontext appends their tokens to the picture's."""
+    built = tiny.build("flux")
+    generator = torch.Generator().manual_seed(4)
+    references = [torch.randn(1, 16, *size, generator=generator) for size in ((8, 12), (10, 6))]
+    extra = {"reference_latents": references, "reference_latents_method": method}
+    positive = built.conditioning(seed=1, **extra)
+    work = job(built, 2, (15, 22), cfg=4.0, positive=positive)
+    probe, attention = probe_and_record(built.model, work)
+    call = probe.positive(attention.sigmas[0])
+    (joint,) = {seen.q.shape[1] for seen in call.cross.values()}
+    assert joint == 30 + 8 * 11 + 4 * 6 + 5 * 3
+    check(attention, probe)
+    identical(built.model, work)
+
+
+def test_a_sequence_with_tokens_of_another_node() -> None:
+    """Where the words are cannot be known then, and that is said instead of guessed."""
+    built = tiny.build("flux")
+
+    def more(args: dict[str, Any]) -> dict[str, Any]:
+        txt, ids = args["txt"], args["txt_ids"]
+        return {**args, "txt": torch.cat((txt, txt[:, :4]), 1), "txt_ids": torch.cat((ids, ids[:, :4]), 1)}
+
+    model = built.model.clone()
+    model.set_model_patch(more, "post_input")
+    work = job(built)
+    recording, recorder = record(model, Window())
+    latent = work.run(recording)["samples"]
+    assert torch.equal(latent, work.run(model)["samples"])
+    with pytest.raises(
+        AttentionError, match=r"places of the words are not known.*130 tokens.*30 of the prompt.*adds tokens"
+    ):
+        recorder.collect(latent)
+
+
+# -- nothing changes --------------------------------------------------------------------------------------------------
+
+SAMPLERS = ["euler", "heun", "dpmpp_2m"]
+
+
+@pytest.mark.parametrize(("number", "name"), list(enumerate(FAMILIES)))
+def test_the_latent_does_not_change_by_a_bit(number: int, name: str) -> None:
+    built = tiny.build(name)
+    sampler, cfg = SAMPLERS[number % 3], (1.0, 4.0)[number % 2]
+    size = None if name.startswith("pixart") else (18, 12)
+    work = job(built, 1 + number % 2, size, sampler=sampler, cfg=cfg)
+    attention = identical(built.model, work)
+    assert len(attention.layers) == len(blocks_of(built.model).blocks)
+    assert "could not" not in attention.note
+    # Random models hardly look anywhere in particular, but the pixels are not all alike.
+    assert aggregate(attention).maps.std((2, 3)).max() > 1e-6
+    several = identical(built.model, work, window=Window(False, 0, 1, 3), all_heads=True, all_layers=True)
+    assert len(several.sigmas) == 3
+
+
+def _louder(func: Callable[..., Tensor], q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """An override of another pack: it changes what attention gives."""
+    return func(q * 0.9, *args, **kwargs) * 1.01
+
+
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux"])
+def test_an_override_of_another_node_is_asked_as_often_as_without(name: str) -> None:
+    """Where the host hides attention the override is never asked, and must not be while recording either."""
+    built = tiny.build(name)
+    calls: list[int] = []
+
+    def counted(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        return _louder(func, *args, **kwargs)
+
+    model = built.model.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = counted
+    attention = identical(model, job(built))
+    assert len(calls) % 3 == 0 and bool(calls) is not FAMILIES[name].hidden
+    assert len(attention.layers) == len(blocks_of(model).blocks)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_that_computes_nonsense(name: str) -> None:
+    built = tiny.build(name)
+    block = blocks_of(built.model).blocks[1]
+    with torch.no_grad():
+        block.text.query.weight[0, 0] = torch.nan
+    recording, recorder = record(built.model, Window())
+    latent = job(built, steps=1).run(recording)["samples"]
+    with pytest.raises(AttentionError, match=rf"not a number .* from layer {block.name} on"):
+        aggregate(recorder.collect(latent))
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux"])
+def test_an_exception_leaves_the_model_clean(name: str) -> None:
+    built = tiny.build(name)
+    recording, recorder = record(built.model, Window())
+    work = job(built)
+
+    def fail(_module: Any, _args: Any) -> None:
+        if count_hooks(built.model) > 2:  # the recorder's are on
+            raise KeyboardInterrupt("in the middle")
+
+    handle = blocks_of(built.model).blocks[-1].text.out.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt, match="in the middle"):
+        work.run(recording)
+    handle.remove()
+    assert count_hooks(built.model) == 0
+    recorded = work.run(recording)["samples"]
+    assert torch.equal(recorded, work.run(built.model)["samples"]) and recorder.collect(recorded).layers
+
+
+# -- attention that the host hides ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_the_pass_through_is_put_in_place_once(name: str) -> None:
+    built = tiny.build(name)
+    record(built.model, Window())
+    modules = {importlib.import_module(m) for m in ("comfy.ldm.pixart.blocks", "comfy.ldm.hydit.attn_layers")}
+    found = [m.optimized_attention for m in modules if isinstance(m.optimized_attention, PassThrough)]
+    assert found
+    record(built.model, Window())
+    assert all(not isinstance(function.function, PassThrough) for function in found)
+    # The rest of the host calls what it always called.
+    assert not isinstance(importlib.import_module("comfy.ldm.modules.attention").optimized_attention, PassThrough)
+    assert found[0].__name__ == found[0].function.__name__
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
+    """In the middle of a recorded call a second model of the family runs in the same thread, the same one in another."""
+    built, second = tiny.build(name), tiny.build(name, seed=9)
+    work, other = job(built, cfg=1.0, steps=1), job(second, cfg=1.0, steps=1, positive=second.conditioning(seed=8))
+    recording, recorder = record(built.model, Window())
+    expected = global_map(recorder, work.run(recording)["samples"])
+    plain = other.run(second.model)["samples"], other.run(built.model)["samples"]
+    results: list[Tensor] = []
+
+    def in_between(_module: Any, _args: Any) -> None:
+        if not results and count_hooks(built.model) > 2:
+            results.append(other.run(second.model)["samples"])
+            thread = threading.Thread(target=lambda: results.append(other.run(built.model)["samples"]))
+            thread.start()
+            thread.join()
+
+    handle = blocks_of(built.model).blocks[-1].own.query.register_forward_pre_hook(in_between)
+    latent = work.run(recording)["samples"]
+    handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(results, plain, strict=True))
+    assert torch.equal(global_map(recorder, latent), expected)
+
+
+# -- the paper's choices ----------------------------------------------------------------------------------------------
+
+
+def plan_of(name: str, **real: int) -> Any:
+    """The plan of a tiny model with the depth of the real one."""
+    kind = tiny.MODELS[name]
+    tiny.MODELS["deep"] = kind._replace(config={**kind.config, **real})
+    try:
+        return blocks_of(tiny.build("deep").model)
+    finally:
+        del tiny.MODELS["deep"]
+
+
+def test_the_layers_of_the_paper() -> None:
+    pixart = plan_of("pixart_sigma", depth=28)
+    assert names(pixart.blocks) == [f"block.{number}" for number in range(28)]
+    assert (pixart.reference, pixart.feature) == ("block.13", "query")
+    assert pixart.affinity == tuple(f"block.{number}" for number in range(10, 18))
+    assert (pixart.defaults.head, pixart.defaults.order) == ("dot-product w/o clamp", 5)
+
+    hunyuan = plan_of("hunyuan_dit", depth=40)
+    assert names(hunyuan.blocks) == [f"block.{number}" for number in range(20, 30)]
+    assert (hunyuan.reference, hunyuan.feature) == ("block.25", "query")
+    assert hunyuan.affinity == tuple(names(hunyuan.blocks))
+    assert (hunyuan.defaults.head, hunyuan.defaults.order) == ("average", 4)
+
+    flux = plan_of("flux", depth=19, depth_single_blocks=38)
+    assert len(flux.blocks) == 57
+    assert (flux.reference, flux.feature) == ("single.8", "attention")
+    assert flux.affinity == ("double.12", "double.18")
+    assert (flux.defaults.head, flux.defaults.order) == ("average", 2)
+    assert (flux.noise_level, pixart.noise_level, hunyuan.noise_level) == (0.407, 0.342, 0.327)
