@@ -71,7 +71,7 @@ def cascade() -> Any:
 
 
 def test_a_model_of_another_family_is_named() -> None:
-    with pytest.raises(UnknownFamily, match=r"StableCascade_C .*cannot be recorded.*UNet.*Flux") as caught:
+    with pytest.raises(UnknownFamily, match=r"StageC \(StableCascade_C\) cannot be recorded.*UNet.*Flux") as caught:
         record(cascade(), Window())
     sentence(caught)
 
