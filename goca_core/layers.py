@@ -29,8 +29,12 @@ def reference_affinity(feature: Tensor, reference_channel0: bool = False) -> Ten
     pixels = finite(feature).flatten(2).mT
     if reference_channel0:
         pixels = pixels[..., :1]
-    logits = (pixels / pixels.shape[-1] ** 0.5) @ pixels.mT
-    return torch.nan_to_num(logits).softmax(-1)
+    scaled = pixels / pixels.shape[-1] ** 0.5
+    affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1])
+    for start in range(0, pixels.shape[1], _ROWS_AT_ONCE):  # a large grid's logits beside its affinity would cost twice
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        affinity[:, rows] = torch.nan_to_num(scaled[:, rows] @ pixels.mT).softmax(-1)
+    return affinity
 
 
 def resize_keys(rows: Tensor, grid: Grid, size: Grid, mass_preserving: bool = False) -> Tensor:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from goca_core import refine, rescale
+from goca_core.attention import Attention, Defaults, Tokens, aggregate, layer_weights
 from goca_core.capture import joint, reduce
-from goca_core.capture.family import Spans, text_first
+from goca_core.capture.entry import Aim, Entry, Options
+from goca_core.capture.family import Block, Plan, Site, Spans, text_first
 from goca_core.capture.joint import joint_maps, log_total
 from goca_core.capture.reduce import Call, Columns
 from goca_core.layers import resize_self_map
@@ -122,3 +128,44 @@ def test_nonsense_stays_nonsense(way: str) -> None:
 @pytest.mark.parametrize("numbers", [(60, 9, 48, 0), (57, 9, 48, 5), (57, 10, 48, 0), (57, 9, 48, 0, 8)])
 def test_a_sequence_that_does_not_add_up(numbers: tuple[int, ...]) -> None:
     assert text_first(*numbers) is None
+
+
+def test_the_golden_data_through_the_recorder(golden: Callable[[str], Any], way: str) -> None:
+    """The reference implementation's results on a Flux-like joint softmax, from queries and keys that have it."""
+    data = golden("core_c_joint")
+    size, names = (6, 6), ["layer.0", "layer.1", "layer.2"]
+    module = nn.Identity()
+    chosen = tuple(names[number] for number in data.ids("in_affinity_layers"))
+    defaults = Defaults("average", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
+    blocks = tuple(Block(name, Site(2, module, module), None) for name in names)
+    plan = Plan(blocks, names[1], chosen, defaults, 0.4)
+    aim = Aim(plan, Options(("average",), ("dot-product similarity",)), size)
+    tokens = Tokens(tuple(range(7)), False, 7)
+    entry = Entry(slice(0, 1), tokens)
+    feature = data.batch("in_ref").flatten(2).transpose(1, 2)
+    for number, block in enumerate(blocks):
+        text, own = data.batch(f"in_A{number}"), data.batch(f"in_S{number}")
+        chances = torch.cat((text, own), -1)
+        assert torch.allclose(chances.sum(-1), torch.ones(()), atol=1e-5)
+        # Keys that are the unit vectors and queries that are logarithms have just this softmax; the text's own queries
+        # play no part. The fused kernel wants a head width that is a multiple of 8.
+        queries = torch.zeros(1, 2, 43, 48)
+        queries[:, :, 7:, :43] = chances.log()
+        keys = torch.eye(43, 48).expand(1, 2, 43, 48)
+        spans = text_first(43, 7, 36, 0)
+        assert spans is not None
+        if number == 1:
+            entry.take_feature(aim, feature, size)
+        post = torch.zeros(1, 43, 96)
+        entry.take_joint(aim, block, Call(queries, keys, keys, None, 1.0), post, size, spans)
+    result = entry.finish(aim)
+    recorded = Attention("flux", 6, 6, 16, tuple(result.layers.values()), tokens, defaults)
+    assert torch.allclose(layer_weights(recorded)[0], data["out_layerw"].float(), atol=1e-6)
+    maps = aggregate(recorded).maps
+    assert torch.allclose(maps[0], data["out_agg"].float(), atol=1e-5)
+    objects = [data.ids(key) for key in ("in_object_tokens_1", "in_object_tokens_4", "in_background_tokens_0")]
+    scores = rescale.rescale(maps, objects, data.ids("in_rescaling_token_id"), defaults.rescale)
+    assert torch.allclose(scores[0], data["out_merged_default"].float(), atol=1e-5)
+    assert result.affinity is not None
+    spread = refine.propagate(scores, result.affinity, defaults.order)
+    assert torch.allclose(spread[0], data["out_affinity_order2"].float(), atol=1e-4)
