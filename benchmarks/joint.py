@@ -60,7 +60,7 @@ def main() -> None:
     generator = torch.Generator(device).manual_seed(0)
     q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
     call = reduce.Call(q, k, v, None, options.width**-0.5)
-    spans = family.text_first(TEXT + image, TEXT, image, 0)
+    spans = family.text_first()(TEXT + image, TEXT, image, 0)
     columns = reduce.Columns.make(TEXT, TEXT, tuple(range(KEPT)), False, device)
     weights = {"average": torch.full((1, image, options.heads), 1 / options.heads, device=device)}
     quarter = (options.side // 2, options.side // 2)

@@ -70,12 +70,19 @@ class Spans:
 SpanRule = Callable[[int, int, int, int], Spans | None]
 
 
-def text_first(total: int, text: int, image: int, references: int, registers: int = 0) -> Spans | None:
-    """[registers, text, picture, reference pictures]"""
-    if total != registers + text + image + references:
-        return None
-    start = registers + text
-    return Spans(slice(registers, start), slice(start, start + image))
+def text_first(registers: int = 0) -> SpanRule:
+    """[``registers`` learned tokens, text, picture, reference pictures]"""
+
+    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+        start = registers + text
+        if total != start + image + references:
+            return None
+        return Spans(slice(registers, start), slice(start, start + image))
+
+    return rule
+
+
+TEXT_FIRST = text_first()
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Plan:
     noise_level: float
     feature: Literal["query", "attention", "projected"] = "query"
     patch: int = 1
-    spans: SpanRule = text_first
+    spans: SpanRule = TEXT_FIRST
 
     def grid(self, level: int, height: int, width: int) -> Grid:
         """Tokens of a level for a latent of ``height`` x ``width``: patches and each halving round up."""
@@ -142,6 +149,12 @@ def by_depth(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """
     depth = len(names)
     return names[depth // 2], tuple(names[3 * depth // 8 : max(5 * depth // 8, 3 * depth // 8 + 1)])
+
+
+# What the paper chose for Flux serves every model of joint attention that it does not speak of: heads are averaged, since
+# what a head gives mixes text and picture, scores spread twice, and attention is read at Flux's noise level.
+JOINT = Defaults("average", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
+FLOW_NOISE = 0.407
 
 
 class UnknownFamily(ValueError):

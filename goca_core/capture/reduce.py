@@ -69,6 +69,8 @@ def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Call:
     given = dict(zip(_NAMES, args, strict=False)) | dict(kwargs)
     q, k, v, heads = given["q"], given["k"], given["v"], given["heads"]
     if not given.get("skip_reshape"):
+        # Some callers (SD3) have the heads of one of them on an axis of their own already.
+        q, k, v = (x.flatten(2) for x in (q, k, v))
         q = split_heads(q, heads)
         # Grouped-query attention shares each key head among several query heads.
         width = q.shape[-1]

@@ -108,9 +108,14 @@ def dense_affinity(probe: Probe, call: Evaluation, size: tuple[int, int]) -> Ten
 
 
 def probe_and_record(
-    model: Any, work: Job, window: Window | None = None, entry: int = 0, **options: Any
+    model: Any,
+    work: Job,
+    window: Window | None = None,
+    entry: int = 0,
+    layout: dict[str, int] | None = None,
+    **options: Any,
 ) -> tuple[Probe, Attention]:
-    probe = Probe(model)
+    probe = Probe(model, **(layout or {}))
     probe.run(work)
     recording, recorder = record(model, window or Window(), **options)
     return probe, recorder.collect(work.run(recording)["samples"], entry)

@@ -95,7 +95,7 @@ def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, *
     """A run with random positive (seed 1) and negative (seed 2) text."""
     size = size or built.size
     defaults = {"positive": built.conditioning(seed=1), "negative": built.conditioning(seed=2)}
-    return Job(**{**defaults, "latent": tiny.latent(built.channels, batch, *size), **options})
+    return Job(**{**defaults, "latent": tiny.latent(built.channels, batch, *size, built.frames), **options})
 
 
 def blocks_of(model: Any) -> Plan:

@@ -87,15 +87,15 @@ class Evaluation:
 class Probe:
     """Keeps every attention call of a plain run; it knows nothing of the recorder.
 
-    `calls` holds one Evaluation for each call of the network. `registers`: tokens before those of the text in a joint
-    sequence.
+    `calls` holds one Evaluation for each call of the network. Of a joint sequence: `registers` tokens stand before those
+    of the text, and the picture's are `filled` up to a multiple.
     """
 
-    def __init__(self, model: Any, registers: int = 0) -> None:
+    def __init__(self, model: Any, registers: int = 0, filled: int = 1) -> None:
         self.plan = blocks_of(model)
         self.calls: list[Evaluation] = []
-        self._registers = registers
-        self._last: tuple[tuple[Any, ...], dict[str, Any], Tensor] | None = None
+        self._registers, self._filled = registers, filled
+        self._recent: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
         self._hidden = [importlib.import_module(name) for name in find_family(model.model).hidden]
         self.model = model.clone()
         options = self.model.model_options.setdefault("transformer_options", {})
@@ -103,7 +103,7 @@ class Probe:
 
     def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         out = func(*args, **kwargs)
-        self._last = (args, kwargs, out)
+        self._recent.append((args, kwargs, out))
         return out
 
     @contextmanager
@@ -129,31 +129,41 @@ class Probe:
 
     def _begin(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._options, x = kwargs["transformer_options"], args[0]
+        self._length = (args[2] if len(args) > 2 else kwargs["context"]).shape[1]
         chunks = list(self._options["cond_or_uncond"])
         self.calls.append(Evaluation(float(self._options["sigmas"][0]), chunks, tuple(x.shape[-2:]), x.shape[0]))
 
     def _take_feature(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
-        self.calls[-1].feature = out.clone()
+        height, width = (-(-side // self.plan.patch) for side in self.calls[-1].size)
+        joint = all(block.own is None for block in self.plan.blocks)
+        self.calls[-1].feature = out[:, : height * width].clone() if joint else out.clone()
 
     def _taker(self, block: Block, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            assert self._last is not None
-            (q, k, v, heads), kwargs, out = self._last[0][:4], self._last[1], self._last[2]
-            if kwargs.get("skip_reshape"):
-                q, k, v = (x.transpose(1, 2).flatten(2) for x in (q, k, v))
             call = self.calls[-1]
+            # A patch of 2 x 2 cells is one token, and a part of one is one too.
+            grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
+            count, joint = grid[0] * grid[1], block.own is None
+            # Beside the joint attention some layers of SD 3.5 have one of the picture alone.
+            given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or seen[2].shape[1] > count)
+            self._recent.clear()
+            q, k, v, heads = given[:4] if len(given) > 3 else (*given, kwargs["heads"])
+            if kwargs.get("skip_reshape"):
+                q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            q, k, v = (x.flatten(2) for x in (q, k, v))
             weight = module.weight.detach().clone() if site.weighted else None
             seen = Seen(q.clone(), k.clone(), v.clone(), heads, weight, dict(self._options))
             options = kwargs.get("transformer_options") or {}
-            # A patch of 2 x 2 cells is one token, and a part of one is one too.
-            grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
             call.grids[block.name] = (
                 tuple(options["activations_shape"][-2:]) if "activations_shape" in options else grid
             )
-            if block.own is None:
-                count, used = grid[0] * grid[1], args[0]
-                text = q.shape[1] - count - sum(options.get("reference_image_num_tokens", []))
-                seen = replace(seen, text=slice(self._registers, text), image=slice(text, text + count))
+            if joint:
+                behind = (-count) % self._filled + sum(options.get("reference_image_num_tokens", []))
+                start = q.shape[1] - behind - count
+                text = slice(self._registers, self._registers + self._length)
+                assert text.stop <= start < text.stop + self._filled
+                seen = replace(seen, text=text, image=slice(start, start + count))
+                used = args[0]
                 assert torch.equal(out[:, -used.shape[1] :], used[..., : out.shape[-1]])
                 if block.name == self.plan.reference and self.plan.feature == "attention":
                     call.feature = out[:, seen.image].clone()

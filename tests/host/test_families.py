@@ -29,6 +29,7 @@ from .dense import (
     probe_and_record,
 )
 from .helpers import blocks_of, count_hooks, global_map, job, names, words_of
+from .tiny_models import MT5
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -39,17 +40,25 @@ class Kind(NamedTuple):
     odd: tuple[int, int] | None  # a latent with an odd side; PixArt cannot paint one
     hidden: bool = False  # whether the host's options do not reach its attention
     joint: bool = False
+    layout: dict[str, int] = {}  # noqa: RUF012  # of the joint sequence, where it is not just text and picture
 
 
 CROSS = Kind(None, hidden=True)
-FLUX = Kind((15, 22), joint=True)
+JOINT_ODD = Kind((15, 22), joint=True)
 FAMILIES = {
     "pixart_alpha": CROSS,
     "pixart_sigma": CROSS,
     "hunyuan_dit": Kind((15, 22), hidden=True),
-    "flux": FLUX,
-    "flux_schnell": FLUX,
-    "flux_fill": FLUX,
+    "flux": JOINT_ODD,
+    "flux_schnell": JOINT_ODD,
+    "flux_fill": JOINT_ODD,
+    "chroma": JOINT_ODD,
+    "sd3": JOINT_ODD,
+    "sd35_medium": JOINT_ODD,
+    "auraflow": Kind((15, 22), joint=True, layout={"registers": 8}),
+    "qwen_image": JOINT_ODD,
+    "lumina2": Kind((15, 22), joint=True),
+    "z_image": Kind((15, 22), joint=True, layout={"filled": 32}),
 }
 HIDDEN = [name for name, kind in FAMILIES.items() if kind.hidden]
 JOINT = [name for name, kind in FAMILIES.items() if kind.joint]
@@ -74,7 +83,7 @@ def identical(model: Any, work: Any, **options: Any) -> Any:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_call_for_positive_and_negative(name: str) -> None:
     built = tiny.build(name)
-    probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
+    probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0), layout=FAMILIES[name].layout)
     assert all(call.chunks == [1, 0] for call in probe.calls)
     check(attention, probe)
     assert attention.affinity is not None
@@ -91,7 +100,9 @@ def test_calls_of_their_own(name: str) -> None:
         negative = built.conditioning(seed=2)
     else:
         negative = built.conditioning(seed=2, tokens=13)
-    probe, attention = probe_and_record(built.model, job(built, 1, cfg=4.0, negative=negative))
+    probe, attention = probe_and_record(
+        built.model, job(built, 1, cfg=4.0, negative=negative), layout=FAMILIES[name].layout
+    )
     assert {tuple(call.chunks) for call in probe.calls} == {(1,), (0,)}
     check(attention, probe)
 
@@ -101,13 +112,13 @@ def test_odd_sizes(name: str) -> None:
     built = tiny.build(name)
     size = FAMILIES[name].odd
     assert size is not None
-    probe, attention = probe_and_record(built.model, job(built, 1, size, cfg=1.0))
+    probe, attention = probe_and_record(built.model, job(built, 1, size, cfg=1.0), layout=FAMILIES[name].layout)
     check(attention, probe)
     assert (attention.height, attention.width) == size
     assert {(layer.height, layer.width) for layer in attention.layers} == {(8, 11)}
 
 
-@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux"])
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux", "sd3"])
 def test_every_method(name: str) -> None:
     built = tiny.build(name)
     probe, attention = probe_and_record(built.model, job(built, 1), all_heads=True, all_layers=True)
@@ -119,14 +130,14 @@ def test_every_method(name: str) -> None:
         check_scores(attention, dense_scores(call, probe.plan.reference, method), method)
 
 
-@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux"])
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image"])
 def test_words_and_the_sum_of_the_others(name: str) -> None:
     built = tiny.build(name)
     plain = built.conditioning(seed=1)
-    length = plain[0][0].shape[1] + (tiny.MT5 if name == "hunyuan_dit" else 0)
+    length = plain[0][0].shape[1] + (MT5 if name == "hunyuan_dit" else 0)
     words = words_of("a red cat on grass", length)
     probe, attention = probe_and_record(
-        built.model, job(built, 2, positive=built.conditioning(seed=1, goca_words=words))
+        built.model, job(built, 2, positive=built.conditioning(seed=1, goca_words=words)), layout=FAMILIES[name].layout
     )
     kept = list(range(7))
     assert attention.tokens.positions == tuple(kept) and attention.tokens.length == length

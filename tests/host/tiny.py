@@ -4,8 +4,7 @@
     positive = conditioning(batch=1, seed=0)
     latent = tiny.sample(model, positive, conditioning(seed=1), tiny.latent(channels))
 
-`MODELS` names them all. They have the layout of the real ones (which blocks attend, how heads are counted) with few
-channels; `sd15_full` has every block of the real SD1.5.
+`MODELS` names them all.
 """
 
 from __future__ import annotations
@@ -17,12 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-CPU = torch.device("cpu")
-CHANNELS = 32  # the group norms have 32 groups
-TOKENS = 77
-POOLED = 32
-MT5 = 24  # tokens of the second text encoder of Hunyuan-DiT
+from .tiny_models import MODELS, TOKENS
 
+CPU = torch.device("cpu")
 Conditioning = list[list[Any]]
 
 
@@ -33,148 +29,7 @@ class Tiny(NamedTuple):
     conditioning: Callable[..., Conditioning]
     channels: int
     size: tuple[int, int]  # a small latent that is not square
-
-
-class Kind(NamedTuple):
-    """How a model is made: its class in comfy.supported_models, configuration, and keys the class would overwrite."""
-
-    model: str
-    config: dict[str, Any]
-    forced: dict[str, Any] = {}  # noqa: RUF012
-    width: int = 64  # of a text token
-    pooled: int | None = None  # width of the pooled text
-    tokens: int = TOKENS
-    size: tuple[int, int] = (16, 24)
-    extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
-
-
-def _unet(
-    levels: int, depth: list[int], down: list[int], middle: int, up: list[int], context: int, **more: Any
-) -> dict[str, Any]:
-    config = {
-        "use_checkpoint": False,
-        "image_size": 32,
-        "in_channels": 4,
-        "out_channels": 4,
-        "use_spatial_transformer": True,
-        "legacy": False,
-        "use_temporal_attention": False,
-        "use_temporal_resblock": False,
-        "adm_in_channels": None,
-        "use_linear_in_transformer": False,
-        "model_channels": CHANNELS,
-        "num_res_blocks": depth,
-        "channel_mult": [1, 2, 4, 4][:levels],
-        "transformer_depth": down,
-        "transformer_depth_middle": middle,
-        "transformer_depth_output": up,
-        "context_dim": context,
-    }
-    return {**config, **more}
-
-
-def _sdxl_like(depth: list[int], down: list[int], middle: int, up: list[int], **more: Any) -> dict[str, Any]:
-    # The size and crop embeddings are six numbers of 256 channels, appended to the pooled text.
-    adm = {"num_classes": "sequential", "adm_in_channels": POOLED + 6 * 256, "use_linear_in_transformer": True}
-    return _unet(len(depth), depth, down, middle, up, 64, **{**adm, **more})
-
-
-def _sd15(**more: Any) -> dict[str, Any]:
-    return _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 48, **more)
-
-
-def _flux(depth: int = 2, single: int = 3, **more: Any) -> dict[str, Any]:
-    config = {
-        "image_model": "flux",
-        "in_channels": 16,
-        "out_channels": 16,
-        "vec_in_dim": POOLED,
-        "context_in_dim": 48,
-        "hidden_size": 64,
-        "mlp_ratio": 2.0,
-        "num_heads": 2,
-        "depth": depth,
-        "depth_single_blocks": single,
-        "axes_dim": [8, 12, 12],
-        "theta": 10000,
-        "patch_size": 2,
-        "qkv_bias": True,
-        "guidance_embed": True,
-        "txt_ids_dims": [],
-    }
-    return {**config, **more}
-
-
-def _pixart(name: str, depth: int = 3, **more: Any) -> dict[str, Any]:
-    config = {"image_model": name, "num_heads": 4, "patch_size": 2, "hidden_size": 96, "in_channels": 4, "depth": depth}
-    return {**config, "input_size": 64, "caption_channels": 64, **more}
-
-
-def _hunyuan_dit(depth: int = 8, **more: Any) -> dict[str, Any]:
-    config = {"image_model": "hydit1", "depth": depth, "hidden_size": 64, "num_heads": 4, "size_cond": True}
-    text = {"use_style_cond": True, "text_states_dim": 32, "text_states_dim_t5": 64, "text_len_t5": MT5}
-    return {**config, **text, **more}
-
-
-def _mt5(generator: torch.Generator, batch: int) -> dict[str, Any]:
-    """What Hunyuan-DiT's text encoders give beside BERT's tokens."""
-    masks = torch.zeros(1, TOKENS), torch.zeros(1, MT5)
-    masks[0][:, :6] = masks[1][:, :7] = 1
-    tokens = torch.randn(batch, MT5, 64, generator=generator)
-    return {"attention_mask": masks[0], "conditioning_mt5xl": tokens, "attention_mask_mt5xl": masks[1]}
-
-
-_HEADS_4 = {"num_heads": 4, "num_head_channels": -1}
-_WIDE_16 = {"num_head_channels": 16}
-
-MODELS: dict[str, Kind] = {
-    "sd15": Kind("SD15", _sd15(), _HEADS_4, 48),
-    "sd15_full": Kind(
-        "SD15",
-        _unet(4, [2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 0, 0], 1, [1] * 9 + [0] * 3, 48),
-        {"num_heads": 8, "num_head_channels": -1},
-        48,
-    ),
-    "sd15_inpaint": Kind("SD15", _sd15(in_channels=9), _HEADS_4, 48),
-    "ip2p": Kind("SD15_instructpix2pix", _sd15(in_channels=8), _HEADS_4, 48),
-    "sd20": Kind(
-        "SD20",
-        _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 64, use_linear_in_transformer=True),
-        {"num_head_channels": 8},
-    ),
-    "sdxl": Kind("SDXL", _sdxl_like([1, 1, 1], [0, 1, 2], 2, [0, 0, 1, 1, 2, 2]), _WIDE_16, pooled=POOLED),
-    "sdxl_refiner": Kind(
-        "SDXLRefiner",
-        # five numbers instead of six: the refiner has an aesthetic score instead of a target size
-        _sdxl_like([1, 1, 1, 1], [0, 1, 1, 0], 1, [0, 0, 1, 1, 1, 1, 0, 0], adm_in_channels=POOLED + 5 * 256),
-        _WIDE_16,
-        pooled=POOLED,
-    ),
-    "ssd1b": Kind("SSD1B", _sdxl_like([1, 1, 1], [0, 1, 2], -1, [0, 0, 1, 1, 2, 1]), _WIDE_16, pooled=POOLED),
-    "segmind_vega": Kind(
-        "Segmind_Vega", _sdxl_like([1, 1, 1], [0, 1, 1], -1, [0, 0, 1, 1, 1, 1]), _WIDE_16, pooled=POOLED
-    ),
-    "koala_700m": Kind("KOALA_700M", _sdxl_like([1, 1, 1], [0, 2, 3], -2, [0, 0, 2, 2, 3, 3]), _WIDE_16, pooled=POOLED),
-    "koala_1b": Kind("KOALA_1B", _sdxl_like([1, 1, 1], [0, 2, 3], 3, [0, 0, 2, 2, 3, 3]), _WIDE_16, pooled=POOLED),
-    # The position embedding of PixArt needs more than 32 latent cells on average, and an even number on each side.
-    "pixart_alpha": Kind(
-        "PixArtAlpha",
-        _pixart("pixart_alpha", model_max_length=120, pe_interpolation=1, micro_condition=True),
-        tokens=20,
-        size=(28, 40),
-    ),
-    "pixart_sigma": Kind(
-        "PixArtSigma",
-        _pixart("pixart_sigma", model_max_length=300, pe_interpolation=2, micro_condition=False),
-        tokens=20,
-        size=(28, 40),
-    ),
-    "hunyuan_dit": Kind("HunyuanDiT1", _hunyuan_dit(), width=32, extra=_mt5),
-    "flux": Kind("Flux", _flux(), width=48, pooled=POOLED, tokens=30),
-    "flux_schnell": Kind("FluxSchnell", _flux(guidance_embed=False), width=48, pooled=POOLED, tokens=30),
-    # The picture to be filled (16 channels) and its mask (64) come with the noise.
-    "flux_fill": Kind("FluxInpaint", _flux(in_channels=96), width=48, pooled=POOLED, tokens=30),
-}
+    frames: int  # 1 for models that count a picture as a film of one, else 0
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
@@ -196,7 +51,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
             extra = {**kind.extra(torch.Generator().manual_seed(seed + 1), batch), **extra}
         return make_conditioning(kind.width, batch, seed, tokens, kind.pooled, **extra)
 
-    return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size)
+    return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size, kind.frames)
 
 
 def control(name: str, seed: int = 0) -> Any:
@@ -258,9 +113,9 @@ def make_conditioning(
     return [[torch.randn(batch, tokens, width, generator=generator), options]]
 
 
-def latent(channels: int = 4, batch: int = 1, height: int = 16, width: int = 24) -> torch.Tensor:
-    """An empty latent that is not square."""
-    return torch.zeros(batch, channels, height, width)
+def latent(channels: int = 4, batch: int = 1, height: int = 16, width: int = 24, frames: int = 0) -> torch.Tensor:
+    """An empty latent that is not square; with frames for models that count a picture as a film of one."""
+    return torch.zeros(batch, channels, *([frames] if frames else []), height, width)
 
 
 def sample(
@@ -288,6 +143,9 @@ def _fill(model: torch.nn.Module, seed: int) -> None:
     """The host's layers leave their weights as uninitialised memory, waiting for a checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name.endswith("pos_embed"):  # in the checkpoint too
+                buffer.copy_(torch.randn(buffer.shape, generator=generator))
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith(("weight", "scale")):
                 parameter.fill_(1.0)

@@ -58,6 +58,7 @@ def test_every_way_to_pass_arguments() -> None:
         ((q, k, v, H), {}),
         ((q, k), {"v": v, "heads": H, "mask": None, "transformer_options": {}}),
         ((), {"q": q, "k": k, "v": v, "heads": H, "skip_reshape": False}),
+        ((q, k, v.unflatten(-1, (H, D)), H), {}),
         ((call.q, call.k, call.v, H), {"skip_reshape": True}),
         ((call.q, call.k, call.v, H, None, None, True), {}),
     ]

@@ -1,4 +1,4 @@
-"""Flux.1 (dev, schnell, Fill, Kontext, Redux, control variants) and models with its blocks: joint attention throughout.
+"""Flux.1 (dev, schnell, Fill, Kontext) and Chroma, which has its blocks: joint attention throughout.
 
 The sequence is the tokens of T5, then the picture, then reference pictures (Kontext). Double blocks keep text and
 picture apart but for the attention; in single blocks attention and MLP share one output projection.
@@ -10,14 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, alike
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, alike
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
 # 18 for propagation.
 _DOUBLE, _SINGLE = 19, 38
-# Sigma at which the paper's settings read attention.
-NOISE = 0.407
 
 
 class Flux(Family):
@@ -34,10 +31,24 @@ class Flux(Family):
         return text and not network.params.global_modulation
 
     def plan(self, network: Any) -> Plan:
-        return joint_plan(network)
+        return _plan(network)
 
 
-def joint_plan(network: Any) -> Plan:
+class Chroma(Family):
+    name = "chroma"
+    label = "Chroma"
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.chroma.model import Chroma as Network
+
+        # Radiance, which paints pixels, is a subclass.
+        return type(network) is Network
+
+    def plan(self, network: Any) -> Plan:
+        return _plan(network)
+
+
+def _plan(network: Any) -> Plan:
     """The plan of a network that is made of Flux's blocks."""
     double = [
         Block(f"double.{number}", Site(block.num_heads, block.img_attn.qkv, block.img_attn.proj), None)
@@ -50,18 +61,12 @@ def joint_plan(network: Any) -> Plan:
     ]
     reference = single[alike(8, _SINGLE, len(single))] if single else double[len(double) // 2]
     spread = [double[alike(number, _DOUBLE, len(double))].name for number in (12, 18)] if double else [reference.name]
-    defaults = Defaults(
-        head="average",
-        layer="dot-product similarity",
-        rescale="sum-1 rescaling + per-token renorm+",
-        order=2,
-    )
     return Plan(
         (*double, *single),
         reference.name,
         tuple(dict.fromkeys(spread)),
-        defaults,
-        NOISE,
+        JOINT,
+        FLOW_NOISE,
         feature="attention" if single else "projected",
         patch=network.patch_size,
     )

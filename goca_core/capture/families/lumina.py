@@ -1,0 +1,51 @@
+"""Lumina-Image 2 and Z-Image: a single stream of the prompt's tokens and, last, the picture's.
+
+Layers that refine text or picture alone come before and are not recorded. Z-Image fills text and picture up to multiples
+of 32 tokens, each behind its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, SpanRule, Spans, by_depth
+
+
+class Lumina(Family):
+    name = "lumina"
+    label = "Lumina-Image 2, Z-Image"
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.lumina.model import NextDiT
+
+        # The variant that paints pixels is a subclass; NewBie has a second text encoder.
+        return type(network) is NextDiT and network.clip_text_pooled_proj is None
+
+    def plan(self, network: Any) -> Plan:
+        blocks = []
+        for number, layer in enumerate(network.layers):
+            attention = layer.attention
+            blocks.append(Block(f"layer.{number}", Site(attention.n_local_heads, attention.qkv, attention.out), None))
+        reference, middle = by_depth([block.name for block in blocks])
+        return Plan(
+            tuple(blocks),
+            reference,
+            middle,
+            JOINT,
+            FLOW_NOISE,
+            feature="attention",
+            patch=network.patch_size,
+            spans=_filled(network.pad_tokens_multiple or 1),
+        )
+
+
+def _filled(multiple: int) -> SpanRule:
+    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+        start = -(-text // multiple) * multiple
+        if references or total != start + -(-image // multiple) * multiple:
+            return None
+        return Spans(slice(0, text), slice(start, start + image))
+
+    return rule

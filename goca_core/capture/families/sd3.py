@@ -1,0 +1,39 @@
+"""Stable Diffusion 3 and 3.5: joint attention over the tokens of CLIP, those of T5, and the picture.
+
+3.5 medium has in some layers an attention of the picture to itself beside the joint one; what is recorded is the joint one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, by_depth, text_first
+
+
+class SD3(Family):
+    name = "sd3"
+    label = "Stable Diffusion 3 and 3.5"
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+
+        return type(network) is OpenAISignatureMMDITWrapper
+
+    def plan(self, network: Any) -> Plan:
+        blocks = []
+        for number, block in enumerate(network.joint_blocks):
+            attention = block.x_block.attn
+            blocks.append(Block(f"block.{number}", Site(attention.num_heads, attention.qkv, attention.proj), None))
+        reference, middle = by_depth([block.name for block in blocks])
+        return Plan(
+            tuple(blocks),
+            reference,
+            middle,
+            JOINT,
+            FLOW_NOISE,
+            feature="projected",
+            patch=network.patch_size,
+            spans=text_first(network.register_length),
+        )
