@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import io
 import random
-import unicodedata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,13 +26,8 @@ import torch
 from goca_core.capture import tokens
 from goca_core.capture.readers import bert, t5
 from goca_core.words import PhraseError, WordMap
-from goca_core.wordscan import fold
 
-VOCABULARY = [
-    *("a", "the", "red", "Cat", "aeroplane", "wooden-table", "man's", "don’t", "1girl", "35mm", "f/1.8", "C++"),
-    *("naïve", "cafe\u0301", "Straße", "кот", "고양이", "一只猫", "テーブル", "हिन्दी", "🙂", "❤️", "½", "ﬁne"),
-    *("!", "...", "—", "“quoted”", "$5", "50%", "photorealistic", "antidisestablishmentarianism", "long_hair"),
-]
+from .word_checks import VOCABULARY, check
 
 
 @pytest.fixture(scope="session")
@@ -87,28 +81,8 @@ def halves(clip: Any, text: str) -> list[tuple[Any, list[Any]]]:
     return [(sub, [e[0] for chunk in lists[key] for e in chunk]) for key, sub in subs.items() if sub is not None]
 
 
-def squeezed(text: str) -> str:
-    """Compatible letters are one; without case, accents and spaces."""
-    plain = unicodedata.normalize("NFKD", fold(text))
-    return "".join(char for char in plain if unicodedata.category(char) != "Mn" and not char.isspace())
-
-
 def check_words(clip: Any, text: str, words: WordMap) -> None:
-    """Every position has the host's id, and the ids of a word read as the word in each text encoder."""
-    parts, offset = halves(clip, text), 0
-    assert [p.token_id for p in words.pieces] == [token for _, ids in parts for token in ids]
-    for sub, ids in parts:
-        for word in words.words:
-            own = [ids[p - offset] for p in word.positions if 0 <= p - offset < len(ids)]
-            assert own, (text, word)
-            read = sub.tokenizer.decode(own)
-            unknown = any(sign in read for sign in ("\ufffd", "<unk>", "⁇", "[UNK]"))
-            assert unknown or squeezed(word.text).strip("⁄") in squeezed(read).replace("##", ""), (text, word, read)
-        offset += len(ids)
-    named = {p for word in words.words for p in word.positions}
-    assert offset == words.length and named.isdisjoint((*words.special, *words.pad))
-    others = [p.position for p in words.pieces if p.kind == "other"]
-    assert sorted((*named, *words.special, *words.pad, *others)) == list(range(words.length))
+    check(halves(clip, text), text, words)
 
 
 def test_t5_without_padding(mt5: torch.Tensor) -> None:

@@ -10,6 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ...words import WordMap
-from . import bert, clip, t5
+from . import bert, clip, qwen, t5
 
-READERS: dict[str, Callable[[Any, str], WordMap]] = {**clip.READERS, **t5.READERS, **bert.READERS}
+READERS: dict[str, Callable[[Any, str], WordMap]] = {**clip.READERS, **t5.READERS, **bert.READERS, **qwen.READERS}

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ...wordbuild import build
+from ...wordbuild import Token, build
 from ...words import WordMap, WordMapError
-from .prompt import Reader, Span, fast_spans, is_vector, measured_spans, place
+from .prompt import Reader, Span, fast_spans, is_vector, length_of, measured_spans, place
 
 _STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 
@@ -27,8 +27,8 @@ def clip_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     return fast_spans(sub, text) or measured_spans(sub, text, length, owners)
 
 
-def clip_words(clip: Any, text: str, encoder: str, keys: tuple[str, ...]) -> WordMap:
-    """Several encoders must agree on where each word is."""
+def clip_tokens(clip: Any, text: str, keys: tuple[str, ...]) -> tuple[Reader, list[Token], int]:
+    """The reader of the first encoder, its tokens, and their number; all encoders must agree on where each word is."""
     chunks = clip.tokenize(text, return_word_ids=True)
     first, *others = keys
     reader = Reader(getattr(clip.tokenizer, f"clip_{first}"), chunks[first], text, clip_spans)
@@ -41,8 +41,14 @@ def clip_words(clip: Any, text: str, encoder: str, keys: tuple[str, ...]) -> Wor
                 "The two text encoders of this model put the same words at different places, most likely because an "
                 "embedding in the prompt was made for only one of them: take it out or move it to the end of the prompt."
             )
-    length = min(sum(len(chunk) for chunk in chunks[key]) for key in keys)
-    return build(text, reader.plain, encoder, length, [t for t in tokens if t.position < length], reader.breaks)
+    # The host cuts the longer one off.
+    length = min(length_of(chunks[key]) for key in keys)
+    return reader, [token for token in tokens if token.position < length], length
+
+
+def clip_words(clip: Any, text: str, encoder: str, keys: tuple[str, ...]) -> WordMap:
+    reader, tokens, length = clip_tokens(clip, text, keys)
+    return build(text, reader.plain, encoder, length, tokens, reader.breaks)
 
 
 def _sdxl_words(clip: Any, text: str) -> WordMap:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -56,16 +57,17 @@ def length_of(chunks: list[Any]) -> int:
 class Reader:
     """Goes through a prompt and the host's tokens of it in step.
 
-    ``plain``: the prompt without weights syntax. ``breaks``: places in it where a word ends although no space follows.
+    ``weights``: whether the host reads weights syntax in it. ``plain``: the prompt without weights syntax. ``breaks``:
+    places in it where a word ends although no space follows.
     """
 
-    def __init__(self, sub: Any, chunks: list[Any], text: str, spans: Spans) -> None:
+    def __init__(self, sub: Any, chunks: list[Any], text: str, spans: Spans, weights: bool = True) -> None:
         self._sub, self._spans = sub, spans
         self._placed = list(place(sub, chunks))
         self._queue = [p for p in self._placed if p.word]
         self._pieces: dict[int, str] = {}
         self.length = length_of(chunks)
-        self.plain, self._segments = _plain(text, getattr(sub, "disable_weights", False))
+        self.plain, self._segments = plain_of(text, weights and not getattr(sub, "disable_weights", False))
         self.breaks = [edge for segment in self._segments for edge in segment]
 
     def tokens(self, offset: int = 0) -> list[Token]:
@@ -78,7 +80,7 @@ class Reader:
                 tokens += self._part(start + a, start + b)
         if self._queue:
             raise self._lost()
-        return [Token(t.position + offset, t.token_id, t.text, t.kind, t.start, t.end) for t in tokens]
+        return [replace(t, position=t.position + offset) for t in tokens]
 
     def _part(self, start: int, end: int) -> list[Token]:
         named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
@@ -119,7 +121,8 @@ class Reader:
     def _piece(self, token: int) -> str:
         """The text of a token for people; a part of a character shows as the replacement character."""
         if token not in self._pieces:
-            self._pieces[token] = str(self._sub.tokenizer.decode([int(token)])).strip().removeprefix("##")
+            text = str(self._sub.tokenizer.decode([int(token)])).strip()
+            self._pieces[token] = text.removeprefix("##") or text  # BERT marks what does not begin a word
         return self._pieces[token]
 
     def _lost(self) -> WordMapError:
@@ -128,12 +131,12 @@ class Reader:
         return WordMapError(f'The tokens of the prompt "{shown}" could not be traced back to its words.')
 
 
-def _plain(text: str, disable_weights: bool) -> tuple[str, list[Span]]:
+def plain_of(text: str, weights: bool = True) -> tuple[str, list[Span]]:
     """The prompt without weights syntax, and the spans in it that the host tokenises one by one."""
     from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
     escaped = escape_important(text)
-    parsed = [escaped] if disable_weights else [segment for segment, _ in token_weights(escaped, 1.0)]
+    parsed = [segment for segment, _ in token_weights(escaped, 1.0)] if weights else [escaped]
     plain, segments = "", []
     for segment in map(unescape_important, parsed):
         segments.append((len(plain), len(plain) + len(segment)))
@@ -155,17 +158,17 @@ def fast_spans(sub: Any, text: str) -> tuple[list[int], list[Span]] | None:
 
 
 def measured_spans(
-    sub: Any, text: str, length: Callable[[int], int], owners: Callable[[str], list[list[int]]]
+    sub: Any, text: str, length: Callable[[int], int], owners: Callable[[str], list[list[int]]], runs: str = r"\S+"
 ) -> tuple[list[int], list[Span]]:
     """Ids and characters from the lengths of the tokens, for slow tokenizers.
 
-    ``length`` of a token, in the units of ``owners``: for a run without spaces, every way in which the tokenizer may
-    have read it, as the character that each unit stands for. Where no reading has the tokens' length the words of the
-    run share all of them.
+    ``runs``: parts of the text that are tokenised apart, those without spaces if nothing else is said. ``length`` of a
+    token, in the units of ``owners``: every way in which the tokenizer may have read a run, as the character that each
+    unit stands for. Where no reading has the tokens' length the words of the run share all of them.
     """
     ids: list[int] = []
     spans: list[Span] = []
-    for run in re.finditer(r"\S+", text):
+    for run in re.finditer(runs, text):
         found = list(sub.tokenizer(run[0])["input_ids"][inner(sub)])
         edges = [0]
         for token in found:

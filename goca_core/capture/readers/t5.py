@@ -11,8 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ...wordbuild import build
-from ...words import WordMap
+from ...wordbuild import Token, build
+from ...words import WordMap, WordMapError
+from .clip import clip_tokens
 from .prompt import Reader, Span, fast_spans
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -21,8 +22,10 @@ _BYTE = re.compile("<0x[0-9A-F]{2}>")
 def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     """From a fast tokenizer, or from SentencePiece itself (mT5 and others, whose vocabulary comes with the weights)."""
     ids, spans = fast_spans(sub, text) or _sentencepiece(sub.tokenizer.tokenizer, text)
-    pieces = [str(sub.inv_vocab[token]) for token in ids]
-    return ids, [(a, a) if not piece.strip("▁") else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)]
+    pieces = [str(sub.inv_vocab.get(token, "")) for token in ids]
+    return ids, [
+        (a, a) if piece and not piece.strip("▁") else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)
+    ]
 
 
 def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
@@ -47,7 +50,37 @@ def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: 
     return build(text, reader.plain, encoder, reader.length, reader.tokens(), reader.breaks)
 
 
+def _sd3_words(clip: Any, text: str) -> WordMap:
+    """The tokens of both CLIPs, on top of one another, and behind them those of T5: every word is at two places.
+
+    Each of the three encoders may be missing.
+    """
+    model = getattr(clip, "cond_stage_model", None)
+    there = [name for name in ("clip_l", "clip_g", "t5xxl") if model is None or getattr(model, name, None) is not None]
+    keys = tuple(name.removeprefix("clip_") for name in there if name != "t5xxl")
+    readers: list[Reader] = []
+    tokens: list[Token] = []
+    length = 0
+    if keys:
+        reader, tokens, length = clip_tokens(clip, text, keys)
+        readers.append(reader)
+    if "t5xxl" in there:
+        reader = Reader(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+        tokens, length = tokens + reader.tokens(length), length + reader.length
+        readers.append(reader)
+    if not readers:
+        raise WordMapError(
+            "This CLIP holds no text encoder, so its conditioning has no words; load one with the model."
+        )
+    encoder = "+".join([*(["clip"] if keys else []), *(["t5"] if "t5xxl" in there else [])])
+    return build(text, readers[0].plain, encoder, length, tokens, readers[0].breaks)
+
+
 READERS: dict[str, Callable[[Any, str], WordMap]] = {
+    "SD3Tokenizer": _sd3_words,
+    # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start and no end.
+    "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
+    "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
     "PixArtTokenizer": partial(t5_words, attribute="clip_t5xxl"),
     "FluxTokenizer": partial(t5_words, attribute="t5xxl"),
 }

@@ -1,0 +1,42 @@
+"""What must be true of every word map, whatever the text encoder: each position has the id and the word that it says."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+from goca_core.words import WordMap
+from goca_core.wordscan import fold
+
+VOCABULARY = [
+    *("a", "the", "red", "Cat", "aeroplane", "wooden-table", "man's", "don’t", "1girl", "35mm", "f/1.8", "C++"),
+    *("naïve", "cafe\u0301", "Straße", "кот", "고양이", "一只猫", "テーブル", "हिन्दी", "🙂", "❤️", "½", "ﬁne"),
+    *("!", "...", "—", "“quoted”", "$5", "50%", "photorealistic", "antidisestablishmentarianism", "long_hair"),
+]
+# What tokenizers put for what they do not know, or for a part of a character.
+_UNKNOWN = ("\ufffd", "<unk>", "⁇", "[UNK]")
+
+
+def squeezed(text: str) -> str:
+    """Compatible letters are one; without case, accents and spaces."""
+    plain = unicodedata.normalize("NFKD", fold(text))
+    return "".join(char for char in plain if unicodedata.category(char) != "Mn" and not char.isspace())
+
+
+def check(encoders: list[tuple[Any, list[Any]]], text: str, words: WordMap) -> None:
+    """`encoders`: tokenizer and ids of each text encoder, in the order in which they stand in the conditioning."""
+    offset = 0
+    assert [p.token_id for p in words.pieces] == [token for _, ids in encoders for token in ids]
+    for sub, ids in encoders:
+        for word in words.words:
+            own = [ids[p - offset] for p in word.positions if 0 <= p - offset < len(ids)]
+            assert own, (text, word)
+            read = sub.tokenizer.decode(own)
+            known = not any(sign in read for sign in _UNKNOWN)
+            # A token may hold more than the word: its space, or the punctuation behind it.
+            assert not known or squeezed(word.text).strip("⁄") in squeezed(read).replace("##", ""), (text, word, read)
+        offset += len(ids)
+    named = {p for word in words.words for p in word.positions}
+    assert offset == words.length and named.isdisjoint((*words.special, *words.pad))
+    others = [p.position for p in words.pieces if p.kind == "other"]
+    assert sorted((*named, *words.special, *words.pad, *others)) == list(range(words.length))
