@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
+
+from ..goca_core.capture.recorder import GRIDS
 
 _AUTO_OR_ALL = ["auto", "all"]
 
@@ -48,14 +52,27 @@ def inputs() -> list[io.Input]:
                 "Weigh layers as the paper's released code does, by one channel of the reference feature instead of all."
             ),
         ),
+        io.Combo.Input(
+            "reference_grid",
+            options=list(GRIDS),
+            default="auto",
+            advanced=True,
+            tooltip=(
+                "Resolution on which the self-attention of layers is compared. auto: the reference layer's own, "
+                "up to 64x64 (a picture of 1024 pixels). 32x32: faster, with less memory. full: however fine."
+            ),
+        ),
     ]
 
 
-def chosen(head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool) -> dict[str, bool]:
+def chosen(
+    head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool, reference_grid: str
+) -> dict[str, Any]:
     """The values of `inputs` as options of `recorder.record` and `segment.segment`."""
     return {
         "all_heads": head_methods == "all",
         "all_layers": layer_methods == "all",
         "full_affinity": propagation_grid == "full",
         "reference_channel0": reference_channel0,
+        "grid_limit": GRIDS[reference_grid],
     }

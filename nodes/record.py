@@ -82,10 +82,15 @@ class RecordAttention(io.ComfyNode):
         layer_methods: str = "auto",
         propagation_grid: str = "auto",
         reference_channel0: bool = False,
+        reference_grid: str = "auto",
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
         return io.NodeOutput(
-            *record(model, chosen, **options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0))
+            *record(
+                model,
+                chosen,
+                **options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+            )
         )
 
 

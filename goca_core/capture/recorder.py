@@ -21,6 +21,8 @@ from .run import Run
 from .window import Window
 
 KEY = "goca_record"
+# Names of bounds for the grid on which layers are compared, in tokens; 0 = none.
+GRIDS = {"auto": Options.grid_limit, "32x32": 32 * 32, "full": 0}
 # Recordings kept in a process: enough for graphs with many samplers, bounded for long sessions.
 _KEEP = 8
 # They outlive their recorder: the host may forget a Record Attention node while it still remembers its sampler's result,

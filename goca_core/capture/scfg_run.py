@@ -23,8 +23,9 @@ from ..semantic import (
     published_regions,
 )
 from ..words import WordMap
+from .entry import Entry, Options
 from .family import Plan, find_family, network_of
-from .forward import Entry, Forward, Options
+from .forward import Forward
 from .tokens import attached
 
 # S-CFG's regions come from the two coarsest levels (16² and 8² tokens of SD 1.5 at 512 pixels), whose self-attention is

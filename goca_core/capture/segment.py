@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ..attention import Attention, AttentionError, merge
 from ..mirror import mirror
+from .entry import Options
 from .family import find_family, network_of
-from .forward import Options
 from .mirrored import mirrored
 from .recorder import Recorder, options_for
 from .run import Run
@@ -44,6 +44,7 @@ def segment(
     all_layers: bool = False,
     full_affinity: bool = False,
     reference_channel0: bool = False,
+    grid_limit: int = Options.grid_limit,
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
 ) -> Attention:
@@ -66,7 +67,7 @@ def segment(
         raise AttentionError(
             "The conditioning has no text, so there is no attention to words; encode a prompt, best with Encode Prompt (GoCA)."
         )
-    observer = _Observer(options_for(plan, all_heads, all_layers, full_affinity, reference_channel0))
+    observer = _Observer(options_for(plan, all_heads, all_layers, full_affinity, reference_channel0, grid_limit))
     recording = observer.install(model)
     views = [(samples, positive, noise_mask)]
     if flip:

@@ -202,6 +202,18 @@ def test_reference_pictures_are_no_part_of_the_picture(method: str) -> None:
     identical(built.model, work)
 
 
+def test_reference_pictures_of_qwen_image() -> None:
+    built = tiny.build("qwen_image")
+    references = [
+        torch.randn(1, 16, 1, *size, generator=torch.Generator().manual_seed(4)) for size in ((8, 12), (9, 6))
+    ]
+    work = job(built, 1, (15, 22), cfg=1.0, positive=built.conditioning(seed=1, reference_latents=references))
+    probe, attention = probe_and_record(built.model, work)
+    (joint,) = {seen.q.shape[1] for seen in probe.positive(attention.sigmas[0]).cross.values()}
+    assert joint == 30 + 8 * 11 + 4 * 6 + 5 * 3
+    check(attention, probe)
+
+
 def test_a_sequence_with_tokens_of_another_node() -> None:
     """Where the words are cannot be known then, and that is said instead of guessed."""
     built = tiny.build("flux")
@@ -334,6 +346,23 @@ def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
     handle.remove()
     assert all(torch.equal(a, b) for a, b in zip(results, plain, strict=True))
     assert torch.equal(global_map(recorder, latent), expected)
+
+
+@pytest.mark.parametrize("name", ["pixart_sigma", "flux"])
+def test_a_compiled_model_records_as_if_it_were_not(name: str) -> None:
+    """The eager backend compiles nothing, so it is quick; the pass-through must not stand in the compiler's way."""
+    compiler = importlib.import_module("comfy_api.torch_helpers.torch_compile")
+    built = tiny.build(name)
+    work = job(built, steps=1, cfg=1.0)
+    plain, own = record(built.model, Window())
+    expected = global_map(own, work.run(plain)["samples"])
+    compiled = built.model.clone()
+    compiler.set_torch_compile_wrapper(compiled, backend="eager")
+    alone = work.run(compiled)["samples"]
+    recording, recorder = record(compiled, Window())
+    latent = work.run(recording)["samples"]
+    assert torch.allclose(latent, alone, atol=1e-5)
+    assert torch.allclose(global_map(recorder, latent), expected, atol=1e-6)
 
 
 # -- the paper's choices ----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .tiny_models import MODELS, TOKENS
+from .tiny_models import MODELS, TOKENS, unet_config
 
 CPU = torch.device("cpu")
 Conditioning = list[list[Any]]
@@ -60,8 +60,8 @@ def control(name: str, seed: int = 0) -> Any:
     import comfy.controlnet
     import comfy.ops
 
-    _, unet, forced, _ = MODELS[name]
-    config = {key: value for key, value in {**unet, **forced}.items() if key != "out_channels"}
+    kind = MODELS[name]
+    config = {key: value for key, value in {**kind.config, **kind.forced}.items() if key != "out_channels"}
     network = comfy.cldm.cldm.ControlNet(
         **config, hint_channels=3, device=CPU, operations=comfy.ops.disable_weight_init
     )
@@ -79,8 +79,8 @@ def write_checkpoint(path: Path) -> None:
     import comfy.taesd.taesd
     import safetensors.torch
 
-    unet = _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 768, model_channels=320, channel_mult=[1, 1])
-    config = comfy.supported_models.SD15(unet)
+    layout = unet_config(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 768, model_channels=320, channel_mult=[1, 1])
+    config = comfy.supported_models.SD15(layout)
     config.set_inference_dtype(torch.float16, None)
     network = config.get_model({}, "", device=CPU).diffusion_model
     _fill(network, 0)

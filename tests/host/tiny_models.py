@@ -30,7 +30,7 @@ class Kind(NamedTuple):
     extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
 
 
-def _unet(
+def unet_config(
     levels: int, depth: list[int], down: list[int], middle: int, up: list[int], context: int, **more: Any
 ) -> dict[str, Any]:
     config = {
@@ -58,11 +58,11 @@ def _unet(
 def _sdxl_like(depth: list[int], down: list[int], middle: int, up: list[int], **more: Any) -> dict[str, Any]:
     # The size and crop embeddings are six numbers of 256 channels, appended to the pooled text.
     adm = {"num_classes": "sequential", "adm_in_channels": POOLED + 6 * 256, "use_linear_in_transformer": True}
-    return _unet(len(depth), depth, down, middle, up, 64, **{**adm, **more})
+    return unet_config(len(depth), depth, down, middle, up, 64, **{**adm, **more})
 
 
 def _sd15(**more: Any) -> dict[str, Any]:
-    return _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 48, **more)
+    return unet_config(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 48, **more)
 
 
 def _flux(depth: int = 2, single: int = 3, **more: Any) -> dict[str, Any]:
@@ -159,7 +159,7 @@ MODELS: dict[str, Kind] = {
     "sd15": Kind("SD15", _sd15(), _HEADS_4, 48),
     "sd15_full": Kind(
         "SD15",
-        _unet(4, [2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 0, 0], 1, [1] * 9 + [0] * 3, 48),
+        unet_config(4, [2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 0, 0], 1, [1] * 9 + [0] * 3, 48),
         {"num_heads": 8, "num_head_channels": -1},
         48,
     ),
@@ -167,7 +167,7 @@ MODELS: dict[str, Kind] = {
     "ip2p": Kind("SD15_instructpix2pix", _sd15(in_channels=8), _HEADS_4, 48),
     "sd20": Kind(
         "SD20",
-        _unet(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 64, use_linear_in_transformer=True),
+        unet_config(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 64, use_linear_in_transformer=True),
         {"num_head_channels": 8},
     ),
     "sdxl": Kind("SDXL", _sdxl_like([1, 1, 1], [0, 1, 2], 2, [0, 0, 1, 1, 2, 2]), _WIDE_16, pooled=POOLED),
