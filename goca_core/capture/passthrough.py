@@ -21,9 +21,10 @@ from typing import Any
 
 import torch
 
-# What the attention calls of this thread are shown to: arguments, keyword arguments, result.
+# What the attention calls of this thread are shown to: arguments, keyword arguments, result. Several may watch one call,
+# each for itself.
 Watcher = Callable[[tuple[Any, ...], dict[str, Any], Any], None]
-_watcher: ContextVar[Watcher | None] = ContextVar("goca_watcher", default=None)
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 OVERRIDE = "optimized_attention_override"
 _NAMES = ("optimized_attention", "optimized_attention_masked")
 _lock = threading.Lock()
@@ -40,10 +41,11 @@ class PassThrough:
         out = self.function(*args, **kwargs)
         # A compiler that follows the call finds nothing here that it could stumble over.
         if not torch.compiler.is_compiling():
-            watcher = _watcher.get()
+            watchers = _watchers.get()
             # An override among the options has seen the call already.
-            if watcher is not None and OVERRIDE not in (kwargs.get("transformer_options") or {}):
-                watcher(args, kwargs, out)
+            if watchers and OVERRIDE not in (kwargs.get("transformer_options") or {}):
+                for watcher in watchers:
+                    watcher(args, kwargs, out)
         return out
 
 
@@ -60,8 +62,8 @@ def install(modules: Iterable[str]) -> None:
 @contextlib.contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
     """Show ``watcher`` the hidden attention calls of this thread while the body runs."""
-    token = _watcher.set(watcher)
+    token = _watchers.set((*_watchers.get(), watcher))
     try:
         yield
     finally:
-        _watcher.reset(token)
+        _watchers.reset(token)

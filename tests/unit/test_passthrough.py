@@ -85,13 +85,24 @@ def test_only_the_thread_that_records(module: Any) -> None:
     assert len(module.calls) == 2 and [call[0] for call in seen] == [("mine",)]
 
 
+def test_several_watch_one_call_each_for_itself(module: Any) -> None:
+    install([module.__name__])
+    first: list[Any] = []
+    second: list[Any] = []
+    with watching(lambda *call: first.append(call)):
+        with watching(lambda *call: second.append(call)):
+            module.optimized_attention(1)
+        module.optimized_attention(2)
+    assert [call[0] for call in first] == [(1,), (2,)] and [call[0] for call in second] == [(1,)]
+
+
 def test_it_ends_however_the_body_ends(module: Any) -> None:
     install([module.__name__])
     seen: list[Any] = []
     with pytest.raises(RuntimeError, match="inside attention"), watching(lambda *call: seen.append(call)):
         module.optimized_attention(fails=True)
     module.optimized_attention(1)
-    assert seen == [] and passthrough._watcher.get() is None
+    assert seen == [] and passthrough._watchers.get() == ()
 
 
 def test_a_module_without_the_name_is_left_alone() -> None:
