@@ -30,7 +30,7 @@ PROMPTS = (
     "a red star, a blue circle and a green heart on sand",
 )
 SEEDS = (1, 2)
-README = ("a red circle, a yellow star and a blue square on grass", "red circle\nyellow star\nblue square", 3)
+README = ("a red circle and a blue square on grass", "red circle\nblue square", 3)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def readme_picture(demo: Demo, path: Path) -> None:
     panels += [picture.heat(score, scale=1) for score in scores[0]]
     names = [prompt, *cut.labels, "all masks", *(f"attention to {label}" for label in cut.labels)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.contact_sheet(panels, names, columns=1 + len(masks), scale=4).save(path, optimize=True)
+    picture.contact_sheet(panels, names, columns=1 + len(masks), scale=5).save(path, optimize=True)
 
 
 def thumbnails(demo: Demo) -> None:

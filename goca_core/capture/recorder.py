@@ -228,5 +228,7 @@ def options_for(
     """What to reduce to (see ``record``) for a model with this plan."""
     defaults = plan.defaults
     heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
-    layers = LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "vanilla")))
+    layers = (
+        LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "dot-product similarity", "vanilla")))
+    )
     return Options(heads, layers, reference_channel0, full_affinity, grid_limit)
