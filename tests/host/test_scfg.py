@@ -23,7 +23,8 @@ from goca_core.semantic import REGION_RULES, Settings
 
 from . import tiny
 from .dense import dense_global, dense_map, dense_resize, dense_scores
-from .helpers import Evaluation, Job, Probe, count_hooks, global_map, job, words_of
+from .helpers import Job, count_hooks, global_map, job, words_of
+from .probe import Evaluation, Probe
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -120,16 +121,6 @@ def test_each_evaluation_has_its_own_rate(rule: str, name: str) -> None:
     assert not torch.allclose(rate_of(notes.args[0]), rate_of(notes.args[-1]), atol=1e-2)
 
 
-def pick(call: Evaluation, place: int) -> Evaluation:
-    return Evaluation(
-        call.sigma,
-        call.chunks,
-        {name: seen.rows(place) for name, seen in call.cross.items()},
-        {name: seen.rows(place) for name, seen in call.own.items()},
-        call.grids,
-    )
-
-
 def dense_maps(call: Evaluation, reference: str) -> Tensor:
     maps = {name: dense_map(seen, DEFAULT_HEAD, 77) for name, seen in call.cross.items()}
     return dense_global(maps, dense_scores(call, reference, DEFAULT_LAYER), call.grids)
@@ -143,7 +134,7 @@ def test_regions_are_those_of_the_method_written_out_densely() -> None:
     probe = Probe(built.model)
     call = probe.run(run)[0]
     assert call.chunks == [1, 0]
-    negative, positive = pick(call, 0), pick(call, 1)
+    negative, positive = call.rows(0), call.rows(1)
     spoken = list(range(1, 6))
     maps = dense_maps(positive, probe.plan.reference)
     scores = rescale.rescale(maps, [[t] for t in range(6)], spoken, "sum-1 rescaling + per-token renorm+")
@@ -170,9 +161,9 @@ def test_published_regions_are_those_of_the_coarse_layers() -> None:
     assert len(used) == 6
 
     def smoothed(place: int) -> list[Tensor]:
-        found = []
+        found, rows = [], call.rows(place)
         for name in used:
-            seen, own = call.cross[name].rows(place), call.own[name].rows(place).chances().mean(1)
+            seen, own = rows.cross[name], rows.own[name].chances().mean(1)
             spread = (own + 3 * own @ own) / 4 @ seen.chances().mean(1)
             image = spread.mT.unflatten(-1, call.grids[name])
             found.append(resize.gaussian_blur(resize.resize_bilinear(image, call.grids[used[0]]), 3, 0.5**0.5))
@@ -385,10 +376,10 @@ def test_attention_out_of_sight(rule: str, warnings: Callable[[], list[str]]) ->
 
 
 def test_other_families_are_named() -> None:
-    from .test_bad_input import flux
+    from .test_bad_input import cascade
 
     with pytest.raises(UnknownFamily, match="cannot be recorded"):
-        guide(flux(), Settings())
+        guide(cascade(), Settings())
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.6, 0.2), (-0.1, 1.0), (0.0, 1.1)])

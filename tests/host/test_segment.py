@@ -21,8 +21,9 @@ from goca_core.mirror import mirror
 from goca_core.scenes import draw
 
 from . import tiny
-from .helpers import Probe, blocks_of, with_lora, words_of
+from .helpers import blocks_of, with_lora, words_of
 from .looks import PAPER, counted, difference, latents, look
+from .probe import Probe
 from .test_dense import check
 
 pytestmark = pytest.mark.usefixtures("host")

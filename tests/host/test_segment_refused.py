@@ -21,7 +21,7 @@ from goca_core.capture.segment import sigmas_at
 from . import tiny
 from .helpers import blocks_of, count_hooks, job, names
 from .looks import PAPER, counted, difference, latents, look
-from .test_bad_input import flux, sentence
+from .test_bad_input import cascade, sentence
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -33,12 +33,12 @@ def test_model_conditioning_and_latent_stay_as_they_were() -> None:
     samples, positive = latents(), built.conditioning(seed=1)
     context, kept = positive[0][0].clone(), samples.clone()
     options, wrappers, weights = repr(built.model.model_options), repr(built.model.wrappers), blocks_of(built.model)
-    before = [block.cross_out.weight.clone() for block in weights.blocks]
+    before = [block.text.out.weight.clone() for block in weights.blocks]
     recorders._shelf.clear()
     look(built.model, samples, positive, draws=2, flip=True)
     assert count_hooks(built.model) == 0
     assert (repr(built.model.model_options), repr(built.model.wrappers)) == (options, wrappers)
-    assert all(torch.equal(block.cross_out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
+    assert all(torch.equal(block.text.out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
     assert torch.equal(samples, kept) and torch.equal(positive[0][0], context) and set(positive[0][1]) == set()
     # The shelf is for samplers: many draws would push their runs off it.
     assert not recorders._shelf
@@ -151,7 +151,7 @@ def test_another_node_in_place_of_the_sampler() -> None:
 
 def test_a_model_of_another_family() -> None:
     with pytest.raises(UnknownFamily, match="cannot be recorded"):
-        look(flux(), latents(channels=16), tiny.make_conditioning(48))
+        look(cascade(), latents(channels=16), tiny.make_conditioning(48))
 
 
 # -- the node ---------------------------------------------------------------------------------------------------------
