@@ -56,6 +56,7 @@ def inputs() -> list[io.Input]:
             "reference_grid",
             options=list(GRIDS),
             default="auto",
+            optional=True,  # graphs for the API that were made before it run on
             advanced=True,
             tooltip=(
                 "Resolution on which the self-attention of layers is compared. auto: the reference layer's own, "
