@@ -146,14 +146,40 @@ Changing any of it samples nothing again. With your own checkpoint it is the sam
 Tokens**."""
 
 
-def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str, Any], note: Note, name: str) -> Graph:
-    """From a prompt to masks, with every step as a node of its own."""
+FLUX_NOTE = """\
+1. Put **flux1-dev-fp8** into *models/checkpoints* (the editor offers the download). It holds the model, both text \
+encoders and the VAE. A graph with separate loaders works the same: wire **Record Attention** between the model and the \
+sampler, and **Encode Prompt** in the place of the positive *CLIP Text Encode*.
+2. Write the prompt, and words of it into *phrases*, one object per line.
+3. Press **Run**. One of the steps is recorded, at the noise level at which the paper reads Flux.
+
+Flux has no start token that swallows attention, but padding that does; dividing by the content words takes it out.
+
+**schnell** in 4 steps: no step comes near that noise level. Set *window* of **Record Attention** to percent, 0.5 to 1.
+
+**Little memory?** Set *reference_grid* to 32x32."""
+
+
+def _words(
+    model: Node,
+    prompt: str,
+    phrases: str,
+    size: int,
+    sampling: dict[str, Any],
+    note: Note,
+    name: str,
+    latents: str = "EmptyLatentImage",
+    guidance: float | None = None,
+) -> Graph:
+    """From a prompt to masks, with every step as a node of its own. ``guidance``: for models that were distilled of it."""
     clip, vae = model[1], model[2]
     positive = Node("GOCA_EncodePrompt", {"clip": clip, "text": prompt}, "Prompt", more=150)
     negative = Node("GOCA_EncodePrompt", {"clip": clip, "text": ""}, "Negative prompt", more=40)
     record = Node("GOCA_RecordAttention", {"model": model[0]})
-    latent = Node("EmptyLatentImage", {"width": size, "height": size})
-    wires = {"model": record["model"], "positive": positive[0], "negative": negative[0], "latent_image": latent[0]}
+    latent = Node(latents, {"width": size, "height": size})
+    guided = [] if guidance is None else [Node("FluxGuidance", {"conditioning": positive[0], "guidance": guidance})]
+    wanted = (guided or [positive])[0]
+    wires = {"model": record["model"], "positive": wanted[0], "negative": negative[0], "latent_image": latent[0]}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": vae})
     collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
@@ -169,7 +195,7 @@ def _words(model: Node, prompt: str, phrases: str, size: int, sampling: dict[str
         [note],
         [model, positive],
         [negative, latent],
-        [record],
+        [record, *guided],
         [sampler, picture],
         [saved[0]],
     ]
@@ -213,6 +239,24 @@ def checkpoint_graph() -> Graph:
         sampling,
         Note(CHECKPOINT_NOTE, "Masks from the words of a prompt", height=400),
         "masks_from_words_sd15_sdxl",
+    )
+
+
+def flux_graph() -> Graph:
+    file = "flux1-dev-fp8.safetensors"
+    url = f"https://huggingface.co/Comfy-Org/flux1-dev/resolve/main/{file}?download=true"
+    model = {"name": file, "url": url, "directory": "checkpoints"}
+    sampling = {"seed": 3, "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple"}
+    return _words(
+        Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]}),
+        "a cat and a dog on a sofa in front of a window",
+        "cat\ndog",
+        1024,
+        sampling,
+        Note(FLUX_NOTE, "Masks from the words of a prompt, with Flux", height=460),
+        "masks_from_words_flux",
+        "EmptySD3LatentImage",
+        3.5,
     )
 
 
@@ -344,4 +388,12 @@ def refine_graph() -> Graph:
 
 
 def graphs() -> list[Graph]:
-    return [demo_graph(), checkpoint_graph(), save_graph(), segment_demo_graph(), segment_photo_graph(), refine_graph()]
+    return [
+        demo_graph(),
+        checkpoint_graph(),
+        flux_graph(),
+        save_graph(),
+        segment_demo_graph(),
+        segment_photo_graph(),
+        refine_graph(),
+    ]

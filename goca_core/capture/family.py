@@ -111,14 +111,26 @@ class Plan:
         return height, width
 
 
+@dataclass(frozen=True)
+class Support:
+    """A family's row in the README. ``settings``: where its layers and methods come from."""
+
+    models: str
+    words: str
+    heads: Literal["weighted", "averaged"]
+    settings: Literal["of the paper", "by analogy"]
+
+
 class Family(ABC):
     """A kind of diffusion model, recognised by the class of its network.
 
-    ``hidden``: modules of the host whose attention calls do not say for whom they are (see ``passthrough``).
+    ``label``: its name in errors. ``support``: what the README says of it. ``hidden``: modules of the host whose
+    attention calls do not say for whom they are (see ``passthrough``).
     """
 
     name: str
     label: str
+    support: Support
     hidden: tuple[str, ...] = ()
 
     @abstractmethod

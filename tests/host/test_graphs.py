@@ -114,6 +114,15 @@ def test_the_checkpoint_graph_runs_with_another_model(server: ComfyServer) -> No
     check_masks(server, run, prompt, ["cat", "dog"], 96)
 
 
+def test_the_flux_graph_runs_with_another_model(server: ComfyServer) -> None:
+    prompt = shortened(graph("masks_from_words_flux"))
+    prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
+    latent = prompt[by_type(prompt, "EmptySD3LatentImage")]
+    latent |= {"class_type": "EmptyLatentImage", "inputs": {**latent["inputs"], "width": 64, "height": 64}}
+    assert prompt[by_type(prompt, "KSampler")]["inputs"]["positive"] == [by_type(prompt, "FluxGuidance"), 0]
+    check_masks(server, server.run(prompt), prompt, ["cat", "dog"], 64)
+
+
 def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     """The upper half of the third graph, then its muted lower half with the file that was saved."""
     prompt = shortened(graph("save_and_reuse_attention_demo"))
@@ -238,7 +247,7 @@ def queued(editor: dict[str, Any], info: dict[str, Any]) -> Prompt:
 
 def test_every_graph_is_there_in_both_formats() -> None:
     assert [path.name for path in API] == [path.name for path in EDITOR]
-    assert len(API) >= 3
+    assert len(API) >= 4
 
 
 @pytest.mark.parametrize("path", EDITOR, ids=lambda path: path.stem)

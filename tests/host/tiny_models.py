@@ -198,6 +198,9 @@ MODELS: dict[str, Kind] = {
         size=(28, 40),
     ),
     "hunyuan_dit": Kind("HunyuanDiT1", _hunyuan_dit(), width=32, extra=_mt5),
+    "hunyuan_dit_12": Kind(
+        "HunyuanDiT", _hunyuan_dit(image_model="hydit", size_cond=False, use_style_cond=False), width=32, extra=_mt5
+    ),
     "flux": Kind("Flux", _flux(), width=48, pooled=POOLED, tokens=30),
     "flux_schnell": Kind("FluxSchnell", _flux(guidance_embed=False), width=48, pooled=POOLED, tokens=30),
     # The picture to be filled (16 channels) and its mask (64) come with the noise.

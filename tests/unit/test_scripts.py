@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import demo
+from goca_core.capture.families import FAMILIES
+from scripts import demo, support_table
 from scripts import host as provider
 from scripts.comfy_server import Run, prepare_base
 
@@ -126,3 +127,11 @@ def test_the_graph_of_the_demo_saves_what_it_promises() -> None:
     titles = [demo.title(node).lower() for node in nodes if node["class_type"] == "SaveImage"]
     for wanted in ("picture", "mask", "overlay"):
         assert any(wanted in title for title in titles), f"no SaveImage node is titled {wanted}"
+
+
+def test_the_support_table_is_up_to_date() -> None:
+    readme = support_table.README.read_text(encoding="utf-8")
+    assert support_table.renewed(readme) == readme, "run scripts/support_table.py"
+    assert all(family.support.models in readme for family in FAMILIES)
+    with pytest.raises(ValueError, match="no place for the table"):
+        support_table.renewed("# Nothing here")

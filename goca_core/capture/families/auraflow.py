@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, by_depth, text_first
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth, text_first
 
 
 class AuraFlow(Family):
     name = "auraflow"
     label = "AuraFlow"
+    support = Support("AuraFlow", "T5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.aura.mmdit import MMDiT

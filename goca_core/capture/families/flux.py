@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, alike
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, alike
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
 # 18 for propagation.
@@ -20,6 +20,7 @@ _DOUBLE, _SINGLE = 19, 38
 class Flux(Family):
     name = "flux"
     label = "Flux.1 (dev, schnell, Fill, Kontext)"
+    support = Support("Flux.1 dev, schnell, Fill, Kontext", "T5", "averaged", "of the paper")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.flux.model import Flux as Network
@@ -37,6 +38,7 @@ class Flux(Family):
 class Chroma(Family):
     name = "chroma"
     label = "Chroma"
+    support = Support("Chroma", "T5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.chroma.model import Chroma as Network

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, alike, alike_slice
+from ..family import Block, Family, Plan, Site, Support, alike, alike_slice
 
 # The paper (goca reference configs) reads blocks 20 to 29 of 40 only, uses all of them for propagation, and has block
 # 25 as reference.
@@ -19,6 +19,7 @@ _NOISE = 0.327
 class HunyuanDiT(Family):
     name = "hunyuan-dit"
     label = "Hunyuan-DiT"
+    support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "of the paper")
     hidden = ("comfy.ldm.hydit.attn_layers",)
 
     def matches(self, network: nn.Module) -> bool:

@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, SpanRule, Spans, by_depth
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, SpanRule, Spans, Support, by_depth
 
 
 class Lumina(Family):
     name = "lumina"
     label = "Lumina-Image 2, Z-Image"
+    support = Support("Lumina-Image 2, Z-Image", "Gemma*, Qwen 3", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.lumina.model import NextDiT

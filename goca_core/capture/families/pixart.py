@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, alike, alike_slice
+from ..family import Block, Family, Plan, Site, Support, alike, alike_slice
 
 # Blocks of the real models, for which the paper (goca reference configs) names block 13 as reference and 10 to 17 for
 # propagation.
@@ -19,6 +19,7 @@ _NOISE = 0.342
 class PixArt(Family):
     name = "pixart"
     label = "PixArt (alpha, Sigma)"
+    support = Support("PixArt-alpha, PixArt-Sigma", "T5", "weighted", "of the paper")
     hidden = ("comfy.ldm.pixart.blocks",)
 
     def matches(self, network: nn.Module) -> bool:

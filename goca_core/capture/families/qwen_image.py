@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, by_depth
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth
 
 
 class QwenImage(Family):
     name = "qwen-image"
     label = "Qwen-Image"
+    support = Support("Qwen-Image, with reference pictures too", "Qwen 2.5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, by_depth, text_first
+from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth, text_first
 
 
 class SD3(Family):
     name = "sd3"
     label = "Stable Diffusion 3 and 3.5"
+    support = Support("Stable Diffusion 3, 3.5 medium and large", "CLIP and T5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper

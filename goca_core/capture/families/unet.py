@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ...attention import Defaults
-from ..family import Block, Family, Plan, Site
+from ..family import Block, Family, Plan, Site, Support
 
 # Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
@@ -26,6 +26,12 @@ _SDXL: _Special = (
 class UNet(Family):
     name = "unet"
     label = "UNet (SD1.x, SD2.x, SDXL, refiner, SSD-1B, Vega, KOALA)"
+    support = Support(
+        "SD 1.x, SD 2.x, SDXL, SDXL refiner, SSD-1B, Segmind Vega, KOALA, inpaint and instruct-pix2pix variants",
+        "CLIP",
+        "weighted",
+        "of the paper",
+    )
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel

@@ -1,0 +1,54 @@
+#!/usr/bin/env python3
+"""Write the table of supported models in README.md from the families that the recorder knows.
+
+    .host/venv/bin/python scripts/support_table.py            # write it
+    .host/venv/bin/python scripts/support_table.py --check    # fail when it is stale
+
+It needs torch, but no ComfyUI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from goca_core.capture.families import FAMILIES
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+START, END = "<!-- families: scripts/support_table.py -->", "<!-- end of families -->"
+HEAD = ("models", "words of", "heads", "layers and settings")
+
+
+def table() -> str:
+    rows = [(row.models, row.words, row.heads, row.settings) for row in (family.support for family in FAMILIES)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
+
+
+def renewed(text: str) -> str:
+    """The README with the table as it should be. Raises ValueError when its marks are not there."""
+    before, _, rest = text.partition(START)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"README.md has no place for the table: it needs the lines {START!r} and {END!r}.")
+    return f"{before}{START}\n\n{table()}\n\n{END}{after}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the table of supported models in README.md, or check it.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when the table is stale")
+    options = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    new = renewed(text)
+    if options.check:
+        if new != text:
+            print("support_table: README.md is stale; run scripts/support_table.py", file=sys.stderr)
+        return int(new != text)
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
