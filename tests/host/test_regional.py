@@ -165,7 +165,7 @@ def test_a_regional_run_can_be_recorded(built: tiny.Tiny, texts: list[Any]) -> N
 
 @pytest.fixture(scope="module")
 def demo(pack: ModuleType) -> SimpleNamespace:
-    model, clip, vae = sys.modules[f"{pack.__name__}.nodes.demo_model"].load()
+    model, clip, vae = sys.modules[f"{pack.__name__}.goca_core.capture.demo_model"].load()
     return SimpleNamespace(model=model, clip=clip, vae=vae)
 
 
