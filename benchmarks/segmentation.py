@@ -15,7 +15,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,49 +50,44 @@ EXTRAS = {
     "mirrored picture averaged in": dict(flip="yes"),
 }
 DRAWS = 3
+# Row titles, and behind each its methods, one for each number of propagations.
+Table = dict[str, list[Any]]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One method of the tables, at each number of propagations."""
-
-    title: str
-    names: tuple[str, ...]
-
-
-def rows(parts: dict[str, dict[str, Any]], orders: Sequence[int], rule: str, level: str) -> list[tuple[Row, list[Any]]]:
-    """The rows of one table, and the methods behind them."""
-    methods = use("goca_core.evaluate.methods")
-    made = []
-    for title, part in parts.items():
-        found = []
-        for order in orders:
-            settings = {"noise": (level,), **part}
-            name = f"{title}, order {order}, {rule}, noise {level}"
-            found.append(methods.Method(name, order=order, rule=rule, **settings).settled(rule, level, 1))
-        made.append((Row(title, tuple(method.name for method in found)), found))
-    return made
+def rows(parts: dict[str, dict[str, Any]], orders: Sequence[int], rule: str, level: str) -> Table:
+    """One method for each part and each number of propagations."""
+    method = use("goca_core.evaluate.methods").Method
+    return {
+        title: [
+            method(
+                f"{title}, order {order}, {rule}, noise {level}", order=order, **{"noise": (level,), **part}
+            ).settled(rule, level, 1)
+            for order in orders
+        ]
+        for title, part in parts.items()
+    }
 
 
-def plan(options: argparse.Namespace) -> list[tuple[str, list[tuple[Row, list[Any]]]]]:
-    """Tables: a title, and rows."""
-    tables = [
-        (f"Noise level {level}, background rule {rule}", rows(PARTS, options.orders, rule, level))
+def plan(options: argparse.Namespace) -> dict[str, Table]:
+    """The tables by their titles."""
+    tables = {
+        f"Noise level {level}, background rule {rule}": rows(PARTS, options.orders, rule, level)
         for rule in options.rules
         for level in options.levels
-    ]
+    }
     if not options.no_extras:
         level, rule = options.levels[0], options.rules[0]
-        extras: dict[str, dict[str, Any]] = {title: dict(PARTS["all (GoCA)"], **part) for title, part in EXTRAS.items()}
-        for title, part in (("all (GoCA)", {}), ("mass-preserving", {"layer": "mass-preserving"})):
-            base = dict(PARTS["all (GoCA)"], **part)
+        goca = PARTS["all (GoCA)"]
+        extras: dict[str, dict[str, Any]] = {title: dict(goca, **part) for title, part in EXTRAS.items()}
+        for title, layer in (("all (GoCA)", LAYERS), ("mass-preserving", "mass-preserving")):
+            base: dict[str, Any] = dict(goca, layer=layer)
             if len(options.levels) > 1:
                 extras[f"{title}, {len(options.levels)} noise levels averaged"] = dict(
                     base, noise=tuple(options.levels)
                 )
             extras[f"{title}, {DRAWS} draws averaged"] = dict(base, draws=DRAWS)
-        tables.append(
-            (f"Beyond the paper: noise level {level}, rule {rule}", rows(extras, options.orders, rule, level))
+        tables[f"Beyond the paper: noise level {level}, background rule {rule}"] = rows(
+            extras, options.orders, rule, level
         )
     return tables
 
@@ -116,15 +111,15 @@ def cell(runs: Sequence[dict[str, Any]], name: str) -> tuple[str, str]:
     return interval(plain), f"{interval([sweep[place] for sweep in sweeps])} ({theta:g})"
 
 
-def markdown(tables: Any, runs: Sequence[dict[str, Any]], orders: Sequence[int]) -> Iterator[str]:
-    for title, lines in tables:
+def markdown(tables: dict[str, Table], runs: Sequence[dict[str, Any]], orders: Sequence[int]) -> Iterator[str]:
+    for title, lines in tables.items():
         yield f"\n### {title}\n"
         heads = [f"order {order}: {what}" for order in orders for what in ("untuned", "best (theta)")]
         yield f"| method | {' | '.join(heads)} |"
         yield "|---|" + "---|" * len(heads)
-        for row, _ in lines:
-            cells = [text for name in row.names for text in cell(runs, name)]
-            yield f"| {row.title} | {' | '.join(cells)} |"
+        for row, methods in lines.items():
+            cells = [text for method in methods for text in cell(runs, method.name)]
+            yield f"| {row} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -149,7 +144,7 @@ def main() -> None:
 
     run, worker = use("goca_core.evaluate.run"), use("goca_core.evaluate.worker")
     tables = plan(options)
-    methods = {method.name: method for _, lines in tables for _, found in lines for method in found}
+    methods = {method.name: method for lines in tables.values() for found in lines.values() for method in found}
     job = worker.Job(
         data="scenes",
         methods=tuple(methods.values()),

@@ -105,10 +105,18 @@ def read(arguments: Sequence[str] | None = None) -> tuple[Job, argparse.Namespac
         )
     if given.size != "auto" and not (given.size.isdecimal() and int(given.size) > 0):
         made.error(f"--size {given.size}: expected auto or a number of pixels")
-    for name in ("limit", "count", "workers", "threads", "draws"):
+    for name, least in (
+        ("limit", 1),
+        ("count", 1),
+        ("workers", 1),
+        ("threads", 1),
+        ("draws", 1),
+        ("seed", 0),
+        ("sheets", 0),
+    ):
         value = getattr(given, name)
-        if value is not None and value < 1:
-            made.error(f"--{name} {value}: expected 1 or more")
+        if value is not None and value < least:
+            made.error(f"--{name} {value}: expected {least} or more")
     if given.count is not None and given.data != "scenes":
         made.error(f"--count is for drawn scenes; use --limit for {given.data}")
     options: dict[str, int] = {"seed": given.seed} if given.data == "scenes" else {}
@@ -168,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. What was counted is kept: the same command goes on from there.", file=sys.stderr)
         return 130
-    print(report.table(found, run.title(job, job.open())))
+    print(report.table(found))
     if left_out := report.skipped(found):
         print(left_out, file=sys.stderr)
     print(f"Everything is in {given.out}.", file=sys.stderr)

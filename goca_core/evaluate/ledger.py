@@ -170,16 +170,21 @@ class Ledger:
                     if not isinstance(line, dict) or (number > 1 and "key" not in line):
                         raise ValueError
                 except ValueError:
+                    if number == 1:
+                        raise self._not_ours() from None
                     raise LedgerError(
                         f"Line {number} of {self.path.name} cannot be read: delete that line, whose picture is then counted "
                         "again, or choose another folder."
                     ) from None
                 yield line
 
+    def _not_ours(self) -> LedgerError:
+        return LedgerError(f"{self.path} is not a ledger of this version: choose another folder.")
+
     def _check_head(self) -> None:
         found = next(self._lines(skip=0))
         if found.pop(_HEAD, None) != FORMAT:
-            raise LedgerError(f"{self.path} is not a ledger of this version: choose another folder.")
+            raise self._not_ours()
         for group in {**self._head, **found}:
             ours, theirs = (head.get(group) for head in (self._head, found))
             if ours == theirs:

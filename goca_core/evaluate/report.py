@@ -115,8 +115,8 @@ def results(methods: Sequence[Method], dataset: Dataset, ledger: Ledger) -> dict
     return found
 
 
-def table(found: Mapping[str, Any], what: str) -> str:
-    """A Markdown row for each method. what: the first column, the same in all rows (data, model, prompts)."""
+def table(found: Mapping[str, Any]) -> str:
+    """A Markdown row for each method; the first column, the same in all rows, says what the run was about."""
     lines = [
         "| run | method | rule | mIoU untuned | best mIoU | at theta | pixel accuracy | pictures |",
         "|---|---|---|---|---|---|---|---|",
@@ -125,7 +125,7 @@ def table(found: Mapping[str, Any], what: str) -> str:
         plain, top = method["untuned"], method["best"]
         first = "-" if plain is None else f"{100 * plain['miou']:.1f}"
         lines.append(
-            f"| {what} | {name} | {method['rule']} | {first} | {100 * top['miou']:.1f} | {top['theta']:g} "
+            f"| {found['run']} | {name} | {method['rule']} | {first} | {100 * top['miou']:.1f} | {top['theta']:g} "
             f"| {100 * top['accuracy']:.1f} | {found['pictures']} |"
         )
     return "\n".join(lines)

@@ -67,10 +67,11 @@ def evaluate(
     left = [Task(index) for key, index in number.items() if key not in ledger.done]
     with crew(job, workers, ray) as team:
         _count(team, left, ledger, len(items), skip_errors, progress)
-        found = {**about, "data": _data(job, dataset), **report.results(job.methods, dataset, ledger)}
+        found = {"run": title(job, dataset), **about, "data": _data(job, dataset)}
+        found |= report.results(job.methods, dataset, ledger)
         if not ledger.done:
             raise EvaluationError(f"No picture could be counted: {report.skipped(found)}")
-        _write(out, job, dataset, found)
+        _write(out, found)
         if sheets:
             _draw(team, job, dataset, ledger, found, out, sheets, number)
     return found
@@ -105,9 +106,9 @@ def title(job: Job, dataset: Dataset) -> str:
     return f"{job.data} {dataset.split}, {job.mode(dataset)} prompts, {model}"
 
 
-def _write(out: Path, job: Job, dataset: Dataset, found: dict[str, Any]) -> None:
+def _write(out: Path, found: dict[str, Any]) -> None:
     (out / RESULTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    parts = [report.table(found, title(job, dataset)), report.class_table(found), report.skipped(found)]
+    parts = [report.table(found), report.class_table(found), report.skipped(found)]
     (out / TABLE).write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -136,7 +136,7 @@ class Worker:
         """The counts of one picture, by every method."""
         item = self.items[index]
         try:
-            picture, truth, found = self._segment(item, self.job.methods)
+            _, truth, found = self._segment(item, self.job.methods)
         except DataError as error:
             return Record(item.key, error=str(error), kind=error.kind)
         except (PhraseError, WordMapError) as error:
@@ -145,7 +145,6 @@ class Worker:
             return Record(item.key, error=f"{item.key}: {error}", kind="attention")
         except OSError as error:
             return Record(item.key, error=f"{item.key}: {error}", kind="unreadable")
-        del picture
         counts: dict[str, tuple[Cells, ...]] = {
             name: cells(labels, truth, len(self.dataset.classes), IGNORE) for name, labels in found.items()
         }
@@ -159,7 +158,7 @@ class Worker:
         return Shown(item.key, picture, truth, found[method][0])
 
     def _segment(
-        self, item: Item, methods: Any
+        self, item: Item, methods: Sequence[Method]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
         """The picture, its label, and for every method the predictions [T, H, W] at its thetas."""
         truth = self.dataset.label(item)
@@ -186,7 +185,7 @@ class Worker:
                 found[method.name] = labels.cpu().numpy()
         return picture, truth, found
 
-    def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Any) -> Scorer:
+    def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
         """One look for each noise level and draw, for all methods together."""
         job, subject = self.job, self.subject
         sitting = subject.sit(picture, prompt.text, job.side, job.keep_aspect)

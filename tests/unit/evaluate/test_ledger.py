@@ -150,8 +150,9 @@ def test_other_settings_are_refused(tmp_path: Path, head: dict[str, Any], said: 
     assert one.path.read_bytes() == before
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "ledger.jsonl").write_text('{"key": "x"}\n')
+@pytest.mark.parametrize("text", ['{"key": "x"}\n', "nothing of ours\n", "[]\n", '{"goca_evaluation": 0}\n'])
+def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ledger.jsonl").write_text(text)
     with pytest.raises(LedgerError, match="not a ledger"):
         ledger(tmp_path)
 

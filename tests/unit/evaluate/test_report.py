@@ -77,7 +77,7 @@ def test_the_smallest_of_equal_thetas_is_best(tmp_path: Path) -> None:
 
 def test_tables(tmp_path: Path) -> None:
     found = results(tmp_path)
-    lines = report.table(found, "four all, present prompts, demo model").splitlines()
+    lines = report.table({**found, "run": "four all, present prompts, demo model"}).splitlines()
     assert lines[2] == "| four all, present prompts, demo model | goca | offset | 15.1 | 22.2 | 0.2 | 50.0 | 2 |"
     assert all(line.count("|") == 9 for line in lines)
     assert report.class_table(found).splitlines() == [

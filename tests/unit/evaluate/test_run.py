@@ -158,6 +158,7 @@ def test_a_command_line_is_a_job() -> None:
         ("--out x --size big", "expected auto or a number"),
         ("--out x --count 0", "--count 0: expected 1 or more"),
         ("--out x --workers 0", "--workers 0"),
+        ("--out x --sheets -1", "--sheets -1: expected 0 or more"),
         ("--out x --data empty --count 5", "use --limit for empty"),
         ("--out x --methods best", 'no method "best"'),
         ("--out x --methods goca goca", "given twice"),
