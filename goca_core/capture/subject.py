@@ -133,7 +133,9 @@ def open_subject(checkpoint: Path | None) -> Subject:
 
 
 def _paper_side(model: Any) -> int:
-    """512 for the models of Stable Diffusion 1 and 2, 1024 for all later ones."""
-    later = (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner)
-    unet = type(network_of(model)).__name__ == "UNetModel"
-    return 512 if unet and not isinstance(model, later) else 1024
+    """512 for the models of Stable Diffusion 1 and 2 and the small PixArt, 1024 for all later ones."""
+    network = network_of(model)
+    if type(network).__name__ == "UNetModel":
+        return 1024 if isinstance(model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner)) else 512
+    # PixArt tells by its position codes how many times 512 it was made for.
+    return 512 * (getattr(network, "pe_interpolation", None) or 2)
