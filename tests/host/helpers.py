@@ -12,6 +12,7 @@ from torch import Tensor
 
 from goca_core.attention import aggregate
 from goca_core.capture.family import Plan, find_family, network_of
+from goca_core.capture.recorder import Window, record
 from goca_core.wordbuild import Token, build
 from goca_core.words import WordMap
 
@@ -123,6 +124,18 @@ def count_hooks(model: Any) -> int:
 def global_map(recorder: Any, latent: Tensor) -> Tensor:
     """The global map of what a recorder kept for a latent, by the default methods."""
     return aggregate(recorder.collect(latent)).maps
+
+
+def identical(model: Any, work: Any, **options: Any) -> Any:
+    """Sample with and without a recorder: the same to the last bit, and nothing is left. Returns the recording."""
+    recording, recorder = record(model, options.pop("window", Window()), **options)
+    plain = work.run(model)["samples"]
+    recorded = work.run(recording)["samples"]
+    assert torch.isfinite(plain).all() and plain.std() > 0
+    assert torch.equal(plain, recorded)
+    assert torch.equal(plain, work.run(model)["samples"])
+    assert count_hooks(model) == 0
+    return recorder.collect(recorded)
 
 
 def names(items: Iterable[Any]) -> list[str]:

@@ -1,18 +1,13 @@
-"""Every family beside the UNet: recorded exactly, without changing what is sampled, and without a trace."""
+"""Every family beside the UNet: what is recorded equals the method written out densely, in double precision."""
 
 from __future__ import annotations
 
-import importlib
-import threading
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from goca_core.attention import AttentionError, aggregate
-from goca_core.capture.passthrough import PassThrough
 from goca_core.capture.recorder import Window, record
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
@@ -28,54 +23,11 @@ from .dense import (
     dense_scores,
     probe_and_record,
 )
-from .helpers import blocks_of, count_hooks, global_map, job, names, words_of
+from .families import FAMILIES, ODD
+from .helpers import blocks_of, identical, job, names, words_of
 from .tiny_models import MT5
 
 pytestmark = pytest.mark.usefixtures("host")
-
-
-class Kind(NamedTuple):
-    """What is particular about the models of a test."""
-
-    odd: tuple[int, int] | None  # a latent with an odd side; PixArt cannot paint one
-    hidden: bool = False  # whether the host's options do not reach its attention
-    joint: bool = False
-    layout: dict[str, int] = {}  # noqa: RUF012  # of the joint sequence, where it is not just text and picture
-
-
-CROSS = Kind(None, hidden=True)
-JOINT_ODD = Kind((15, 22), joint=True)
-FAMILIES = {
-    "pixart_alpha": CROSS,
-    "pixart_sigma": CROSS,
-    "hunyuan_dit": Kind((15, 22), hidden=True),
-    "hunyuan_dit_12": Kind((15, 22), hidden=True),
-    "flux": JOINT_ODD,
-    "flux_schnell": JOINT_ODD,
-    "flux_fill": JOINT_ODD,
-    "chroma": JOINT_ODD,
-    "sd3": JOINT_ODD,
-    "sd35_medium": JOINT_ODD,
-    "auraflow": Kind((15, 22), joint=True, layout={"registers": 8}),
-    "qwen_image": JOINT_ODD,
-    "lumina2": Kind((15, 22), joint=True),
-    "z_image": Kind((15, 22), joint=True, layout={"filled": 32}),
-}
-HIDDEN = [name for name, kind in FAMILIES.items() if kind.hidden]
-JOINT = [name for name, kind in FAMILIES.items() if kind.joint]
-ODD = [name for name, kind in FAMILIES.items() if kind.odd]
-
-
-def identical(model: Any, work: Any, **options: Any) -> Any:
-    """Sample with and without a recorder: the same to the last bit, and nothing is left. Returns the recording."""
-    recording, recorder = record(model, options.pop("window", Window()), **options)
-    plain = work.run(model)["samples"]
-    recorded = work.run(recording)["samples"]
-    assert torch.isfinite(plain).all() and plain.std() > 0
-    assert torch.equal(plain, recorded)
-    assert torch.equal(plain, work.run(model)["samples"])
-    assert count_hooks(model) == 0
-    return recorder.collect(recorded)
 
 
 # -- what is recorded -------------------------------------------------------------------------------------------------
@@ -233,137 +185,6 @@ def test_a_sequence_with_tokens_of_another_node() -> None:
         AttentionError, match=r"places of the words are not known.*130 tokens.*30 of the prompt.*adds tokens"
     ):
         recorder.collect(latent)
-
-
-# -- nothing changes --------------------------------------------------------------------------------------------------
-
-SAMPLERS = ["euler", "heun", "dpmpp_2m"]
-
-
-@pytest.mark.parametrize(("number", "name"), list(enumerate(FAMILIES)))
-def test_the_latent_does_not_change_by_a_bit(number: int, name: str) -> None:
-    built = tiny.build(name)
-    sampler, cfg = SAMPLERS[number % 3], (1.0, 4.0)[number % 2]
-    size = None if name.startswith("pixart") else (18, 12)
-    work = job(built, 1 + number % 2, size, sampler=sampler, cfg=cfg)
-    attention = identical(built.model, work)
-    assert len(attention.layers) == len(blocks_of(built.model).blocks)
-    assert "could not" not in attention.note
-    # Random models hardly look anywhere in particular, but the pixels are not all alike.
-    assert aggregate(attention).maps.std((2, 3)).max() > 1e-6
-    several = identical(built.model, work, window=Window(False, 0, 1, 3), all_heads=True, all_layers=True)
-    assert len(several.sigmas) == 3
-
-
-def _louder(func: Callable[..., Tensor], q: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """An override of another pack: it changes what attention gives."""
-    return func(q * 0.9, *args, **kwargs) * 1.01
-
-
-@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux"])
-def test_an_override_of_another_node_is_asked_as_often_as_without(name: str) -> None:
-    """Where the host hides attention the override is never asked, and must not be while recording either."""
-    built = tiny.build(name)
-    calls: list[int] = []
-
-    def counted(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        calls.append(1)
-        return _louder(func, *args, **kwargs)
-
-    model = built.model.clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = counted
-    attention = identical(model, job(built))
-    assert len(calls) % 3 == 0 and bool(calls) is not FAMILIES[name].hidden
-    assert len(attention.layers) == len(blocks_of(model).blocks)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_model_that_computes_nonsense(name: str) -> None:
-    built = tiny.build(name)
-    block = blocks_of(built.model).blocks[1]
-    with torch.no_grad():
-        block.text.query.weight[0, 0] = torch.nan
-    recording, recorder = record(built.model, Window())
-    latent = job(built, steps=1).run(recording)["samples"]
-    with pytest.raises(AttentionError, match=rf"not a number .* from layer {block.name} on"):
-        aggregate(recorder.collect(latent))
-
-
-@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux"])
-def test_an_exception_leaves_the_model_clean(name: str) -> None:
-    built = tiny.build(name)
-    recording, recorder = record(built.model, Window())
-    work = job(built)
-
-    def fail(_module: Any, _args: Any) -> None:
-        if count_hooks(built.model) > 2:  # the recorder's are on
-            raise KeyboardInterrupt("in the middle")
-
-    handle = blocks_of(built.model).blocks[-1].text.out.register_forward_pre_hook(fail)
-    with pytest.raises(KeyboardInterrupt, match="in the middle"):
-        work.run(recording)
-    handle.remove()
-    assert count_hooks(built.model) == 0
-    recorded = work.run(recording)["samples"]
-    assert torch.equal(recorded, work.run(built.model)["samples"]) and recorder.collect(recorded).layers
-
-
-# -- attention that the host hides ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_the_pass_through_is_put_in_place_once(name: str) -> None:
-    built = tiny.build(name)
-    record(built.model, Window())
-    modules = {importlib.import_module(m) for m in ("comfy.ldm.pixart.blocks", "comfy.ldm.hydit.attn_layers")}
-    found = [m.optimized_attention for m in modules if isinstance(m.optimized_attention, PassThrough)]
-    assert found
-    record(built.model, Window())
-    assert all(not isinstance(function.function, PassThrough) for function in found)
-    # The rest of the host calls what it always called.
-    assert not isinstance(importlib.import_module("comfy.ldm.modules.attention").optimized_attention, PassThrough)
-    assert found[0].__name__ == found[0].function.__name__
-
-
-@pytest.mark.parametrize("name", HIDDEN)
-def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
-    """In the middle of a recorded call a second model of the family runs in the same thread, the same one in another."""
-    built, second = tiny.build(name), tiny.build(name, seed=9)
-    work, other = job(built, cfg=1.0, steps=1), job(second, cfg=1.0, steps=1, positive=second.conditioning(seed=8))
-    recording, recorder = record(built.model, Window())
-    expected = global_map(recorder, work.run(recording)["samples"])
-    plain = other.run(second.model)["samples"], other.run(built.model)["samples"]
-    results: list[Tensor] = []
-
-    def in_between(_module: Any, _args: Any) -> None:
-        if not results and count_hooks(built.model) > 2:
-            results.append(other.run(second.model)["samples"])
-            thread = threading.Thread(target=lambda: results.append(other.run(built.model)["samples"]))
-            thread.start()
-            thread.join()
-
-    handle = blocks_of(built.model).blocks[-1].own.query.register_forward_pre_hook(in_between)
-    latent = work.run(recording)["samples"]
-    handle.remove()
-    assert all(torch.equal(a, b) for a, b in zip(results, plain, strict=True))
-    assert torch.equal(global_map(recorder, latent), expected)
-
-
-@pytest.mark.parametrize("name", ["pixart_sigma", "flux"])
-def test_a_compiled_model_records_as_if_it_were_not(name: str) -> None:
-    """The eager backend compiles nothing, so it is quick; the pass-through must not stand in the compiler's way."""
-    compiler = importlib.import_module("comfy_api.torch_helpers.torch_compile")
-    built = tiny.build(name)
-    work = job(built, steps=1, cfg=1.0)
-    plain, own = record(built.model, Window())
-    expected = global_map(own, work.run(plain)["samples"])
-    compiled = built.model.clone()
-    compiler.set_torch_compile_wrapper(compiled, backend="eager")
-    alone = work.run(compiled)["samples"]
-    recording, recorder = record(compiled, Window())
-    latent = work.run(recording)["samples"]
-    assert torch.allclose(latent, alone, atol=1e-5)
-    assert torch.allclose(global_map(recorder, latent), expected, atol=1e-6)
 
 
 # -- the paper's choices ----------------------------------------------------------------------------------------------
