@@ -56,11 +56,14 @@ def build(double: int, single: int) -> Any:
     device = comfy.model_management.get_torch_device()
     config.set_inference_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32, None)
     model = config.get_model({}, "", device=device)
-    generator = torch.Generator(device).manual_seed(0)
+    # Billions of numbers take long to draw, and only their size matters here: a million of them, over and over.
+    drawn = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.normal_(0, 1 / math.sqrt(weight[0].numel()), generator=generator)
+                scale = 1 / math.sqrt(weight[0].numel())
+                for part in weight.view(-1).split(len(drawn)):
+                    part.copy_(drawn[: len(part)] * scale)
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
