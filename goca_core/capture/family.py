@@ -36,6 +36,10 @@ class Site:
     key: nn.Module | None = None
     value: nn.Module | None = None
 
+    @property
+    def replaceable(self) -> bool:
+        return self.key is not None and self.value is not None
+
 
 @dataclass(frozen=True)
 class Block:

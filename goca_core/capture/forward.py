@@ -83,8 +83,10 @@ class Forward:
         site, kept = block.text, []
         if block.name == self.plan.reference and self.plan.feature == "query":
             kept.append(site.query)
-        if self._replaced and site.key is not None and site.value is not None:
-            kept += [module for module in (site.query, site.key, site.value) if module not in kept]
+        if self._replaced and site.replaceable:
+            kept += [
+                module for module in (site.query, site.key, site.value) if module is not None and module not in kept
+            ]
         return kept
 
     def _override(self, previous: Any) -> Any:
@@ -122,7 +124,7 @@ class Forward:
             self._projected[module] = out
 
     def _saw(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """An attention call of the network, in this thread or another one."""
+        """An attention call; of this network if it comes between two projections of a site, and in this thread."""
         if not self._active or self._open is None or not isinstance(out, Tensor):
             return
         block, site = self._open
@@ -130,7 +132,7 @@ class Forward:
             call, options = bind(args, kwargs), kwargs.get("transformer_options") or {}
             if kwargs.get("skip_output_reshape"):
                 out = out.transpose(1, 2).flatten(2)
-            if self._replaced:
+            if self._replaced and site.replaceable:
                 self._pending.append((call, out, options))
             else:
                 self._take(block, site, call, out, options)
@@ -140,7 +142,7 @@ class Forward:
             if not self._active or not args:
                 return
             pending, self._pending, self._open = self._pending, [], None
-            if self._replaced:
+            if self._replaced and site.replaceable:
                 self._take_replaced(block, site, pending, args[0])
             for module in (site.query, site.key, site.value):
                 self._projected.pop(module, None)

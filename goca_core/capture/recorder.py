@@ -13,7 +13,6 @@ from torch import Tensor
 from ..attention import Attention, AttentionError
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
-from . import passthrough
 from .entry import Entry, Options
 from .family import Plan, find_family, network_of
 from .forward import Forward
@@ -47,7 +46,7 @@ class Recorder:
         """A copy of a MODEL (ModelPatcher) that records. Raises UnknownFamily for a kind that cannot be recorded."""
         from comfy.patcher_extension import WrappersMP
 
-        passthrough.install(find_family(model.model).hidden)
+        find_family(model.model)
         patched = model.clone()
         for kind, wrapper in (
             (WrappersMP.OUTER_SAMPLE, self._outer_sample),
