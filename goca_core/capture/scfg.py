@@ -15,9 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..guidance import rate_map
-from ..semantic import (
-    Settings,
-)
+from ..semantic import Settings
 from ..words import WordMap
 from .family import find_family
 from .scfg_run import Run
@@ -114,14 +112,22 @@ class SemanticGuidance:
         if run is None or not run.working or args.get("uncond") is None:
             return denoised
         cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], float(args["cond_scale"])
-        regions = run.regions(args["cond"], args["uncond"])
-        if regions is None:
+        try:
+            regions = run.regions(args["cond"], args["uncond"])
+            if regions is None:
+                return denoised
+            chosen = self.settings
+            limits = chosen.minimum, chosen.maximum, chosen.ceiling, chosen.smooth
+            masks, fore = regions.masks.to(cond.device), regions.foreground.to(cond.device)
+            # Some image models have an axis of one frame between channels and rows.
+            flat = cond.flatten(1, -3), uncond.flatten(1, -3)
+            rate = rate_map(*flat, masks, fore, scale, *limits)
+        except Exception as error:
+            # Nothing that goes wrong here is worth a picture.
+            run.give_up(f"{type(error).__name__}: {error}")
             return denoised
-        chosen = self.settings
-        limits = chosen.minimum, chosen.maximum, chosen.ceiling, chosen.smooth
-        masks, fore = regions.masks.to(cond.device), regions.foreground.to(cond.device)
-        rate = rate_map(cond, uncond, masks, fore, scale, *limits)
-        return denoised + (scale * (rate - 1)[:, None] * (cond - uncond)).to(denoised.dtype)
+        rate = rate.reshape(-1, *[1] * (cond.ndim - 3), *rate.shape[1:])
+        return denoised + (scale * (rate - 1) * (cond - uncond)).to(denoised.dtype)
 
 
 def guide(model: Any, settings: Settings, start: float = 0.0, end: float = 1.0, words: WordMap | None = None) -> Any:

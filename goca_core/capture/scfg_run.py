@@ -23,10 +23,11 @@ from ..semantic import (
     published_regions,
 )
 from ..words import WordMap
+from . import passthrough
 from .entry import Entry, Options
 from .family import Plan, find_family, network_of
 from .forward import Forward
-from .tokens import attached
+from .tokens import attached, length_of
 
 # S-CFG's regions come from the two coarsest levels (16² and 8² tokens of SD 1.5 at 512 pixels), whose self-attention is
 # multiplied with itself; larger maps, and more layers than SD 1.5 has there, would cost more than the sampling.
@@ -45,6 +46,8 @@ class Run:
         self._scale = 8
         patcher = guider.model_patcher
         family = find_family(patcher.model)
+        # Every run asks for it, because another node may have put a function of its own into its place.
+        passthrough.install(family.hidden)
         self._family = family.name
         self._plan = family.plan(network_of(patcher.model))
         to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
@@ -65,7 +68,7 @@ class Run:
 
     def _whose(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
         """The tokens to keep of each conditioning that is looked at."""
-        entries = [(name, e, e["cross_attn"].shape[1]) for name in conds for e in conds[name] if "cross_attn" in e]
+        entries = [(name, e, length_of(e["cross_attn"], e)) for name in conds for e in conds[name] if "cross_attn" in e]
         if self._settings.rule != "GoCA":
             return {e["uuid"]: Tokens(tuple(range(length)), False, length) for _, e, length in entries}
         positive = {}
@@ -101,7 +104,8 @@ class Run:
         Other nodes let the model run again within an evaluation (perturbed attention); the first time is the plain one.
         """
         uuids, size = options.get("uuids") or (), self._batch
-        whole = x.ndim == 4 and tuple(x.shape[-2:]) == self._size and x.shape[0] == size * len(uuids)
+        picture = x.ndim == 4 or (x.ndim == 5 and x.shape[2] == 1)
+        whole = picture and tuple(x.shape[-2:]) == self._size and x.shape[0] == size * len(uuids)
         if not self.working or not whole:
             return []
         rows = {
@@ -123,7 +127,7 @@ class Run:
         """Take what the forward passes showed of each conditioning."""
         failure = next((forward.failure for forward in forwards if forward.failure is not None), None)
         if failure is not None:
-            self._give_up(failure)
+            self.give_up(failure)
             return
         results = [forward.results() for forward in forwards]
         for uuid in results[0]:
@@ -156,17 +160,11 @@ class Run:
         """Regions of this evaluation at the size of the latent, or None where plain guidance has to do."""
         shown = [(entry, self._seen[entry["uuid"]]) for entry in positive if entry["uuid"] in self._seen]
         behind = next((self._seen[entry["uuid"]] for entry in negative if entry["uuid"] in self._seen), None)
-        try:
-            found = [(entry, self._of(record, behind)) for entry, record in shown]
-            parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
-        except Exception as error:
-            self._give_up(f"{type(error).__name__}: {error}")
-            return None
+        found = [(entry, self._of(record, behind)) for entry, record in shown]
+        parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
+        if not shown:
+            self._warn("the attention of the prompt was not to be seen (cached, cropped, replaced or not active)")
         if not parts:
-            if not shown and self._tokens:
-                self._give_up(
-                    "the attention of the prompt was not to be seen (it is compiled, cached, cropped or replaced)"
-                )
             return None
         return parts[0][0] if len(parts) == 1 else join([part for part, _ in parts], [weight for _, weight in parts])
 
@@ -184,10 +182,10 @@ class Run:
         mask = entry.get("mask")
         if mask is None:
             return weight
-        mask = mask[: self._batch].float().cpu() * float(entry.get("mask_strength", 1.0))
+        mask = mask.reshape(-1, *self._size)[: self._batch].float().cpu() * float(entry.get("mask_strength", 1.0))
         return weight * mask.repeat(self._batch // mask.shape[0], 1, 1)
 
-    def _give_up(self, why: str) -> None:
+    def give_up(self, why: str) -> None:
         """Not tried again: what does not fit into memory now will not fit a step later."""
         self._warn(why)
         self._broken, self.working = True, False

@@ -18,8 +18,11 @@ from goca_core.attention import AttentionError
 from goca_core.capture.family import UnknownFamily
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.scfg import KEY, SemanticGuidance, guide
+from goca_core.capture.tokens import length_of
 from goca_core.regional import compose, shares
 from goca_core.semantic import REGION_RULES, Settings
+from goca_core.wordbuild import Token, build
+from goca_core.words import WordMap
 
 from . import tiny
 from .dense import dense_global, dense_map, dense_resize, dense_scores
@@ -36,6 +39,12 @@ PLAIN = {"minimum": 1.0, "maximum": 1.0}
 @pytest.fixture(params=REGION_RULES)
 def rule(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+@pytest.fixture
+def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    with caplog.at_level(logging.WARNING):
+        yield lambda: [r.getMessage() for r in caplog.records if "Semantic CFG" in r.getMessage()]
 
 
 def speaking(built: tiny.Tiny, seed: int = 1, text: str = TEXT, **extra: Any) -> Any:
@@ -69,11 +78,12 @@ def push(args: dict[str, Any]) -> Tensor:
 
 
 def rate_of(args: dict[str, Any]) -> Tensor:
-    """The rate [B, h, w] that guidance had, read from what came out: denoised = u + w r (c - u)."""
-    delta = push(args)
-    found = ((args["denoised"] - args["uncond_denoised"]) * delta).sum(1) / delta.square().sum(1)
-    rate: Tensor = found / args["cond_scale"]
-    return rate
+    """The rate [B, h, w] that guidance had, read from what came out: denoised = u + w r (c - u). 1 where nothing pushes."""
+    delta = push(args).flatten(1, -3)  # some models have an axis of one frame before rows and columns
+    pushed = (args["denoised"] - args["uncond_denoised"]).flatten(1, -3)
+    found = (pushed * delta).sum(1) / args["cond_scale"]
+    size = delta.square().sum(1)
+    return torch.where(size > 0, found / size.clamp_min(1e-30), 1.0)
 
 
 # -- nothing where nothing is to be done ------------------------------------------------------------------------------
@@ -200,6 +210,41 @@ def test_samples_are_apart(rule: str) -> None:
     for sample in range(2):
         assert ((both[[sample]] - first(start[[sample]])).abs() < 5e-3).float().mean() > 0.97
     assert (both[0] - both[1]).abs().mean() > 0.01
+
+
+FAMILIES = ("pixart_sigma", "hunyuan_dit", "flux", "sd3", "qwen_image", "z_image")
+
+
+def ended(text: str, length: int) -> WordMap:
+    """The word map of a text encoder without a start token."""
+    tokens, at = [], 0
+    for number, word in enumerate(text.split()):
+        at = text.index(word, at)
+        tokens.append(Token(number, number, word, "word", at, at + len(word)))
+        at += len(word)
+    end = len(tokens)
+    tokens += [Token(place, 1, "</s>", "pad" if place > end else "end") for place in range(end, length)]
+    return build(text, text, "t5xxl", length, tokens)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_beside_the_unet(rule: str, name: str, warnings: Callable[[], list[str]]) -> None:
+    """Those that hide their attention, those of joint attention, latents with an axis of frames. None of their prompts
+    has a start token here."""
+    built = tiny.build(name)
+    positive = built.conditioning(seed=1)
+    positive[0][1]["goca_words"] = ended(TEXT, length_of(*positive[0]))
+    run = job(built, 2, positive=positive, cfg=4.0, steps=2)
+    notes = Notes()
+    run.run(notes.on(guide(built.model, Settings(rule))))
+    # The first step: in the last one the prompts hardly differ any more, and rounding is all that there is to see.
+    rate = rate_of(notes.args[0])
+    assert rate.shape == (2, *run.latent.shape[-2:])
+    assert rate.min() > 0.79 and rate.max() < 3.01 and rate.std() > 1e-3
+    assert not warnings()
+    plain = run.run(built.model)["samples"]
+    assert torch.equal(run.run(guide(built.model, Settings(rule, **PLAIN)))["samples"], plain)
+    assert count_hooks(built.model) == 0
 
 
 # -- with other nodes -------------------------------------------------------------------------------------------------
@@ -345,12 +390,6 @@ def test_an_empty_prompt_is_plain_guidance() -> None:
     assert torch.equal(run.run(guide(built.model, Settings()))["samples"], run.run(built.model)["samples"])
 
 
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
-    with caplog.at_level(logging.WARNING):
-        yield lambda: [r.getMessage() for r in caplog.records if "Semantic CFG" in r.getMessage()]
-
-
 def test_trouble_costs_guidance_but_never_the_picture(
     rule: str, warnings: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,6 +412,28 @@ def test_attention_out_of_sight(rule: str, warnings: Callable[[], list[str]]) ->
     run = work(built, positive=area)
     assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
     assert len(warnings()) == 1 and "not to be seen" in warnings()[0]
+
+
+def test_a_step_that_is_not_seen_is_plain_and_the_next_one_is_not(rule: str, warnings: Callable[[], list[str]]) -> None:
+    """A cache skips the model in the first step."""
+    built = tiny.build("sd15")
+    skipping = guide(built.model, Settings(rule))
+    calls: list[int] = []
+
+    def skip(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        calls.append(1)
+        return x * 0.5 if len(calls) == 1 else executor(x, *args, **kwargs)
+
+    # Before the other wrappers, as caches are that come first in the graph.
+    kind = "apply_model"
+    wrappers = skipping.wrappers.setdefault(kind, {})
+    skipping.wrappers[kind] = {"cache": [skip], **wrappers}
+    notes = Notes()
+    work(built, steps=3).run(notes.on(skipping))
+    first, second, _ = notes.args
+    assert torch.equal(first["denoised"], first["uncond_denoised"] + push(first) * first["cond_scale"])
+    assert rate_of(second).std() > 0.01
+    assert len(warnings()) == 1
 
 
 def test_other_families_are_named() -> None:
