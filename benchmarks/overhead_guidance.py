@@ -1,0 +1,97 @@
+"""What does semantic guidance cost? A full-size SD1.5 with random weights, guided plainly and by regions.
+
+    python benchmarks/overhead_guidance.py
+
+Prints a Markdown table: one step with a prompt and a negative prompt, with plain guidance, with S-CFG's and with GoCA's
+regions, alternating. On a CPU the time is what the processor worked, so that a busy machine changes little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from boot import boot, use
+from overhead import TOKENS, WORDS, build
+
+PLAIN = "plain"
+
+
+def conditioning(words: int, seed: int) -> list[Any]:
+    """A random prompt of so many words between a start and an end token."""
+    wordbuild, tokens = use("goca_core.wordbuild"), use("goca_core.capture.tokens")
+    text, found = "", [wordbuild.Token(0, 49406, "<start>", "start")]
+    for number in range(1, words + 1):
+        word = f"word{number}"
+        found.append(wordbuild.Token(number, number, word, "word", len(text), len(text) + len(word)))
+        text += f"{word} "
+    kinds = ["end", *["pad"] * (TOKENS - words - 2)]
+    found += [wordbuild.Token(words + 1 + place, 49407, "<end>", kind) for place, kind in enumerate(kinds)]
+    context = torch.randn(1, TOKENS, 768, generator=torch.Generator().manual_seed(seed))
+    known = wordbuild.build(text, text, "clip-l", TOKENS, found)
+    return tokens.attach([[context, {"pooled_output": None}]], known)
+
+
+def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> float:
+    """Seconds of one guided step."""
+    import comfy.sample
+    import comfy.samplers
+
+    latent = torch.zeros(1, 4, side, side)
+    noise = comfy.sample.prepare_noise(latent, 1)
+    cuda = torch.cuda.is_available()
+    clock = time.perf_counter if cuda else time.process_time
+    start = clock()
+    with torch.inference_mode():
+        comfy.samplers.sample(
+            model,
+            noise,
+            positive,
+            negative,
+            7.5,
+            model.load_device,
+            comfy.samplers.ksampler("euler"),
+            torch.tensor([2.0, 0.0]),
+            latent_image=latent,
+            disable_pbar=True,
+            seed=1,
+        )
+    if cuda:
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
+    parser.add_argument("--repeat", type=int, default=5, help="steps of each kind, alternating; the median counts")
+    options = parser.parse_args()
+    boot()
+    torch.set_num_threads(1)
+    scfg, semantic = use("goca_core.capture.scfg"), use("goca_core.semantic")
+    model, positive, negative = build(), conditioning(WORDS, 1), conditioning(0, 2)
+    models = {PLAIN: model} | {rule: scfg.guide(model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
+    side = options.size // 8
+    step(model, positive, negative, side)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(options.repeat):
+        for name, guided in models.items():
+            times[name].append(step(guided, positive, negative, side))
+    median = {name: statistics.median(found) for name, found in times.items()}
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "1 CPU thread"
+    print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {where}\n")
+    print(f"| guidance | one step (median of {options.repeat}) | ratio |\n|---|---|---|")
+    for name, seconds in median.items():
+        print(f"| {name} | {seconds:.2f} s | {seconds / median[PLAIN]:.3f} |")
+
+
+if __name__ == "__main__":
+    main()
