@@ -13,36 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-Colour = tuple[int, int, int]
-
-# Okabe & Ito (2008), "Color Universal Design": distinguishable with every common colour blindness. Their black is left
-# out, it would vanish in dark pictures; the order puts the most different ones first.
-PALETTE: tuple[Colour, ...] = (
-    (230, 159, 0),  # orange
-    (86, 180, 233),  # sky blue
-    (213, 94, 0),  # vermilion
-    (0, 158, 115),  # bluish green
-    (204, 121, 167),  # reddish purple
-    (240, 228, 66),  # yellow
-    (0, 114, 178),  # blue
-)
-
-# Nine equidistant colours of viridis (Smith & van der Walt, CC0): perceptually uniform, lightness grows throughout.
-# Linear interpolation between them stays within two 8-bit steps of the full table for most values.
-_VIRIDIS = np.array(
-    [
-        (68, 1, 84),
-        (71, 44, 122),
-        (59, 81, 139),
-        (44, 113, 142),
-        (33, 144, 141),
-        (39, 173, 129),
-        (92, 200, 99),
-        (170, 220, 50),
-        (253, 231, 37),
-    ],
-    dtype=np.float64,
-)
+from .colours import COLOUR_MAPS, Colour, colour_of
 
 _MIN_WIDTH = 256  # of a finished picture, so that text fits next to it
 _FONT_SIZE = 14
@@ -62,18 +33,6 @@ _SYSTEM_FONTS = (
 )
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-
-def colour_of(index: int) -> Colour:
-    """Colour number `index` of the palette; after the first seven come lighter, then darker versions of them."""
-    red, green, blue = PALETTE[index % len(PALETTE)]
-    turn = index // len(PALETTE) % 3
-    target, share = ((0, 0.0), (255, 0.5), (0, 0.45))[turn]
-    return (
-        round(red + (target - red) * share),
-        round(green + (target - green) * share),
-        round(blue + (target - blue) * share),
-    )
 
 
 def overlay(
@@ -124,8 +83,9 @@ def heat(
     bottom = float(values.min()) if low is None else low
     top = float(values.max()) if high is None else high
     position = np.clip((values - bottom) / (top - bottom), 0, 1) if top > bottom else np.zeros_like(values)
-    stops = np.linspace(0, 1, len(_VIRIDIS))
-    rgb = np.stack([np.interp(position, stops, _VIRIDIS[:, channel]) for channel in range(3)], -1)
+    table = np.array(COLOUR_MAPS["viridis"], dtype=np.float64)
+    stops = np.linspace(0, 1, len(table))
+    rgb = np.stack([np.interp(position, stops, table[:, channel]) for channel in range(3)], -1)
     return _enlarge(Image.fromarray(np.rint(rgb).astype(np.uint8)), scale)
 
 

@@ -127,6 +127,17 @@ def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None)
     return _finish(maps, scores, None), tuple(phrase.label for phrase in found)
 
 
+def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
+    """Rescaled scores of every content word by itself, [B, K, *size]: a quick look, neither refined nor propagated.
+
+    Words that occur several times are taken one by one. Raises AttentionError for a prompt without content words.
+    """
+    found = [Phrase(word.name, (word.text,), word.positions) for word in words.words if word.content]
+    if not found:
+        raise AttentionError("The prompt has no content words to look at.")
+    return _to_size(phrase_scores(scores, found, words), scores.maps.source, size)
+
+
 def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | None = None) -> Cut:
     """Masks for phrases. Raises a ValueError of one sentence for a phrase, size or method that does not fit."""
     if request.mode not in MODES:

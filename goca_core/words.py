@@ -128,6 +128,11 @@ class WordMap:
             tuple(data["pad"]),
         )
 
+    def names(self) -> tuple[str, ...]:
+        """A name for each word that means it alone: numbered from `cat#1` on where the prompt repeats it."""
+        again = {fold(word.text) for word in self.words if word.occurrence > 1}
+        return tuple(f"{w.text}#{w.occurrence}" if fold(w.text) in again else w.text for w in self.words)
+
     def find(self, phrase: str, stop: Iterable[str] | str = ()) -> tuple[int, ...]:
         """Token positions of a phrase: whole words in order; case, punctuation and extra spaces do not matter.
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFont
 
-from goca_core import picture
+from goca_core import colours, picture
 
 WORDS = ["chat", "größe", "猫", "кот", "😀 smile", "a\nb\tc", "\ud800", "", "a very long phrase " * 10]
 
@@ -55,7 +57,7 @@ def test_legend_names_every_map() -> None:
     assert actual.width == 256 and actual.height > 256
     legend = pixels(actual)[256:]
     for k in range(len(WORDS)):
-        assert (legend == picture.colour_of(k)).all(-1).any(), f"no swatch for map {k}"
+        assert (legend == colours.colour_of(k)).all(-1).any(), f"no swatch for map {k}"
     assert (legend.sum(-1) < 100).sum() > 100, "no text"
     assert legend[:, -2:].min() > 200, "text runs out of the picture"
 
@@ -84,13 +86,26 @@ def test_letters_the_font_lacks_are_spelled_out(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_palette_is_told_apart() -> None:
-    colours = [picture.colour_of(k) for k in range(21)]
-    assert len(set(colours)) == 21
-    assert all(0 <= channel <= 255 for colour in colours for channel in colour)
-    assert picture.colour_of(21) == picture.colour_of(0)
+    first = [colours.colour_of(k) for k in range(21)]
+    assert len(set(first)) == 21
+    assert all(0 <= channel <= 255 for colour in first for channel in colour)
+    assert colours.colour_of(21) == colours.colour_of(0)
     # a common red-green blindness, roughly: the red and green channels seen as their mean
-    seen = [np.array([(r + g) / 2, b]) for r, g, b in picture.PALETTE]
+    seen = [np.array([(r + g) / 2, b]) for r, g, b in colours.PALETTE]
     assert min(np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]) > 20
+
+
+@pytest.mark.parametrize("name", colours.COLOUR_MAPS)
+def test_colour_maps_grow_lighter_throughout(name: str) -> None:
+    steps = np.diff(luminance(np.array(colours.COLOUR_MAPS[name], dtype=float)))
+    assert (steps > 0).all()
+
+
+def test_the_browser_is_told_the_same_colours() -> None:
+    told = colours.tables()
+    assert told["colours"] == [list(colours.colour_of(k)) for k in range(21)]
+    assert told["maps"]["viridis"][0] == [68, 1, 84]
+    assert json.loads(json.dumps(told)) == told
 
 
 def test_heat() -> None:

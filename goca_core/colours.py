@@ -1,0 +1,57 @@
+"""The colours of masks and of heat maps; the browser is told them, so that they are written down once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Colour = tuple[int, int, int]
+
+# Okabe & Ito (2008), "Color Universal Design": distinguishable with every common colour blindness. Their black is left
+# out, it would vanish in dark pictures; the order puts the most different ones first.
+PALETTE: tuple[Colour, ...] = (
+    (230, 159, 0),  # orange
+    (86, 180, 233),  # sky blue
+    (213, 94, 0),  # vermilion
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (240, 228, 66),  # yellow
+    (0, 114, 178),  # blue
+)
+_TURNS = ((0, 0.0), (255, 0.5), (0, 0.45))  # as they are, lighter, darker
+
+# Seventeen equidistant colours of each table, to be interpolated linearly: within two 8-bit steps of it nearly everywhere.
+# Viridis: Smith & van der Walt, CC0. Cividis: Nunez, Anderton & Renslow (2018), the same to eyes without red or green.
+# Both are perceptually uniform, and their lightness grows throughout.
+COLOUR_MAPS: Mapping[str, tuple[Colour, ...]] = {
+    "viridis": (
+        (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),
+        (38, 129, 142), (33, 144, 140), (31, 159, 136), (40, 174, 128), (62, 188, 116), (93, 201, 99), (130, 211, 76),
+        (171, 220, 50), (213, 226, 26), (253, 231, 37),
+    ),
+    "cividis": (
+        (0, 34, 78), (0, 46, 106), (26, 56, 111), (50, 67, 109), (67, 78, 108), (82, 89, 109), (97, 101, 111),
+        (111, 112, 115), (124, 123, 120), (139, 135, 120), (155, 147, 118), (171, 160, 114), (187, 173, 108),
+        (204, 186, 100), (221, 201, 88), (239, 215, 72), (254, 232, 56),
+    ),
+    "gray": ((0, 0, 0), (255, 255, 255)),
+}  # fmt: skip
+
+
+def colour_of(index: int) -> Colour:
+    """Colour number `index` of the palette; after the first seven come lighter, then darker versions of them."""
+    red, green, blue = PALETTE[index % len(PALETTE)]
+    target, share = _TURNS[index // len(PALETTE) % len(_TURNS)]
+    return (
+        round(red + (target - red) * share),
+        round(green + (target - green) * share),
+        round(blue + (target - blue) * share),
+    )
+
+
+def tables() -> dict[str, Any]:
+    """Both as plain data: ``colours`` until they come again, and ``maps`` by name."""
+    return {
+        "colours": [list(colour_of(index)) for index in range(len(PALETTE) * len(_TURNS))],
+        "maps": {name: [list(colour) for colour in colours] for name, colours in COLOUR_MAPS.items()},
+    }

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from goca_core import view
+from goca_core.pipeline import Request, as_scores, cut, word_scores
+from goca_core.show import flatten, to_show
+
+from .recordings import recording, words_of
+
+
+def stored(values: torch.Tensor) -> np.ndarray:
+    """What the host writes: cut off, not rounded."""
+    return np.clip(255.0 * values.numpy(), 0, 255).astype(np.uint8)
+
+
+def tiles(found: view.Sheet) -> np.ndarray:
+    """[B, K, h, w] out of what is stored."""
+    image = stored(found.image)
+    places = [divmod(k, found.columns) for k in range(len(found.names))]
+    h, w = found.height, found.width
+    return np.stack([image[:, r * h : (r + 1) * h, c * w : (c + 1) * w] for r, c in places], 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2, 5, 7])
+def test_a_sheet_gives_its_maps_back(count: int, dtype: torch.dtype) -> None:
+    maps = torch.rand(2, count, 6, 9, generator=torch.Generator().manual_seed(count)).to(dtype)
+    before = maps.clone()
+    found = view.sheet(maps, tuple(map(str, range(count))), 64, 10**6)
+    assert torch.equal(maps, before)
+    assert found.image.shape[0] == 2 and found.image.dtype == torch.float32
+    assert np.array_equal(tiles(found), np.rint(maps.float().numpy() * 255))
+    assert json.loads(json.dumps(found.layout()))["columns"] == found.columns
+
+
+def test_what_is_no_score_is_dark_or_full() -> None:
+    maps = torch.tensor([float("nan"), float("inf"), -float("inf"), -1.0, 2.0, 0.5]).reshape(1, 1, 2, 3)
+    assert tiles(view.sheet(maps, ("a",), 64, 100)).ravel().tolist() == [0, 255, 0, 0, 255, 128]
+
+
+def test_large_maps_become_small_in_their_own_shape() -> None:
+    ramp = torch.linspace(0, 1, 400).expand(1, 3, 200, 400)
+    found = view.sheet(ramp, ("a", "b", "c"), 64, 10**6)
+    assert (found.height, found.width) == (32, 64)
+    assert np.abs(np.diff(tiles(found)[0, 0, 0].astype(int))).max() <= 5
+    crowded = view.sheet(ramp, ("a", "b", "c"), 64, 300)
+    assert crowded.height * crowded.width <= 100
+    assert view.fitted((1, 9000), 64, 10**6) == (1, 64)
+    with pytest.raises(ValueError, match="2 names for 3 maps"):
+        view.sheet(ramp, ("a", "b"), 64, 300)
+
+
+def test_the_digest_tells_maps_apart() -> None:
+    maps = torch.rand(1, 2, 4, 4)
+    same = [view.sheet(m, ("a", "b"), 64, 999).layout()["digest"] for m in (maps, maps.clone(), 1 - maps)]
+    assert same[0] == same[1] != same[2]
+
+
+def test_every_content_word_has_a_map() -> None:
+    scores = as_scores(recording(text="a red cat and a blue cat"))
+    found = view.heat_of(scores)
+    assert found is not None
+    assert found.names == ("red", "cat#1", "blue", "cat#2")
+    assert (found.height, found.width) == (32, 48) and found.image.shape[0] == 2
+    for name in found.names:
+        expected, _ = word_scores(scores, name)
+        assert np.array_equal(tiles(found)[:, found.names.index(name)], np.rint(expected[:, 0].numpy() * 255)), name
+    assert view.heat_of(as_scores(recording(text="a the"))) is None
+
+
+def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
+    result = cut(recording(), Request("red cat\ngrass"))
+    found = view.masks_of(result)
+    assert found.names == ("red cat", "grass")
+    assert np.array_equal(tiles(found), result.masks.numpy() * 255)
+    images = torch.rand(2, 32, 48, 3)
+    drawn = view.layers_of(to_show(images, flatten(result.masks), "red cat\ngrass"))
+    assert drawn.layout() == found.layout()
+    assert view.layers_of(to_show(images, flatten(result.masks), "")).names == ("1", "2")
+    heat = view.layers_of(to_show(images, recording(), ""))
+    assert heat.names == ("red", "cat", "on", "grass") and heat.width == 48
+
+
+def test_a_picture_is_sent_as_it_is_unless_it_is_large() -> None:
+    images = torch.rand(2, 20, 30, 4)
+    assert np.array_equal(stored(view.picture_of(images)), np.rint(images[..., :3].numpy() * 255))
+    assert view.picture_of(torch.rand(1, 100, 3000, 3).half()).shape == (1, 34, 1024, 3)
+    Image.fromarray(stored(view.picture_of(images))[0])
+
+
+def test_words_as_plain_data() -> None:
+    words = words_of("a red cat , a <b> cat")
+    told = json.loads(json.dumps(view.words_of(words)))
+    assert [word["name"] for word in told["words"]] == list(words.names())
+    assert words.names() == ("a#1", "red", "cat#1", ",", "a#2", "<", "b", ">", "cat#2")
+    assert told["words"][1] == {
+        "text": "red", "name": "red", "keys": [["red"]], "tokens": [2], "pieces": ["red"], "content": True,
+    }  # fmt: skip
+    assert told["words"][3]["keys"] == []
+    for name, word in zip(words.names(), words.words, strict=True):
+        if word.keys:
+            assert words.find(name) == word.positions, name
