@@ -6,10 +6,12 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..goca_core.colours import tables
 from ..goca_core.masks import BACKGROUND_RULES
-from ..goca_core.pipeline import MODES, Request, cut
-from ..goca_core.show import flatten, overlay_batch
-from . import types
+from ..goca_core.pipeline import MODES, Request, as_scores, cut
+from ..goca_core.show import draw, flatten, to_show
+from ..goca_core.wordscan import STOP_WORDS
+from . import look, types
 
 
 class MaskFromTokens(io.ComfyNode):
@@ -36,8 +38,10 @@ class MaskFromTokens(io.ComfyNode):
                     default="",
                     tooltip=(
                         "One object per line, in words of the prompt. Commas pool several phrases into one "
-                        "object; cat#2 means the second cat."
+                        "object; cat#2 means the second cat. Click words of the prompt below to add or remove them."
                     ),
+                    # The browser colours words before there are masks; here it learns how, from every host.
+                    extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
                 ),
                 io.String.Input(
                     "background",
@@ -195,10 +199,10 @@ class MaskFromTokens(io.ComfyNode):
             remove_small=remove_small,
             fill_holes=fill_holes,
         )
-        result = cut(source, request, words)
-        return io.NodeOutput(
-            flatten(result.masks), result.background, "\n".join(result.labels), ui={"goca_masks": [result.table()]}
-        )
+        scores = as_scores(source)
+        result = cut(scores, request, words)
+        shown = look.masks(result, scores, words)
+        return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui=shown)
 
 
 class Overlay(io.ComfyNode):
@@ -251,5 +255,7 @@ class Overlay(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None) -> io.NodeOutput:
-        pictures = overlay_batch(image, source, labels, opacity, words)
-        return io.NodeOutput(pictures, ui=ui.PreviewImage(pictures, cls=cls))
+        found = to_show(image, source, labels, words)
+        pictures = draw(image, found, opacity)
+        shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **look.overlay(image, found)}
+        return io.NodeOutput(pictures, ui=shown)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..goca_core.capture import tokens
-from . import types
+from . import look, types
 
 NO_CLIP = (
     "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
@@ -34,8 +34,8 @@ class EncodePrompt(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model that will paint the picture."),
                 _text_input(
-                    "The prompt, with the usual weights and embeddings. The words that can be asked for are listed on "
-                    "the node after it ran."
+                    "The prompt, with the usual weights and embeddings. Its words are shown on the node: click one to "
+                    "make a mask of it in Mask From Tokens."
                 ),
             ],
             outputs=[
@@ -52,7 +52,7 @@ class EncodePrompt(io.ComfyNode):
             raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        return io.NodeOutput(tokens.attach(conditioning, words), ui=ui.PreviewText(words.describe()))
+        return io.NodeOutput(tokens.attach(conditioning, words), ui=look.words(words))
 
 
 class Words(io.ComfyNode):
@@ -82,4 +82,4 @@ class Words(io.ComfyNode):
         if clip is None:
             raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
-        return io.NodeOutput(words, ui=ui.PreviewText(words.describe()))
+        return io.NodeOutput(words, ui=look.words(words))

@@ -390,7 +390,9 @@ def test_encode_prompt_is_the_hosts_encoding(
     assert set(extra) == {*theirs, "goca_words"}
     words = extra["goca_words"]
     assert words.length == cond.shape[1]
-    assert output.ui.as_dict()["text"] == (words.describe(),)
+    assert output.ui["text"] == (words.describe(),)
+    (shown,) = output.ui["goca_words"]
+    assert [word["text"] for word in shown["words"]] == [word.text for word in words.words]
 
 
 def test_the_words_alone(words_nodes: ModuleType, tiny_clip: Any) -> None:

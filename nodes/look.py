@@ -1,0 +1,41 @@
+"""What nodes tell the browser beside their outputs: words to click, and small pictures in the host's temporary folder."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from comfy_api.latest import io, ui
+
+from ..goca_core import view
+from ..goca_core.pipeline import Cut
+from ..goca_core.show import Layers
+
+
+def words(found: Any) -> dict[str, Any]:
+    """The words of a prompt, as text and as data."""
+    return {"text": (found.describe(),), "goca_words": [view.words_of(found)]}
+
+
+def masks(cut: Cut, scores: Any, given: Any) -> dict[str, Any]:
+    """The areas of masks, the masks, and a heat map for each word of the prompt."""
+    shown = {"words": view.words_of(scores.maps.tokens.named(given)), "masks": _sheet(view.masks_of(cut))}
+    heat = view.heat_of(scores, given)
+    if heat is not None:
+        shown["heat"] = _sheet(heat)
+    return {"goca_masks": [cut.table()], "goca_view": [shown]}
+
+
+def overlay(pictures: Any, layers: Layers) -> dict[str, Any]:
+    """The pictures, and the masks or heat maps over them."""
+    kind = "heat" if layers.heat else "masks"
+    return {"goca_view": [{kind: _sheet(view.layers_of(layers)), "picture": {"files": _saved(view.picture_of(pictures))}}]}
+
+
+def _sheet(found: view.Sheet) -> dict[str, Any]:
+    return {**found.layout(), "files": _saved(found.image)}
+
+
+def _saved(pictures: Any) -> list[Any]:
+    """One temporary file for each picture, without metadata and under a name that cannot be guessed."""
+    return ui.ImageSaveHelper.save_images(pictures, f"goca_{uuid.uuid4().hex}", io.FolderType.temp, None, 1)
