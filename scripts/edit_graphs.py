@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.example_graphs import PREVIEW, Graph, Node, Note, Wire
+from scripts.example_graphs import LOOK, PREVIEW, Graph, Node, Note, Wire
 
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 INPAINTING = "512-inpainting-ema.safetensors"
@@ -86,7 +86,7 @@ class _FirstPass:
         collect = Node(
             "GOCA_CollectAttention", {"recorder": self.record["recorder"], "latent": self.sampler[0]}, more=80
         )
-        self.masks = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": phrases}, width=330, more=90)
+        self.masks = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": phrases}, width=330, more=LOOK)
         shown = {"image": self.picture[0], "source": self.masks["masks"], "labels": self.masks["labels"]}
         self.overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
         self.columns: list[list[Node | Note]] = [

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-PREVIEW = 290  # pixels of the editor that a shown picture takes
+# Pixels of the editor that a shown picture takes, and words and masks with their tools.
+PREVIEW, LOOK = 290, 330
 
 
 # -- the parts of a graph --------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ Everything here comes with the pack: no download, no GPU.
 1. Press **Run**. The demo model paints the prompt, and **Record Attention** notes where in the picture it looked for \
 each word. The picture is the same as without it.
 2. **Mask From Tokens** makes one mask for each line of *phrases*. They are words of the prompt.
-3. Write `grass` as a third line and run again: only the masks are made anew, nothing is sampled.
+3. Click the word *grass* below it, on either node, and run again: only the masks are made anew, nothing is sampled.
 
 The model knows circles, squares, triangles, stars, hearts and crosses, in red, orange, yellow, green, blue, purple and \
 pink, on grass, sand, water, snow or asphalt.
@@ -81,8 +82,8 @@ Each node has a help page: select it and press the round *i* above it."""
 CHECKPOINT_NOTE = """\
 1. Choose a checkpoint: SD 1.x, SD 2.x, SDXL or one of their relatives.
 2. **SDXL**: set *Empty Latent Image* to 1024 x 1024. Nothing else changes.
-3. Write the prompt, and words of it into *phrases*, one object per line. The list on **Encode Prompt** shows the words \
-that can be asked for.
+3. Write the prompt, and words of it into *phrases*, one object per line. Or click them \
+below the prompt.
 4. Press **Run**. The masks have the size of the picture.
 
 **Masks too small?** Lower *theta* in **Mask From Tokens** (for example -0.1); too large? Raise it. Changing it samples \
@@ -185,7 +186,7 @@ def _words(
     collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
     aggregate = Node("GOCA_Aggregate", {"attention": collect[0]})
     scores = Node("GOCA_Rescale", {"maps": aggregate[0]})
-    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330, more=90)
+    masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330, more=LOOK)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
     heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
@@ -275,14 +276,14 @@ def save_graph() -> Graph:
     collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
     save = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
     phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
-    masks = Node("GOCA_MaskFromTokens", phrases, width=330, more=90)
+    masks = Node("GOCA_MaskFromTokens", phrases, width=330, more=LOOK)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, more=PREVIEW)
     saved = _save("Overlay", "overlay", overlay[0])
 
     load = Node("GOCA_LoadAttention", {"file": "output/demo_00001.safetensors"}, muted=True)
     pooled = {"source": load[0], "phrases": "yellow star, purple heart", "words": words[0]}
-    again = Node("GOCA_MaskFromTokens", pooled, width=330, muted=True)
+    again = Node("GOCA_MaskFromTokens", pooled, width=330, more=LOOK, muted=True)
     images = Node("MaskToImage", {"mask": again["masks"]}, muted=True)
     seen = Node("PreviewImage", {"images": images[0]}, "Masks from the file", muted=True, more=PREVIEW)
     return Graph(
@@ -302,7 +303,7 @@ def _segmented(model: Node, picture: Wire, prompt: str, phrases: str) -> list[li
     latent = Node("VAEEncode", {"pixels": picture, "vae": model[2]})
     wires = {"model": model[0], "latent": latent[0], "positive": positive[0]}
     segment = Node("GOCA_SegmentImage", wires, more=80)
-    masks = Node("GOCA_MaskFromTokens", {"source": segment[0], "phrases": phrases}, width=330, more=90)
+    masks = Node("GOCA_MaskFromTokens", {"source": segment[0], "phrases": phrases}, width=330, more=LOOK)
     shown = {"image": picture, "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
     heat = Node("GOCA_Overlay", {"image": picture, "source": segment[0]}, "Heat map of every word", more=PREVIEW)
@@ -367,7 +368,7 @@ def refine_graph() -> Graph:
     phrases = Node("PrimitiveStringMultiline", {"value": "yellow star\npurple heart"}, "Phrases")
 
     def shown(source: Wire, name: str) -> list[list[Node | Note]]:
-        masks = Node("GOCA_MaskFromTokens", {"source": source, "phrases": phrases[0]}, width=330, more=90)
+        masks = Node("GOCA_MaskFromTokens", {"source": source, "phrases": phrases[0]}, width=330, more=LOOK)
         overlay = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
         return [[masks], [Node("GOCA_Overlay", overlay, name, more=PREVIEW)]]
 

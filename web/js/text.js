@@ -1,25 +1,7 @@
-// Shows what a node has to say under it: the words of a prompt, the areas of masks.
-import { app } from "/scripts/app.js";
+// Shows what a node has to say under it, such as what was recorded.
+import { app } from "../../../scripts/app.js";
 
-const READERS = {
-  GOCA_EncodePrompt: (output) => output?.text?.join("\n"),
-  GOCA_Words: (output) => output?.text?.join("\n"),
-  GOCA_CollectAttention: (output) => output?.text?.join("\n"),
-  GOCA_SegmentImage: (output) => output?.text?.join("\n"),
-  GOCA_SaveAttention: (output) => output?.text?.join("\n"),
-  GOCA_RegionalPrompt: (output) => output?.text?.join("\n"),
-  GOCA_MaskFromTokens: (output) => output?.goca_masks?.map(areas).join("\n"),
-};
-
-function percent(share) {
-  return `${(100 * share).toFixed(1)} %`;
-}
-
-function areas(table) {
-  const rows = table.phrases.map((phrase, k) => `${phrase}: ${table.area.map((row) => percent(row[k])).join(", ")}`);
-  const behind = table.behind?.length ? ` (${table.behind.join(", ")})` : "";
-  return [...rows, `background${behind}: ${table.background.map(percent).join(", ")}`].join("\n");
-}
+const NODES = ["GOCA_Words", "GOCA_CollectAttention", "GOCA_SegmentImage", "GOCA_SaveAttention", "GOCA_RegionalPrompt"];
 
 function show(node, text) {
   let widget = node.widgets?.find((candidate) => candidate.name === "goca_text");
@@ -42,12 +24,11 @@ function show(node, text) {
 app.registerExtension({
   name: "goca.text",
   beforeRegisterNodeDef(nodeType, nodeData) {
-    const read = READERS[nodeData.name];
-    if (!read) return;
+    if (!NODES.includes(nodeData.name)) return;
     const before = nodeType.prototype.onExecuted;
     nodeType.prototype.onExecuted = function (output) {
       before?.apply(this, arguments);
-      const text = read(output);
+      const text = output?.text?.join("\n");
       if (text) show(this, text);
     };
   },

@@ -1,0 +1,95 @@
+// The words of a prompt as chips: buttons that add a word to the phrases or take it out again.
+import { make, rgb } from "./dom.js";
+
+const HOW = "Click: a phrase of its own. Shift and click: into the last phrase.";
+
+function describe(word, guess) {
+  if (guess) return `${word.name}: token numbers are known after a run`;
+  const pieces = word.tokens.length > 1 && word.pieces.length ? `: ${word.pieces.join("·")}` : "";
+  return `${word.name}: token${word.tokens.length > 1 ? "s" : ""} ${word.tokens.join(", ")}${pieces}`;
+}
+
+export class Chips {
+  /** `toggle(index, joined)` is called for a click, `look(index)` for the word under the pointer, or -1. */
+  constructor(toggle, look = () => {}) {
+    this.toggle = toggle;
+    this.look = look;
+    this.shown = "";
+    this.current = 0;
+    this.element = make("div", {
+      className: "goca-chips", attributes: { role: "toolbar", "aria-label": "Words of the prompt" },
+    });
+    this.element.addEventListener("click", (event) => this.#clicked(event));
+    this.element.addEventListener("keydown", (event) => this.#key(event));
+    for (const type of ["pointerover", "focusin"]) this.element.addEventListener(type, (event) => look(this.#at(event)));
+    for (const type of ["pointerleave", "focusout"]) this.element.addEventListener(type, () => look(-1));
+  }
+
+  /**
+   * `words`: as in words.js. `owners`: the phrase of each. `guess`: no tokenizer has seen them yet. `fixed`: why they
+   * cannot be clicked, or nothing. `empty`: what to say when there are no words.
+   */
+  update({ words, owners, colours, guess, fixed, empty }) {
+    const named = words.map((word, index) => ({ word, index })).filter(({ word }) => word.keys.length);
+    const shown = JSON.stringify([named.map(({ word }) => [word.name, word.tokens, word.pieces, word.content]), guess, empty]);
+    if (shown !== this.shown) this.#build(named, guess, empty);
+    this.shown = shown;
+    this.fixed = fixed;
+    for (const chip of this.#chips()) {
+      const { line, phrase } = owners[chip.dataset.index];
+      const pressed = line >= 0;
+      chip.setAttribute("aria-pressed", pressed);
+      chip.setAttribute("aria-disabled", Boolean(fixed));
+      const about = pressed ? `${chip.dataset.about}, in the phrase ${phrase}` : chip.dataset.about;
+      chip.setAttribute("aria-label", about);
+      chip.title = `${about}\n${fixed || HOW}`;
+      if (pressed) chip.style.setProperty("--goca-colour", rgb(colours[line % colours.length]));
+    }
+  }
+
+  #chips() {
+    return [...this.element.querySelectorAll(".goca-chip")];
+  }
+
+  #build(named, guess, empty) {
+    const focused = this.element.contains(document.activeElement);
+    this.current = Math.min(this.current, Math.max(0, named.length - 1));
+    const chips = named.map(({ word, index }, place) => make("button", {
+      type: "button",
+      textContent: word.name,
+      tabIndex: place === this.current ? 0 : -1,
+      className: `goca-chip${word.content ? "" : " goca-minor"}${guess ? " goca-guess" : ""}`,
+      attributes: { "data-index": index, "data-about": describe(word, guess) },
+    }));
+    this.element.replaceChildren(...(chips.length ? chips : [make("span", { className: "goca-note", textContent: empty })]));
+    if (focused) chips[this.current]?.focus();
+  }
+
+  #at(event) {
+    const chip = event.target.closest?.(".goca-chip");
+    return chip ? Number(chip.dataset.index) : -1;
+  }
+
+  #clicked(event) {
+    const chip = event.target.closest(".goca-chip");
+    if (!chip) return;
+    this.#focus(this.#chips().indexOf(chip));
+    if (!this.fixed) this.toggle(Number(chip.dataset.index), event.shiftKey);
+  }
+
+  #key(event) {
+    const chips = this.#chips();
+    const to = { ArrowRight: this.current + 1, ArrowLeft: this.current - 1, Home: 0, End: chips.length - 1 }[event.key];
+    if (to === undefined || !chips.length) return;
+    event.preventDefault();
+    this.#focus((to + chips.length) % chips.length);
+  }
+
+  #focus(place) {
+    const chips = this.#chips();
+    if (chips[this.current]) chips[this.current].tabIndex = -1;
+    this.current = place;
+    chips[place].tabIndex = 0;
+    chips[place].focus({ preventScroll: true });
+  }
+}

@@ -1,0 +1,101 @@
+// Elements, the pack's style sheet, and panels on nodes. What comes from a prompt only ever becomes text, never markup.
+import { app } from "../../../scripts/app.js";
+
+const STYLE = `
+.goca-panel { box-sizing: border-box; container-type: size; display: flex; flex-direction: column; gap: 4px; overflow: hidden;
+  font: 12px/1.3 sans-serif; color: var(--input-text); }
+.goca-panel :focus-visible { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: 1px; }
+.goca-panel select, .goca-panel button.goca-tool { height: 22px; padding: 0 4px; font: inherit; color: inherit;
+  background: var(--comfy-input-bg); border: 1px solid var(--border-color); border-radius: 4px; }
+.goca-panel select { flex: 1 1 64px; min-width: 0; }
+.goca-panel select option { color: var(--input-text); background: var(--comfy-menu-bg); }
+.goca-panel [hidden] { display: none !important; }
+.goca-chips { display: flex; flex-wrap: wrap; align-content: flex-start; gap: 3px; flex: 1 1 auto; min-height: 22px;
+  overflow: auto; padding: 2px; }
+.goca-with-view > .goca-chips { flex: 0 1 auto; max-height: 40%; }
+.goca-chip { flex: none; max-width: 100%; padding: 1px 7px; font: inherit; color: inherit; cursor: pointer;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; background: var(--comfy-input-bg);
+  border: 1px solid var(--border-color); border-left: 4px solid var(--border-color); border-radius: 5px; }
+.goca-chip[aria-disabled="true"] { cursor: default; }
+.goca-chip.goca-minor { opacity: 0.6; }
+.goca-chip.goca-guess { border-style: dashed; border-left-style: solid; }
+.goca-chip[aria-pressed="true"] { opacity: 1; border-color: var(--goca-colour); font-weight: 600;
+  background: color-mix(in srgb, var(--goca-colour) 35%, var(--comfy-input-bg)); }
+.goca-note { color: var(--descrip-text); padding: 2px; }
+.goca-view { flex: 1 1 0; min-height: 0; display: flex; flex-direction: column; gap: 3px; }
+.goca-stage { flex: 1 1 0; min-height: 0; overflow: hidden; position: relative; background: var(--comfy-input-bg); border-radius: 4px; }
+.goca-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; cursor: crosshair; }
+.goca-stage .goca-note { position: absolute; inset: 0; display: grid; place-content: center; text-align: center; }
+.goca-legend { display: flex; flex-wrap: wrap; gap: 0 10px; margin: 0; padding: 0; list-style: none; flex: none;
+  max-height: 34px; overflow: auto; }
+.goca-legend li { display: flex; align-items: center; gap: 4px; max-width: 100%; }
+.goca-legend li.goca-here { font-weight: 600; text-decoration: underline; }
+.goca-legend i { flex: none; width: 10px; height: 10px; border: 1px solid var(--border-color); }
+.goca-readout { position: absolute; inset: auto 0 0; padding: 1px 6px; color: #fff; background: rgb(0 0 0 / 70%);
+  pointer-events: none; overflow-wrap: anywhere; }
+.goca-readout:empty { display: none; }
+.goca-readout.goca-above { inset: 0 0 auto; }
+.goca-tools { flex: none; display: flex; gap: 4px; align-items: center; }
+.goca-tools input { flex: 1 1 50px; min-width: 30px; margin: 0; accent-color: var(--p-primary-color, #64b5f6); }
+@container (max-height: 200px) { .goca-legend { max-height: 17px; } .goca-view { gap: 2px; } }
+`;
+
+/** An element with properties, attributes (in `attributes`) and children. */
+export function make(tag, { attributes = {}, ...properties } = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export function rgb(colour) {
+  return `rgb(${colour.join(" ")})`;
+}
+
+/** An element on a node that is at least `height` pixels high, takes what room there is, and is not part of the graph. */
+export function addPanel(node, name, height) {
+  if (!document.getElementById("goca-style")) document.head.append(make("style", { id: "goca-style", textContent: STYLE }));
+  // The content never asks for room, so that neither loading a graph nor running it moves anything.
+  const element = make("div", { className: "goca-panel" });
+  element.style.minHeight = `${height}px`;
+  const margin = 8;
+  const widget = node.addDOMWidget(name, name, element, { serialize: false, margin, getMinHeight: () => height + 2 * margin });
+  // Neither saved nor sent: shared files stay as they are. It has to be the last widget, values are saved by their place.
+  widget.serialize = false;
+  element.addEventListener("wheel", passWheel);
+  for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddleButton);
+  element.addEventListener("keydown", (event) => {
+    // The editor has commands on single keys, such as one that deletes the selected node.
+    if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") event.stopPropagation();
+  });
+  return element;
+}
+
+/** Zooming the graph goes on over a panel, unless there is something to scroll. */
+function passWheel(event) {
+  const scrolls = event.composedPath().some((part) => part instanceof Element && this.contains(part) &&
+    part.scrollHeight > part.clientHeight + 1 && getComputedStyle(part).overflowY === "auto");
+  if (scrolls && !event.ctrlKey) event.stopPropagation();
+  else if (!globalThis.LiteGraph?.vueNodesMode) {
+    event.preventDefault();
+    app.canvas?.processMouseWheel?.(event);
+  }
+}
+
+/** And so does dragging it by the middle button. */
+function passMiddleButton(event) {
+  const { canvas } = app;
+  if (event.type === "pointermove") {
+    if (event.buttons & 4) canvas?.processMouseMove?.(event);
+  } else if (event.button === 1) {
+    canvas?.[event.type === "pointerdown" ? "processMouseDown" : "processMouseUp"]?.(event);
+  }
+}
+
+/** Change the graph in one step that can be undone. */
+export function change(node, action) {
+  app.canvas?.emitBeforeChange?.();
+  action();
+  app.canvas?.emitAfterChange?.();
+  node.setDirtyCanvas?.(true, true);
+}

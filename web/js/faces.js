@@ -1,0 +1,205 @@
+// What the pack's nodes show in the editor, kept beside each node: chips, viewers, and what the last run said.
+import { Chips } from "./chips.js";
+import { addPanel, change } from "./dom.js";
+import { inputNode, isWired, MASKS, masksOf, overlaysOf, promptsOf, textOf, widgetOf } from "./graph.js";
+import { Viewer } from "./viewer.js";
+import { estimate, including, isDynamic, owners, without } from "./words.js";
+
+const KEPT = "goca_view"; // the property of a node that keeps how it is looked at
+
+const faces = new WeakMap();
+
+export function faceOf(node) {
+  return faces.get(node);
+}
+
+/** Whether words found by a run are still those of a prompt node. */
+function fits(found, typed, prompt) {
+  const text = textOf(prompt);
+  return text === null || text === found.text || (text === typed && isDynamic(text));
+}
+
+/** How a graph keeps the settings of a viewer. */
+function settings(node, defaults) {
+  return {
+    read: (name) => node.properties?.[KEPT]?.[name] ?? defaults[name],
+    write: (name, value) => change(node, () => node.setProperty(KEPT, { ...node.properties?.[KEPT], [name]: value })),
+  };
+}
+
+function toggled(words, text, index, joined) {
+  const chosen = owners(words, text)[index].line >= 0;
+  return chosen ? without(words, text, index) : including(words, text, index, joined);
+}
+
+/** Why the phrases of a mask node cannot be clicked, or nothing. */
+function fixed(masks) {
+  return isWired(masks, "phrases") ? "The phrases come from another node." : "";
+}
+
+function phrasesOf(masks) {
+  return String(widgetOf(masks, "phrases")?.value ?? "");
+}
+
+function setPhrases(masks, text) {
+  widgetOf(masks, "phrases").value = text;
+}
+
+/** Remembers the words of a prompt; has nothing to show. */
+export class Words {
+  constructor(node, tables) {
+    Object.assign(this, { node, tables });
+    faces.set(node, this);
+  }
+
+  executed(output) {
+    const [found] = output.goca_words ?? [];
+    if (found) Object.assign(this, { found, typed: textOf(this.node) });
+  }
+
+  /** The words of the prompt, and whether they are a guess. */
+  words() {
+    if (this.found && fits(this.found, this.typed, this.node)) return { words: this.found.words, guess: false };
+    return { words: estimate(textOf(this.node) ?? "", new Set(this.tables.stop)), guess: true };
+  }
+
+  refresh() {}
+}
+
+/** Chips under a prompt; they change the phrases of the mask nodes downstream. */
+export class Prompt extends Words {
+  constructor(node, tables) {
+    super(node, tables);
+    this.chips = new Chips((index, joined) => this.#toggle(index, joined));
+    this.panel = addPanel(node, "goca_words", 56);
+    this.panel.append(this.chips.element);
+  }
+
+  refresh() {
+    const { words, guess } = this.words();
+    const targets = masksOf(this.node);
+    const found = targets.map((masks) => owners(words, phrasesOf(masks)));
+    const free = targets.some((masks) => !fixed(masks));
+    this.chips.update({
+      words,
+      guess,
+      owners: words.map((_, i) => found.find((one) => one[i].line >= 0)?.[i] ?? { line: -1, phrase: "" }),
+      colours: this.tables.colours,
+      fixed: free ? "" : targets.map(fixed)[0] ?? "No Mask From Tokens takes phrases of this prompt yet.",
+      empty: textOf(this.node) === null ? "The words are known after a run." : "No words.",
+    });
+  }
+
+  #toggle(index, joined) {
+    const { words } = this.words();
+    const targets = masksOf(this.node).filter((masks) => !fixed(masks));
+    const has = (masks) => owners(words, phrasesOf(masks))[index].line >= 0;
+    // Where some have the word and some do not, it leaves those that have it.
+    const changed = targets.some(has) ? targets.filter(has) : targets;
+    change(this.node, () => {
+      for (const masks of changed) setPhrases(masks, toggled(words, phrasesOf(masks), index, joined));
+    });
+  }
+}
+
+/** Chips and a viewer under the masks. */
+export class Masks {
+  constructor(node, tables) {
+    Object.assign(this, { node, tables });
+    faces.set(node, this);
+    this.viewer = new Viewer({
+      tables,
+      settings: settings(node, { opacity: 0.55 }),
+      empty: "Masks and heat maps appear here after a run.",
+    });
+    this.chips = new Chips(
+      (index, joined) => change(node, () => setPhrases(node, toggled(this.#words().words, phrasesOf(node), index, joined))),
+      (index) => this.viewer.preview(index < 0 ? "" : this.#words().words[index].name),
+    );
+    this.panel = addPanel(node, "goca_masks", 132);
+    this.panel.classList.add("goca-with-view");
+    this.panel.append(this.chips.element, this.viewer.element);
+  }
+
+  executed(output) {
+    const [view] = output.goca_view ?? [];
+    if (!view) return;
+    const typed = new Map(promptsOf(this.node).map((prompt) => [prompt, textOf(prompt)]));
+    Object.assign(this, { view, typed, table: output.goca_masks?.[0], phrases: phrasesOf(this.node) });
+    this.look();
+  }
+
+  /** Show the last run; on a picture, if an overlay of these very masks was given one. */
+  look() {
+    const { masks } = this.view;
+    const views = overlaysOf(this.node).map((overlay) => faceOf(overlay)?.view);
+    const same = views.find((view) => view?.masks?.digest === masks.digest && view.picture.files.length === masks.files.length);
+    this.viewer.open(same ? { ...this.view, picture: same.picture } : this.view, this.table);
+  }
+
+  refresh() {
+    const { words, guess } = this.#words();
+    const text = phrasesOf(this.node);
+    this.chips.update({
+      words,
+      guess,
+      owners: owners(words, text),
+      colours: this.tables.colours,
+      fixed: fixed(this.node),
+      empty: "The words of the prompt appear here after a run.",
+    });
+    const stale = this.view && text !== this.phrases && !fixed(this.node);
+    this.viewer.note(stale ? "The phrases changed: run again to see their masks." : "");
+    this.viewer.refresh();
+  }
+
+  #words() {
+    const prompts = promptsOf(this.node);
+    const own = this.view?.words;
+    // Of several prompts the recording says which one it is about.
+    if (own && (!prompts.length || prompts.some((prompt) => fits(own, this.typed.get(prompt), prompt)))) {
+      return { words: own.words, guess: false };
+    }
+    return prompts.map(faceOf).find(Boolean)?.words() ?? { words: [], guess: true };
+  }
+}
+
+/** A viewer in the place of the picture. */
+export class Overlay {
+  constructor(node, tables) {
+    this.node = node;
+    faces.set(node, this);
+    this.viewer = new Viewer({ tables, settings: this.#settings(), empty: "The overlay appears here after a run." });
+    this.panel = addPanel(node, "goca_overlay", 180);
+    this.panel.append(this.viewer.element);
+  }
+
+  executed(output) {
+    const [view] = output.goca_view ?? [];
+    if (!view) return;
+    this.view = view;
+    // The viewer shows what the host would show beside it.
+    this.node.hideOutputImages = true;
+    this.viewer.open(view);
+    const masks = inputNode(this.node, "source");
+    if (masks?.comfyClass === MASKS && faceOf(masks)?.view) faceOf(masks).look();
+  }
+
+  refresh() {
+    this.viewer.refresh();
+  }
+
+  /** The opacity is the node's own: what is seen here is what the node gives at the next run. */
+  #settings() {
+    const { node } = this;
+    const kept = settings(node, {});
+    const own = () => (isWired(node, "opacity") ? null : widgetOf(node, "opacity"));
+    return {
+      read: (name) => (name === "opacity" ? widgetOf(node, "opacity")?.value ?? 0.55 : kept.read(name)),
+      write: (name, value) => {
+        if (name !== "opacity") kept.write(name, value);
+        else if (own()) change(node, () => { own().value = value; });
+      },
+    };
+  }
+}

@@ -1,0 +1,63 @@
+// Maps that came side by side on one grey picture per sample (goca_core/view.py), taken apart again.
+import { api } from "../../../scripts/api.js";
+
+/** An image of the host's temporary folder, decoded. */
+export async function load(file) {
+  const image = new Image();
+  image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
+  await image.decode();
+  return image;
+}
+
+/** A canvas of a size, and its context. */
+export function sheetOf(width, height) {
+  const canvas = Object.assign(document.createElement("canvas"), { width, height });
+  return [canvas, canvas.getContext("2d", { willReadFrequently: true })];
+}
+
+/** The maps of one sample: numbers 0..255 by place. */
+export class Maps {
+  constructor(layout, image) {
+    Object.assign(this, { names: layout.names, width: layout.width, height: layout.height });
+    const [canvas, context] = sheetOf(image.naturalWidth, image.naturalHeight);
+    context.drawImage(image, 0, 0);
+    this.tiles = layout.names.map((_, k) => {
+      const [x, y] = [(k % layout.columns) * layout.width, Math.floor(k / layout.columns) * layout.height];
+      const { data } = context.getImageData(x, y, layout.width, layout.height);
+      return Uint8ClampedArray.from({ length: layout.width * layout.height }, (_, i) => data[4 * i]);
+    });
+    canvas.width = 0; // browsers keep the memory of canvases for long
+  }
+
+  static async of(layout, sample) {
+    return new Maps(layout, await load(layout.files[sample]));
+  }
+
+  /** The value of map k at a place, x and y from 0 to 1. */
+  value(k, x, y) {
+    const column = Math.min(this.width - 1, Math.floor(x * this.width));
+    const row = Math.min(this.height - 1, Math.floor(y * this.height));
+    return this.tiles[k][row * this.width + column] / 255;
+  }
+
+  /** Map k as a canvas; `paint(value)` gives red, green, blue and alpha, 0..255. */
+  painted(k, paint) {
+    const [canvas, context] = sheetOf(this.width, this.height);
+    const image = context.createImageData(this.width, this.height);
+    // Whole pixels at once, in whatever order this machine keeps bytes.
+    const colours = new Uint32Array(new Uint8ClampedArray(Array.from({ length: 256 }, (_, value) => paint(value)).flat()).buffer);
+    const pixels = new Uint32Array(image.data.buffer);
+    this.tiles[k].forEach((value, i) => { pixels[i] = colours[value]; });
+    context.putImageData(image, 0, 0);
+    return canvas;
+  }
+}
+
+/** The colours of a table at 0..255, by linear interpolation. */
+export function gradient(table) {
+  return (value) => {
+    const place = (value / 255) * (table.length - 1);
+    const low = Math.min(Math.floor(place), table.length - 2);
+    return [...table[low].map((from, i) => Math.round(from + (table[low + 1][i] - from) * (place - low))), 255];
+  };
+}

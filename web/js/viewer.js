@@ -1,0 +1,231 @@
+// Looks at masks and heat maps: switches between words, ranks the words at a pixel, saves what is seen.
+import { Bars } from "./bars.js";
+import { make, rgb } from "./dom.js";
+import { Drawing } from "./drawing.js";
+import { load, Maps } from "./sheet.js";
+
+const [MASKS, ALL, STEPS, LAYERS, WORD] = ["masks", "all", "steps", "layers", "word "];
+const STEP = 1 / 32;
+
+function percent(share) {
+  return `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+}
+
+function option(value, text) {
+  return make("option", { value, textContent: text });
+}
+
+export class Viewer {
+  /**
+   * `tables`: the colours. `settings`: read(name) and write(name, value) of what is kept with the graph, among them
+   * `show`, `map` and `opacity`. `empty`: what to say before there is anything.
+   */
+  constructor({ tables, settings, empty }) {
+    Object.assign(this, { tables, settings, ticket: 0, sample: 0, word: -1, mark: null, view: null, drawing: null });
+    this.canvas = make("canvas", { tabIndex: 0, hidden: true, attributes: { role: "img" } });
+    this.empty = make("div", { className: "goca-note", textContent: empty });
+    this.legend = make("ul", { className: "goca-legend", attributes: { "aria-label": "Legend" } });
+    this.readout = make("div", { className: "goca-readout", attributes: { role: "status" } });
+    this.show = this.#select("What is shown", () => this.#set("show", this.show.value));
+    this.map = this.#select("Colour map", () => this.#set("map", this.map.value));
+    this.samples = this.#select("Picture", () => this.#open(Number(this.samples.value)));
+    this.map.append(...Object.keys(tables.maps).map((name) => option(name, name)));
+    this.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, title: "Opacity" });
+    this.opacity.setAttribute("aria-label", "Opacity");
+    this.opacity.addEventListener("input", () => this.#paint());
+    this.opacity.addEventListener("change", () => this.#set("opacity", Number(this.opacity.value)));
+    this.save = make("button", { type: "button", className: "goca-tool", textContent: "PNG", title: "Save this as a PNG" });
+    this.save.addEventListener("click", () => this.#saved());
+    this.tools = make("div", { className: "goca-tools", hidden: true },
+      this.show, this.samples, this.map, this.opacity, this.save);
+    const stage = make("div", { className: "goca-stage" }, this.canvas, this.empty, this.readout);
+    this.element = make("div", { className: "goca-view" }, stage, this.legend, this.tools);
+    this.canvas.addEventListener("pointermove", (event) => this.#pointed(event));
+    this.canvas.addEventListener("pointerleave", () => this.#tell(null));
+    this.canvas.addEventListener("click", (event) => this.#clicked(event));
+    this.canvas.addEventListener("keydown", (event) => this.#key(event));
+    this.canvas.addEventListener("blur", () => this.#moved(null));
+  }
+
+  /** Show what a run gave: `view` as nodes/look.py makes it, `table` with the areas of masks if there are any. */
+  async open(view, table) {
+    Object.assign(this, { view, table, sample: 0 });
+    const count = (view.heat ?? view.masks).files.length;
+    this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Picture ${i + 1}`)));
+    this.samples.hidden = count < 2;
+    const choices = view.masks ? [option(MASKS, "Masks")] : [];
+    if (view.heat) choices.push(option(ALL, "All words"), ...view.heat.names.map((name) => option(WORD + name, name)));
+    if (view.steps) choices.push(option(STEPS, "Steps to the masks"));
+    if (view.layers) choices.push(option(LAYERS, "Weights of layers"));
+    this.bars = view.layers && new Bars(view.layers, this.tables.colours[1]);
+    this.show.replaceChildren(...choices);
+    await this.#open(0);
+  }
+
+  /** What is kept with the graph may have changed. */
+  refresh() {
+    if (!this.drawing) return;
+    const wanted = this.settings.read("show");
+    this.show.value = [...this.show.options].some((one) => one.value === wanted) ? wanted : this.show.options[0].value;
+    this.map.value = this.tables.maps[this.settings.read("map")] ? this.settings.read("map") : this.map.options[0].value;
+    this.opacity.value = this.settings.read("opacity");
+    this.#paint();
+  }
+
+  /** Show the heat map of a word for a moment; an empty name ends it. */
+  preview(name) {
+    const word = this.drawing?.heat?.names.indexOf(name) ?? -1;
+    if (word === this.word) return;
+    this.word = word;
+    if (this.drawing) this.#paint();
+  }
+
+  /** Say something that matters more than the place under the pointer. */
+  note(text) {
+    this.noted = text;
+    if (!this.readout.dataset.place) this.readout.textContent = text;
+  }
+
+  async #open(sample) {
+    const { view } = this;
+    const ticket = ++this.ticket;
+    const maps = (layout) => (layout ? Maps.of(layout, sample) : null);
+    const file = view.picture?.files[sample];
+    try {
+      const [heat, masks, steps, picture] = await Promise.all(
+        [maps(view.heat), maps(view.masks), maps(view.steps), file ? load(file) : null]);
+      // A newer run may have come while these were on their way.
+      if (ticket !== this.ticket) return;
+      Object.assign(this, { sample, drawing: new Drawing({ heat, masks, steps, picture }, this.tables) });
+    } catch {
+      if (ticket !== this.ticket) return;
+      this.drawing = null;
+      this.empty.textContent = "The pictures of this run are gone. Run the graph again.";
+    }
+    for (const part of [this.canvas, this.tools]) part.hidden = !this.drawing;
+    this.empty.hidden = Boolean(this.drawing);
+    this.refresh();
+  }
+
+  /** Masks, all words, steps, layers, or the number of a word. */
+  get #shown() {
+    if (this.word >= 0) return this.word;
+    const { value } = this.show;
+    return value.startsWith(WORD) ? this.drawing.heat.names.indexOf(value.slice(WORD.length)) : value;
+  }
+
+  #select(label, changed) {
+    const select = make("select", { title: label, attributes: { "aria-label": label } });
+    select.addEventListener("change", changed);
+    return select;
+  }
+
+  #set(name, value) {
+    this.settings.write(name, value);
+    this.refresh();
+  }
+
+  #paint(mark = this.mark) {
+    const shown = this.#shown;
+    if (shown === LAYERS) this.bars.paint(this.canvas, this.sample, mark);
+    else this.drawing.paint(this.canvas, shown, this.map.value, Number(this.opacity.value), mark);
+    this.map.hidden = shown === MASKS || shown === LAYERS;
+    this.opacity.hidden = !this.drawing.picture || shown === LAYERS;
+    this.#explain(shown);
+  }
+
+  #explain(shown) {
+    const { area, background, behind } = this.table ?? {};
+    let entries;
+    if (shown === MASKS) {
+      const { names } = this.drawing.masks;
+      const share = (k) => (area ? ` ${percent(area[this.sample][k])}` : "");
+      entries = names.map((name, k) => [`${name}${share(k)}`, rgb(this.tables.colours[k % this.tables.colours.length])]);
+      const of = behind?.length ? ` (${behind.join(", ")})` : "";
+      if (background) entries.push([`background${of} ${percent(background[this.sample])}`, "transparent"]);
+    } else if (shown === LAYERS) {
+      entries = [["share of each layer in the maps", rgb(this.bars.colour)]];
+    } else {
+      const table = this.tables.maps[this.map.value];
+      const name = { [ALL]: "All words", [STEPS]: "Scores" }[shown] ?? this.drawing.heat.names[shown];
+      entries = [[`${name}, from 0 to 1`, `linear-gradient(to right, ${table.map(rgb).join(", ")})`]];
+    }
+    this.legend.replaceChildren(...entries.map(([text, background_]) => {
+      const swatch = make("i", { attributes: { "aria-hidden": true } });
+      swatch.style.background = background_;
+      if (shown !== MASKS && shown !== LAYERS) swatch.style.width = "48px";
+      return make("li", {}, swatch, make("span", { textContent: text }));
+    }));
+    const told = shown === LAYERS ? this.bars.summary(this.sample) : entries.map(([text]) => text).join("; ");
+    const kind = { [MASKS]: "Masks", [LAYERS]: "Weights of layers" }[shown] ?? "Heat map";
+    const keys = shown === LAYERS ? "name the layers" : "rank the words";
+    this.canvas.setAttribute("aria-label", `${kind}: ${told}. Arrow keys ${keys}.`);
+  }
+
+  /** The place on the drawing under the pointer, from 0 to 1; null outside of it. */
+  #under(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height);
+    const x = 0.5 + (event.clientX - box.left - box.width / 2) / (this.canvas.width * scale);
+    const y = 0.5 + (event.clientY - box.top - box.height / 2) / (this.canvas.height * scale);
+    return x >= 0 && x < 1 && y >= 0 && y < 1 ? { x, y } : null;
+  }
+
+  #pointed(event) {
+    if (this.drawing) this.#tell(this.#under(event));
+  }
+
+  #tell(point) {
+    const shown = point && this.drawing ? this.#shown : null;
+    const bars = shown === LAYERS;
+    const place = shown !== null && !bars && this.drawing.place(shown, point.x, point.y);
+    const found = place && this.drawing.at(place);
+    const told = bars ? this.bars.describe(this.bars.at(point.x), this.sample) : found && this.#ranking(found);
+    this.readout.textContent = told || this.noted || "";
+    this.readout.dataset.place = told ? "yes" : "";
+    this.readout.classList.toggle("goca-above", Boolean(told) && point.y > 0.6);
+    if (this.show.value === MASKS) {
+      [...this.legend.children].forEach((item, k) => item.classList.toggle("goca-here", Boolean(found?.masks.includes(k))));
+    }
+  }
+
+  #ranking({ words, masks }) {
+    const names = masks.map((k) => this.drawing.masks.names[k]);
+    const inside = this.drawing.masks ? `${names.join(" + ") || "background"}: ` : "";
+    return inside + words.slice(0, 5).map(([name, value]) => `${name} ${percent(value)}`).join(" · ");
+  }
+
+  #clicked(event) {
+    const point = this.drawing && this.#under(event);
+    const place = point && this.#shown === ALL && this.drawing.place(ALL, point.x, point.y);
+    if (place?.word >= 0) this.#set("show", WORD + this.drawing.heat.names[place.word]);
+  }
+
+  #key(event) {
+    const side = this.drawing && this.#shown === LAYERS ? 1 / this.bars.count : STEP;
+    const step = { ArrowLeft: [-side, 0], ArrowRight: [side, 0], ArrowUp: [0, -side], ArrowDown: [0, side] }[event.key];
+    if (!step || !this.drawing) return;
+    event.preventDefault();
+    const keep = (value) => Math.min(1 - side / 2, Math.max(side / 2, value));
+    const { x, y } = this.mark ?? { x: 0.5, y: 0.5 };
+    this.#moved({ x: keep(x + step[0]), y: keep(y + step[1]) });
+  }
+
+  #moved(mark) {
+    if (!this.drawing || mark === this.mark) return;
+    this.mark = mark;
+    this.#paint();
+    this.#tell(mark);
+  }
+
+  #saved() {
+    this.#paint(null);
+    const name = [...this.show.selectedOptions].map((one) => one.textContent).join();
+    this.canvas.toBlob((blob) => {
+      const url = URL.createObjectURL(blob);
+      // What stays of the name is harmless in every file system.
+      make("a", { href: url, download: `goca_${name.replace(/[^\p{L}\p{N}]+/gu, "_")}.png` }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 1000);
+    });
+  }
+}

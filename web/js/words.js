@@ -1,0 +1,168 @@
+// Words and phrases as text: which words a prompt has, which of them a phrase means, and how clicks change the phrases.
+// Nothing here knows the page. Mirrors goca_core/words.py; the words of a run come from there, with their tokens.
+
+const ALONE = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}" +
+  "\\p{Script=Myanmar}\\p{Script=Khmer}々〇]";
+const LETTER = "[\\p{L}\\p{N}\\p{M}]";
+const WORDS = new RegExp([
+  "(?<embedding>embedding:[^\\s<\\[,]+)",
+  `(?<ending>['’](?:s|t|re|ve|m|d|ll)(?!${LETTER}))`,
+  "(?<emoji>(?![©®™])\\p{Extended_Pictographic}(?:[\\uFE0F\\p{Emoji_Modifier}]|\\u200D\\p{Extended_Pictographic})*)",
+  `(?<sign>${ALONE}\\p{M}*)`,
+  `(?<run>(?:(?!${ALONE})${LETTER}|[\\u200c\\u200d])+)`,
+  "(?<other>\\S)",
+].join("|"), "giu");
+const EMBEDDING = "embedding:";
+
+/** The spelling under which two words are the same. */
+export function fold(text) {
+  return text.normalize("NFC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC").replaceAll("’", "'");
+}
+
+/** The folded words of a text, without punctuation. */
+function keysOf(text) {
+  const found = [...text.replace(/^embedding:/i, "embedding ").matchAll(WORDS)];
+  return found.filter((match) => !match.groups.other).map((match) => fold(match[0]));
+}
+
+/** What the editor sends of a text widget: without comments, weights and escapes. */
+function plain(text) {
+  return text
+    .replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "")
+    .replace(/(?<!\\):\s*-?[\d.]+\s*(?=\))/g, "")
+    .replace(/(?<!\\)[()]/g, " ")
+    .replace(/\\([()])/g, "$1");
+}
+
+/** The words of a prompt before a tokenizer has seen it; `stop`: words that are no content. */
+export function estimate(text, stop) {
+  const words = [...plain(text).matchAll(WORDS)].map((match) => {
+    const own = match[0];
+    const keys = match.groups.other ? [] : [keysOf(own)];
+    if (match.groups.embedding) keys.push(keysOf(own.slice(EMBEDDING.length)));
+    return { text: own, keys, tokens: [], pieces: [], content: keys.length > 0 && !stop.has(fold(own)) };
+  });
+  const count = new Map();
+  for (const word of words) count.set(fold(word.text), (count.get(fold(word.text)) ?? 0) + 1);
+  const seen = new Map();
+  for (const word of words) {
+    const key = fold(word.text);
+    seen.set(key, (seen.get(key) ?? 0) + 1);
+    word.name = count.get(key) > 1 ? `${word.text}#${seen.get(key)}` : word.text;
+  }
+  return words;
+}
+
+/** Whether the editor may send another text than the widget shows: it draws lots and drops comments. */
+export function isDynamic(text) {
+  return /[{}]|\/\/|\/\*/.test(text);
+}
+
+/** The lines of a phrase list, each as its pooled parts. */
+function parse(text) {
+  const lines = text.split("\n").map((line) => line.split(/(?<!\\),/).map((part) => part.trim()).filter(Boolean));
+  return lines.filter((parts) => parts.length);
+}
+
+function join(lines) {
+  return lines.filter((parts) => parts.length).map((parts) => parts.join(", ")).join("\n");
+}
+
+function runAt(words, start, keys) {
+  const run = [];
+  let rest = keys;
+  for (let i = start; rest.length; i += 1) {
+    if (i >= words.length) return [];
+    const own = words[i].keys.find((key) => key.length <= rest.length && key.every((part, k) => part === rest[k]));
+    if (own) {
+      run.push(i);
+      rest = rest.slice(own.length);
+    } else if (words[i].keys.length || !run.length) return [];
+  }
+  return run;
+}
+
+function runsOf(words, keys) {
+  const runs = [];
+  for (let start = 0; keys.length && start < words.length; start += 1) {
+    const run = runAt(words, start, keys);
+    if (run.length) {
+      runs.push(run);
+      start = run.at(-1);
+    }
+  }
+  return runs;
+}
+
+function squeeze(text) {
+  return fold(text).replace(/\s/g, "");
+}
+
+/** The numbers of the words that a phrase means: all its occurrences, or the one whose number follows a `#`. */
+export function meant(words, phrase) {
+  const text = phrase.replaceAll("\\,", ",");
+  let runs = runsOf(words, keysOf(text));
+  const numbered = /^(.*\S)\s*#(\d+)$/s.exec(text.trim());
+  if (numbered) {
+    // A prompt may really say "room #2".
+    const said = (run) => words.slice(run[0], run.at(-1) + 1).map((word) => word.text).join("");
+    const typed = runs.filter((run) => squeeze(said(run)) === squeeze(text));
+    runs = typed.length ? typed : runsOf(words, keysOf(numbered[1])).slice(numbered[2] - 1, Number(numbered[2]) || 0);
+  }
+  return runs.flat();
+}
+
+/** For each word the number of the first line that has it, and that line; -1 where there is none. */
+export function owners(words, text) {
+  const found = words.map(() => ({ line: -1, phrase: "" }));
+  parse(text).forEach((parts, line) => {
+    for (const index of parts.flatMap((part) => meant(words, part))) {
+      if (found[index].line < 0) found[index] = { line, phrase: parts.join(", ") };
+    }
+  });
+  return found;
+}
+
+/** Phrases that mean just these words; neighbours become one phrase. */
+function spell(words, indices) {
+  const wanted = [...new Set(indices)].sort((a, b) => a - b);
+  const runs = [];
+  for (const index of wanted) {
+    const last = runs.at(-1);
+    const next = last && words.findIndex((word, i) => i > last.at(-1) && word.keys.length);
+    if (last && next === index) last.push(index);
+    else runs.push([index]);
+  }
+  const parts = [];
+  for (const run of runs) {
+    const text = run.map((index) => words[index].text).join(" ");
+    const all = runsOf(words, keysOf(text));
+    const place = all.findIndex((other) => other[0] === run[0]);
+    const whole = all.every((other) => other.every((index) => wanted.includes(index)));
+    const part = (all.length > 1 && !whole ? `${text}#${place + 1}` : text).replaceAll(",", "\\,");
+    if (!parts.includes(part)) parts.push(part);
+  }
+  return parts;
+}
+
+/** The phrase list without a word: it leaves every phrase that has it. */
+export function without(words, text, index) {
+  const lines = parse(text).map((parts) => parts.flatMap((part) => {
+    const found = meant(words, part);
+    return found.includes(index) ? spell(words, found.filter((other) => other !== index)) : [part];
+  }));
+  return join(lines);
+}
+
+/** The phrase list with a word, as a phrase of its own, or with `joined` in the last phrase. */
+export function including(words, text, index, joined) {
+  const lines = parse(text);
+  if (joined && lines.length) {
+    const last = lines.pop();
+    const found = last.map((part) => meant(words, part));
+    // What was typed and is not in the prompt stays: the node says what is wrong with it.
+    const unknown = last.filter((part, i) => !found[i].length);
+    lines.push([...unknown, ...spell(words, [...found.flat(), index])]);
+  } else lines.push([words[index].name.replaceAll(",", "\\,")]);
+  return join(lines);
+}
