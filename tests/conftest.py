@@ -1,21 +1,27 @@
 """What all tests share: where things are found, and what happens when the host or a browser is missing.
 
-Without a host, tests/host is left out with a word about it, so that the method can be tested anywhere. With
-GOCA_REQUIRE_HOST=1 (set by `make test`) a missing host, and a group of which nothing ran, are failures.
+Without a host, tests/host and tests/browser are left out with a word about it, so that the method can be tested
+anywhere; without a browser, tests/browser is. With GOCA_REQUIRE_HOST=1 (set by `make test`) a missing host is a failure,
+with GOCA_REQUIRE_BROWSER=1 (set by `.ci/run`) a missing browser too, and then so is a group of which nothing ran.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from scripts.comfy_server import ComfyServer
+
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRED = os.environ.get("GOCA_REQUIRE_HOST", "") not in ("", "0")
-# Folders whose tests need something outside of the project.
-GROUPS = ("host", "browser")
+# Folders whose tests need something outside of the project, and whether it was promised to be there.
+GROUPS = {"host": REQUIRED, "browser": os.environ.get("GOCA_REQUIRE_BROWSER", "") not in ("", "0")}
 
 # The host has top-level modules of its own named `nodes` and `tests`. The project comes last, so that `import nodes`
 # is the host's; `goca_core` and `scripts` are ours alone.
@@ -52,8 +58,8 @@ def _asked_for(config: pytest.Config) -> set[str]:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     narrowed = session.config.option.keyword or session.config.option.markexpr or session.config.option.collectonly
-    if REQUIRED and not narrowed:
-        _expected.update(_asked_for(session.config))
+    if not narrowed:
+        _expected.update(group for group in _asked_for(session.config) if GROUPS[group])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -72,3 +78,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for group in sorted(_expected):
         count = _passed.get(group, 0)
         terminalreporter.write_line(f"tests/{group}: {count} passed" if count else f"FAILED tests/{group}: nothing ran")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ComfyServer]:
+    """A real server with the pack in it, started when the first test asks for it."""
+    from scripts.comfy_server import ComfyServer  # needs the host's interpreter
+
+    with ComfyServer() as running:
+        yield running

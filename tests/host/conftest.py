@@ -1,4 +1,4 @@
-"""A real ComfyUI in this process, on the CPU, and a real server beside it.
+"""A real ComfyUI in this process, on the CPU.
 
 The path and the command line of the host are set when this file is imported, before any test module, so that test
 modules may import `comfy` and `nodes` (the host's) at their top. Its node packs are loaded by the `host` fixture.
@@ -13,14 +13,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from scripts import host as provider
-from scripts.comfy_server import PACK, ComfyServer, prepare_base
+from scripts.comfy_server import PACK, prepare_base
 
 HOST = provider.locate()
 # The tests run inside the host, so they need its interpreter, which has its packages.
@@ -107,10 +106,3 @@ def pack(host: SimpleNamespace) -> ModuleType:
     assert asyncio.run(host.nodes.load_custom_node(folder, module_parent="custom_nodes")), "the pack did not load"
     # The host names the module after its path, with dots replaced.
     return sys.modules[folder.replace(".", "_x_")]
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[ComfyServer]:
-    """A real server with the pack in it, started when the first test asks for it."""
-    with ComfyServer() as running:
-        yield running

@@ -1,0 +1,154 @@
+"""The graph editor in one browser tab, driven as a user drives it."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scripts.comfy_server import PACK, ComfyServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
+
+# A page of the editor is six megabytes of script, and the machine may be busy.
+PATIENCE = 240_000
+READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types['GOCA_Overlay']"
+# The node of a type, and of a title if there are several.
+NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
+# Follows the next prompt to its end.
+FOLLOW = """() => {
+  const { api } = window.comfyAPI.api;
+  window.gocaRun = new Promise((done) => {
+    const kinds = ["execution_success", "execution_error", "execution_interrupted"];
+    const heard = (event) => {
+      kinds.forEach((kind) => api.removeEventListener(kind, heard));
+      done({ kind: event.type, ...event.detail });
+    };
+    kinds.forEach((kind) => api.addEventListener(kind, heard));
+  });
+}"""
+
+
+class Editor:
+    """`errors` holds what the page complained about.
+
+    The editor itself misses a few files when it starts with a new user; until it is ready only the pack's errors count.
+    What lies outside of the server cannot be reached from here, and is no error either.
+    """
+
+    def __init__(self, page: Page, server: ComfyServer, *, vue: bool = False, light: bool = False) -> None:
+        self.page, self.server = page, server
+        self.errors: list[str] = []
+        self.ready = False
+        page.set_default_timeout(PATIENCE)
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
+        page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), self._outside)
+        self._set("Comfy.TutorialCompleted", True)
+        self._set("Comfy.VueNodes.Enabled", vue)
+        self._set("Comfy.ColorPalette", "light" if light else "dark")
+
+    def close(self) -> None:
+        self.page.close()
+
+    # -- the page ------------------------------------------------------------------------------------------------------
+
+    def _set(self, name: str, value: Any) -> None:
+        body = json.dumps({name: value}).encode()
+        request = urllib.request.Request(f"{self.server.url}/api/settings", body, {"Content-Type": "application/json"})
+        urllib.request.urlopen(request, timeout=60).close()
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self._complain(f"{message.text} ({message.location.get('url', '')})")
+
+    def _complain(self, text: str) -> None:
+        places = re.findall(r"https?://[^/\s'\"]+", text)
+        outside = bool(places) and places[0] != self.server.url
+        if not outside and (self.ready or f"/{PACK}/" in text):
+            self.errors.append(text)
+
+    @staticmethod
+    def _outside(route: Route) -> None:
+        route.abort()
+
+    def open(self, query: str = "") -> Editor:
+        self.ready = False
+        self.page.goto(f"{self.server.url}/{query}", wait_until="domcontentloaded")
+        self.page.wait_for_function(READY)
+        self.page.wait_for_load_state("networkidle")
+        self.ready = True
+        return self
+
+    def template(self, name: str) -> Editor:
+        """Open an example graph as the template browser does."""
+        self.open(f"?template={name}&source={PACK}")
+        self.page.wait_for_function("() => window.app.graph?.nodes.some((node) => node.type.startsWith('GOCA_'))")
+        self.settle()
+        return self
+
+    def load(self, graph: Path | dict[str, Any]) -> Editor:
+        saved = json.loads(graph.read_text(encoding="utf-8")) if isinstance(graph, Path) else graph
+        self.page.evaluate("(graph) => window.app.loadGraphData(graph)", saved)
+        self.settle()
+        return self
+
+    def saved(self) -> dict[str, Any]:
+        """The graph as the editor would save it."""
+        graph: dict[str, Any] = self.page.evaluate("() => window.app.graph.serialize()")
+        return graph
+
+    def settle(self) -> None:
+        """Let the editor draw what it has."""
+        self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))")
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Queue the graph by its key, follow it to its end, and return what its nodes showed."""
+        self.page.evaluate(FOLLOW)
+        self.page.keyboard.press("Control+Enter")
+        end = self.page.evaluate("() => window.gocaRun")
+        assert end["kind"] == "execution_success", end
+        self.settle()
+        # The entry is written just after the last event is sent.
+        path = f"/history/{end['prompt_id']}"
+        while end["prompt_id"] not in (history := self.server.get_json(path)):
+            self.page.wait_for_timeout(50)
+        outputs: dict[str, dict[str, Any]] = history[end["prompt_id"]]["outputs"]
+        return outputs
+
+    # -- nodes ---------------------------------------------------------------------------------------------------------
+
+    def node(self, kind: str, title: str = "") -> Any:
+        """A handle of a node."""
+        return self.page.evaluate_handle(NODE, [kind, title])
+
+    def value(self, kind: str, widget: str) -> Any:
+        return self.node(kind).evaluate("(node, name) => node.widgets.find((w) => w.name === name).value", widget)
+
+    def set_value(self, kind: str, widget: str, value: Any) -> None:
+        set_ = "(node, [name, value]) => { node.widgets.find((w) => w.name === name).value = value; }"
+        self.node(kind).evaluate(set_, [widget, value])
+        self.settle()
+
+    def sizes(self) -> dict[str, list[float]]:
+        found: dict[str, list[float]] = self.page.evaluate(
+            "() => Object.fromEntries(window.app.graph.nodes.map((node) => [node.id, [...node.size].map(Math.round)]))"
+        )
+        return found
+
+    def look_at(self, kind: str, title: str = "") -> ElementHandle:
+        """Bring a node to the middle of the page, at its full size; its panel."""
+        node = self.node(kind, title)
+        node.evaluate(
+            "(node) => { const { canvas } = window.app; canvas.ds.scale = 1; canvas.centerOnNode(node); canvas.setDirty(true, true); }"
+        )
+        self.settle()
+        panel = node.evaluate_handle(
+            "(node) => node.widgets.find((w) => w.element?.classList.contains('goca-panel')).element"
+        )
+        found: ElementHandle = panel.as_element()
+        found.wait_for_element_state("visible")
+        return found

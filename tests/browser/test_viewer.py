@@ -1,0 +1,205 @@
+"""Seeing attention: heat maps and masks over the picture, words ranked at a pixel, a PNG of what is seen."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from goca_core.colours import COLOUR_MAPS, colour_of
+from scripts.comfy_server import ComfyServer
+
+from .editor import Editor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ElementHandle
+
+DEMO = "masks_from_words_demo"
+MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
+OVER, HEAT = "Masks over the picture", "Heat map of every word"
+RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
+
+
+def canvas(panel: ElementHandle) -> ElementHandle:
+    found = panel.query_selector("canvas")
+    assert found
+    return found
+
+
+def pixels(panel: ElementHandle) -> np.ndarray:
+    """What the viewer has drawn, [H, W, 3]."""
+    flat, height, width = canvas(panel).evaluate(
+        """(canvas) => [Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data),
+                        canvas.height, canvas.width]"""
+    )
+    return np.array(flat, dtype=np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def choose(editor: Editor, panel: ElementHandle, label: str, value: str) -> None:
+    select = panel.query_selector(f"select[aria-label='{label}']")
+    assert select
+    select.select_option(value)
+    editor.settle()
+
+
+def hover(editor: Editor, panel: ElementHandle, x: float, y: float) -> str:
+    """Point at a place of the picture, from 0 to 1; what is told about it."""
+    box, (width, height) = (
+        canvas(panel).bounding_box(),
+        canvas(panel).evaluate("(canvas) => [canvas.width, canvas.height]"),
+    )
+    assert box
+    scale = min(box["width"] / width, box["height"] / height)
+    centre = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    editor.page.mouse.move(centre[0] + (x - 0.5) * width * scale, centre[1] + (y - 0.5) * height * scale)
+    readout = panel.query_selector(".goca-readout")
+    assert readout
+    return readout.inner_text()
+
+
+def sheet(server: ComfyServer, outputs: dict[str, dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
+    """The maps of the first picture by name, as the run left them."""
+    view = next(shown["goca_view"][0] for shown in outputs.values() if kind in shown.get("goca_view", [{}])[0])
+    found = view[kind]
+    image = np.asarray(Image.open(io.BytesIO(server.fetch(found["files"][0]))))
+    height, width = found["height"], found["width"]
+    places = {name: divmod(k, found["columns"]) for k, name in enumerate(found["names"])}
+    return {n: image[r * height : (r + 1) * height, c * width : (c + 1) * width] for n, (r, c) in places.items()}
+
+
+@RENDERERS
+def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_path: Path) -> None:
+    outputs = editor.template(DEMO).run()
+    heat, masks = (sheet(server, outputs, kind) for kind in ("heat", "masks"))
+    panel = editor.look_at(MASKS)
+    choose(editor, panel, "What is shown", "masks")
+    assert [text.rsplit(" ", 2)[0].partition(" (")[0] for text in texts(panel)] == [
+        "red circle",
+        "blue square",
+        "background",
+    ]
+
+    # Words are ranked by their maps, and the mask there is named.
+    for row, column in ((5, 9), (32, 40), (60, 20)):
+        told = hover(editor, panel, (column + 0.5) / 64, (row + 0.5) / 64)
+        where = next((name for name, mask in masks.items() if mask[row, column]), "background")
+        assert told.startswith(f"{where}: ")
+        ranked = [entry.rsplit(" ", 2) for entry in told.partition(": ")[2].split(" · ")]
+        wanted = sorted(heat, key=lambda name: -int(heat[name][row, column]))[:5]
+        assert [name for name, _, _ in ranked] == wanted
+        shares = [100 * heat[name][row, column] / 255 for name in wanted]
+        assert [float(share) for _, share, _ in ranked] == pytest.approx(shares, abs=0.51)
+
+    # A word's map in the colours of the chosen map: no picture lies under the corner pixel's colour at full opacity.
+    choose(editor, panel, "What is shown", "word circle")
+    choose(editor, panel, "Colour map", "cividis")
+    panel.query_selector("input[type=range]").fill("1")
+    editor.settle()
+    table = np.array(COLOUR_MAPS["cividis"], dtype=float)
+    place = heat["circle"][32, 32] / 255 * (len(table) - 1)
+    low = min(int(place), len(table) - 2)
+    wanted = table[low] + (table[low + 1] - table[low]) * (place - low)
+    scale = pixels(panel).shape[0] / 64
+    at = int(32.5 * scale)
+    near = pixels(panel)[at - 2 : at + 2, at - 2 : at + 2].reshape(-1, 3)
+    assert np.abs(near - wanted).max(1).min() <= 24, "smoothing moves it a little"
+
+    choose(editor, panel, "What is shown", "all")
+    assert len(texts(panel)) == 1
+
+    with editor.page.expect_download() as download:
+        panel.query_selector("button.goca-tool").click()
+    assert re.fullmatch(r"goca_[\w]+\.png", download.value.suggested_filename)
+    download.value.save_as(tmp_path / "seen.png")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")), pixels(panel))
+
+
+def texts(panel: ElementHandle) -> list[str]:
+    return [entry.inner_text() for entry in panel.query_selector_all(".goca-legend li")]
+
+
+@RENDERERS
+def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> None:
+    outputs = editor.template(DEMO).run()
+    masks = sheet(server, outputs, "masks")
+    panel = editor.look_at(OVERLAY, OVER)
+    assert texts(panel) == ["red circle", "blue square"]
+    # Full colours where masks are, at full opacity; the picture elsewhere.
+    editor.node(OVERLAY, OVER).evaluate("(node) => { node.widgets.find((w) => w.name === 'opacity').value = 1; }")
+    editor.settle()
+    drawn = pixels(panel)
+    scale = drawn.shape[0] // 64
+    for k, mask in enumerate(masks.values()):
+        inside = np.argwhere(mask)
+        for row, column in inside[:: max(1, len(inside) // 20)]:
+            assert drawn[row * scale + 1, column * scale + 1].tolist() == list(colour_of(k))
+    # The slider is the node's own opacity.
+    panel.query_selector("input[type=range]").fill("0.25")
+    editor.settle()
+    value = "(node) => node.widgets.find((w) => w.name === 'opacity').value"
+    assert editor.node(OVERLAY, OVER).evaluate(value) == 0.25
+    names = editor.node(OVERLAY, OVER).evaluate("(node) => node.widgets.map((w) => w.name)")
+    assert not [name for name in names if "image-preview" in name], "the host shows the picture a second time"
+
+    panel = editor.look_at(OVERLAY, HEAT)
+    assert texts(panel) == ["All words, from 0 to 1"]
+    hover(editor, panel, 0.5, 0.9)
+    canvas(panel).click(position={"x": canvas(panel).bounding_box()["width"] / 2, "y": 60})
+    editor.settle()
+    assert texts(panel) != ["All words, from 0 to 1"], "a click on a small map shows that word"
+
+
+def test_looking_by_keyboard(editor: Editor) -> None:
+    editor.template(DEMO).run()
+    panel = editor.look_at(MASKS)
+    assert canvas(panel).get_attribute("aria-label").startswith("Masks: red circle ")
+    canvas(panel).focus()
+    readout = panel.query_selector("[role=status]")
+    assert readout.inner_text() == ""
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+        editor.page.keyboard.press(key)
+    first = readout.inner_text()
+    assert "%" in first
+    # A word under the keyboard's focus is shown for a moment.
+    editor.page.keyboard.press("Shift+Tab")
+    chip = editor.page.evaluate("() => document.activeElement.textContent")
+    editor.page.keyboard.press("End")
+    assert texts(panel) == ["grass, from 0 to 1"], chip
+    editor.page.keyboard.press("Tab")
+    assert len(texts(panel)) == 3
+    labelled = panel.query_selector_all("select, input, canvas")
+    assert all(part.get_attribute("aria-label") for part in labelled)
+
+
+def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, server: ComfyServer) -> None:
+    outputs = editor.template(DEMO).run()
+    panel = editor.look_at(MASKS)
+    editor.set_value(MASKS, "phrases", "grass")
+    assert "run again" in panel.query_selector(".goca-readout").inner_text()
+    key, shown = next((key, shown) for key, shown in outputs.items() if "goca_masks" in shown)
+    view = shown["goca_view"][0]
+    for part in ("masks", "heat"):
+        for file in view[part]["files"]:
+            file["filename"] = "gone.png"
+    editor.page.evaluate("([key, shown]) => window.app.graph.getNodeById(Number(key)).onExecuted(shown)", [key, shown])
+    editor.page.wait_for_function("() => document.body.innerText.includes('The pictures of this run are gone')")
+    # The browser itself notes the missing file.
+    editor.errors[:] = [error for error in editor.errors if "404" not in error]
+
+
+@RENDERERS
+def test_going_to_another_graph_and_back(editor: Editor) -> None:
+    """The editor keeps what ran in each of its own tabs."""
+    editor.template(DEMO).run()
+    before = texts(editor.look_at(MASKS))
+    editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+    editor.page.wait_for_function("() => !window.app.graph.nodes.some((node) => node.type === 'GOCA_MaskFromTokens')")
+    editor.page.evaluate("() => window.app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
+    editor.page.wait_for_function("() => window.app.graph.nodes.some((node) => node.type === 'GOCA_MaskFromTokens')")
+    editor.settle()
+    assert texts(editor.look_at(MASKS)) == before

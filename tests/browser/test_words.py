@@ -1,0 +1,287 @@
+"""Choosing words by clicking: the text widget stays the truth, and what is clicked becomes a mask."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from goca_core import view
+from goca_core.colours import colour_of
+from goca_core.wordbuild import Token, build
+from goca_core.words import PhraseError, WordMap
+from goca_core.wordscan import STOP_WORDS, split_words
+from scripts.comfy_server import ComfyServer
+
+from .editor import Editor
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ElementHandle
+
+DEMO = "masks_from_words_demo"
+PROMPT, MASKS, OVERLAY = "GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay"
+WORDS_JS = "(name) => import('/extensions/comfyui-goca/js/words.js').then((words) => { window.words = words; })"
+EVIL = "<img src=x onerror=window.hacked=1>"
+RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
+
+
+def chips(panel: ElementHandle) -> dict[str, ElementHandle]:
+    return {chip.inner_text(): chip for chip in panel.query_selector_all(".goca-chip")}
+
+
+def pressed(panel: ElementHandle) -> list[str]:
+    return [name for name, chip in chips(panel).items() if chip.get_attribute("aria-pressed") == "true"]
+
+
+def legend(panel: ElementHandle) -> list[str]:
+    return [entry.inner_text() for entry in panel.query_selector_all(".goca-legend li")]
+
+
+# -- clicking ----------------------------------------------------------------------------------------------------------
+
+
+@RENDERERS
+def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
+    editor.template(DEMO)
+    panel = editor.look_at(MASKS)
+    before = chips(panel)
+    assert list(before) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
+    assert pressed(panel) == ["red", "circle", "blue", "square"]
+    assert "known after a run" in before["grass"].get_attribute("title")
+
+    before["grass"].click()
+    editor.settle()
+    assert editor.value(MASKS, "phrases") == "red circle\nblue square\ngrass"
+    assert pressed(panel) == ["red", "circle", "blue", "square", "grass"]
+    colour = before["grass"].evaluate("(chip) => chip.style.getPropertyValue('--goca-colour')")
+    assert colour == f"rgb({' '.join(map(str, colour_of(2)))})"
+
+    outputs = editor.run()
+    (table,) = next(shown["goca_masks"] for shown in outputs.values() if "goca_masks" in shown)
+    assert table["phrases"] == ["red circle", "blue square", "grass"]
+    assert [entry.rsplit(" ", 2)[0] for entry in legend(panel)] == ["red circle", "blue square", "grass", "background"]
+    assert "goca-guess" not in chips(panel)["grass"].get_attribute("class")
+    assert chips(panel)["grass"].get_attribute("aria-label") == "grass: token 9, in the phrase grass"
+
+    # The same words on the prompt; there too they change the phrases.
+    prompt = editor.look_at(PROMPT, "Prompt")
+    assert pressed(prompt) == ["red", "circle", "blue", "square", "grass"]
+    chips(prompt)["grass"].click()
+    chips(prompt)["red"].click()
+    chips(prompt)["on"].click(modifiers=["Shift"])
+    editor.settle()
+    assert editor.value(MASKS, "phrases") == "circle\nblue square on"
+    assert pressed(prompt) == ["circle", "blue", "square", "on"]
+
+    # Words typed by hand show as well.
+    editor.set_value(MASKS, "phrases", "blue, grass")
+    assert pressed(prompt) == ["blue", "grass"]
+    editor.set_value(PROMPT, "text", "")
+    assert prompt.inner_text() == "No words."
+
+
+def test_words_by_keyboard_and_what_a_reader_hears(editor: Editor) -> None:
+    editor.template(DEMO)
+    panel = editor.look_at(MASKS)
+    toolbar = panel.query_selector("[role=toolbar]")
+    assert toolbar and toolbar.get_attribute("aria-label") == "Words of the prompt"
+    first = panel.query_selector(".goca-chip[tabindex='0']")
+    assert first and len(panel.query_selector_all(".goca-chip[tabindex='0']")) == 1, "one stop for the tab key"
+    first.focus()
+    for _ in range(2):
+        editor.page.keyboard.press("ArrowRight")
+    editor.page.keyboard.press("Space")
+    editor.settle()
+    assert editor.value(MASKS, "phrases") == "red\nblue square"
+    editor.page.keyboard.press("End")
+    editor.page.keyboard.press("Shift+Enter")
+    editor.settle()
+    assert editor.value(MASKS, "phrases") == "red\nblue square, grass"
+    # The key that deletes nodes is not meant for the node while a word has the focus.
+    editor.page.keyboard.press("Delete")
+    assert editor.node(MASKS).evaluate("(node) => Boolean(node)")
+    editor.page.keyboard.press("Control+z")
+    editor.page.wait_for_function(
+        "() => window.app.graph.nodes.find((n) => n.type === 'GOCA_MaskFromTokens').widgets[0].value === 'red\\nblue square'"
+    )
+
+
+def test_repeated_words_and_pieces(editor: Editor) -> None:
+    editor.template(DEMO)
+    editor.node(PROMPT, "Prompt").evaluate(
+        "(node) => { node.widgets[0].value = 'a (red:1.2) cat, a cat and an axolotl on \\\\(grass\\\\)'; }"
+    )
+    editor.set_value(MASKS, "phrases", "cat#2")
+    panel = editor.look_at(MASKS)
+    guessed = list(chips(panel))
+    assert guessed == ["a#1", "red", "cat#1", "a#2", "cat#2", "and", "an", "axolotl", "on", "grass"]
+    assert pressed(panel) == ["cat#2"]
+    editor.run()
+    assert list(chips(panel)) == guessed
+    title = chips(panel)["axolotl"].get_attribute("title")
+    assert title.startswith("axolotl: tokens ") and "·" in title, "sub-word pieces are told"
+    chips(panel)["cat#1"].click()
+    editor.settle()
+    assert editor.value(MASKS, "phrases") == "cat#2\ncat#1"
+
+
+def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, open_editor: Callable[..., Editor]) -> None:
+    path = Path(__file__).resolve().parents[2] / "workflows" / f"{DEMO}.json"
+    editor.open().load(path)
+    saved = editor.saved()
+    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+        (ours,) = [other for other in saved["nodes"] if other["id"] == node["id"]]
+        assert ours["widgets_values"] == node["widgets_values"], node["type"]
+    chips(editor.look_at(MASKS))["grass"].click()
+    editor.run()
+    panel = editor.look_at(MASKS)
+    panel.query_selector("select[aria-label='What is shown']").select_option("word circle")
+    panel.query_selector("select[aria-label='Colour map']").select_option("cividis")
+    editor.settle()
+    saved = editor.saved()
+    again = open_editor().open().load(saved)
+    assert again.value(MASKS, "phrases") == "red circle\nblue square\ngrass"
+    assert again.saved()["nodes"] == saved["nodes"]
+    again.run()
+    panel = again.look_at(MASKS)
+    assert legend(panel) == ["circle, from 0 to 1"]
+    assert panel.query_selector("select[aria-label='Colour map']").input_value() == "cividis"
+    assert not again.errors
+    again.close()
+
+
+def test_two_tabs_do_not_mix(editor: Editor, open_editor: Callable[..., Editor]) -> None:
+    other = open_editor()
+    tabs = {"circle\nsquare": editor, "grass": other}
+    for phrases, tab in tabs.items():
+        tab.template(DEMO)
+        tab.set_value(MASKS, "phrases", phrases)
+    # Both are queued before either is looked at.
+    other.page.evaluate("() => window.app.queuePrompt(0)")
+    editor.run()
+    other.run()
+    for phrases, tab in tabs.items():
+        names = [entry.rsplit(" ", 2)[0].partition(" (")[0] for entry in legend(tab.look_at(MASKS))]
+        assert names == [*phrases.splitlines(), "background"]
+    assert not other.errors
+    other.close()
+
+
+@RENDERERS
+def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
+    editor.template(DEMO)
+    editor.node(PROMPT, "Prompt").evaluate("(node, text) => { node.widgets[0].value = text; }", f"a {EVIL} on grass")
+    editor.set_value(MASKS, "phrases", f"{EVIL}\ngrass")
+    editor.run()
+    for kind, title in (
+        (PROMPT, "Prompt"),
+        (MASKS, ""),
+        (OVERLAY, "Masks over the picture"),
+        (OVERLAY, "Heat map of every word"),
+    ):
+        panel = editor.look_at(kind, title)
+        assert not panel.query_selector_all("img, script, [onerror]")
+        for select in panel.query_selector_all("select option"):
+            assert select.evaluate("(option) => option.children.length") == 0
+    assert legend(editor.look_at(MASKS))[0].startswith(EVIL)
+    assert "onerror" in chips(editor.look_at(PROMPT, "Prompt"))
+    assert editor.page.evaluate("() => window.hacked") is None
+
+
+# -- the same rules as in the method -------------------------------------------------------------------------------------
+
+PROMPTS = [
+    "a red cat and a blue cat on a wooden-table",
+    "room #2 and room #3, a man's book",
+    "一只猫 und größe STRASSE, straße",
+    "cat, cat cat; the cat's 猫 😀 smile",
+]
+PHRASES = [
+    "cat", "red cat", "cat#2", "CAT #1", "blue cat#1", "cat#9", "table", "wooden table", "wooden-table", "room #2", "room#2",
+    "man's", "man", "'s book", "猫", "größe", "Straße", "strasse", "cat cat", "😀", "😀 smile", "dog", ",", "cats",
+]  # fmt: skip
+
+
+def words_of(text: str) -> WordMap:
+    """One token for each word or run of punctuation."""
+    tokens = [Token(number, number, text[a:b], "word", a, b) for number, (a, b) in enumerate(split_words(text))]
+    return build(text, text, "clip-l", 77, tokens)
+
+
+def positions(words: WordMap, phrase: str) -> list[int]:
+    try:
+        return list(words.find(phrase))
+    except PhraseError:
+        return []
+
+
+@pytest.fixture(scope="module")
+def page(open_editor: Callable[..., Editor]) -> Any:
+    opened = open_editor().open()
+    opened.page.evaluate(WORDS_JS, "")
+    yield opened.page
+    opened.close()
+
+
+def test_a_phrase_means_the_same_words_as_in_python(page: Any) -> None:
+    for prompt in PROMPTS:
+        words = words_of(prompt)
+        found = page.evaluate(
+            """([words, phrases]) => phrases.map((phrase) =>
+                 window.words.meant(words, phrase).filter((i) => words[i].keys.length).flatMap((i) => words[i].tokens))""",
+            [view.words_of(words)["words"], PHRASES],
+        )
+        for phrase, ours in zip(PHRASES, found, strict=True):
+            wanted = [p for p in positions(words, phrase) if words.words[p].keys]
+            assert sorted(ours) == wanted, (prompt, phrase)
+
+
+def test_every_click_leaves_phrases_that_mean_what_is_pressed(page: Any) -> None:
+    """Words are added and taken out in many orders; Python reads the phrases that result."""
+    for prompt, seed in itertools.product(PROMPTS, range(3)):
+        words = words_of(prompt)
+        steps = page.evaluate(
+            """([words, seed]) => {
+                 const { including, owners, without } = window.words;
+                 const named = words.map((word, i) => i).filter((i) => words[i].keys.length);
+                 let state = seed + 1, text = "";
+                 const draw = (n) => { state = (state * 48271) % 2147483647; return state % n; };
+                 return Array.from({ length: 40 }, () => {
+                   const index = named[draw(named.length)];
+                   const had = owners(words, text)[index].line >= 0;
+                   text = had ? without(words, text, index) : including(words, text, index, draw(2) === 1);
+                   return [index, had, text];
+                 });
+               }""",
+            [view.words_of(words)["words"], seed],
+        )
+        wanted: set[int] = set()
+        for index, had, text in steps:
+            assert had == (index in wanted)
+            wanted ^= {index}
+            parts = [part for line in text.splitlines() for part in line.replace("\\,", "\0").split(",")]
+            meant = {p for part in parts for p in words.find(part.replace("\0", ","))}
+            assert {p for p in meant if words.words[p].keys} == wanted, (prompt, text)
+
+
+def test_a_guess_has_the_words_of_the_tokenizer(page: Any) -> None:
+    for prompt in PROMPTS:
+        words = words_of(prompt)
+        guessed = page.evaluate(
+            "([text, stop]) => window.words.estimate(text, new Set(stop))", [prompt, sorted(STOP_WORDS)]
+        )
+        told = view.words_of(words)["words"]
+        assert [(w["name"], w["content"]) for w in guessed if w["keys"]] == [
+            (w["name"], w["content"]) for w in told if w["keys"]
+        ]
+
+
+def test_the_server_gives_its_scripts_and_nothing_beside_them(server: ComfyServer) -> None:
+    assert b"registerExtension" in server.get("/extensions/comfyui-goca/js/goca.js")
+    for path in ("/extensions/comfyui-goca/../../__init__.py", "/extensions/comfyui-goca/%2e%2e/%2e%2e/__init__.py"):
+        with pytest.raises(OSError, match=r"40[034]"):
+            server.get(path)
