@@ -56,13 +56,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Cut:
-    """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of."""
+    """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of.
+
+    ``objects``: the phrases with the tokens that they mean.
+    """
 
     masks: Tensor
     background: Tensor
     scores: Tensor
     labels: tuple[str, ...]
     behind: tuple[str, ...]
+    objects: tuple[Phrase, ...] = ()
 
     def table(self) -> dict[str, Any]:
         """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers.
@@ -136,6 +140,20 @@ def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
     if not found:
         raise AttentionError("The prompt has no content words to look at.")
     return _to_size(phrase_scores(scores, found, words), scores.maps.source, size)
+
+
+def steps(scores: Scores, result: Cut, words: WordMap, size: Grid) -> Tensor:
+    """How the scores of a cut came about, [B, 3, K, *size]: attention as it was, rescaled, and at last.
+
+    Attention as it was is the mean over the tokens of a phrase, in shares of the largest value of the sample.
+    """
+    maps = scores.maps
+    raw = torch.stack([maps.maps[:, maps.tokens.columns(phrase.tokens)].mean(1) for phrase in result.objects], 1)
+    early = torch.stack((raw.float(), phrase_scores(scores, result.objects, words).float()), 1)
+    early = _to_size(early.flatten(1, 2), maps.source, size).unflatten(1, (2, -1))
+    largest = early[:, :1].amax((2, 3, 4), keepdim=True).clamp_min(torch.finfo(early.dtype).tiny)
+    late = F.interpolate(result.scores.float(), size, mode="area")
+    return torch.stack((early[:, 0] / largest[:, 0], early[:, 1], late), 1)
 
 
 def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | None = None) -> Cut:
@@ -230,4 +248,5 @@ def _decide(
         scores,
         tuple(phrase.label for phrase in objects),
         tuple(phrase.label for phrase in behind),
+        tuple(objects),
     )

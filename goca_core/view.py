@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attention import Scores
-from .pipeline import Cut, each_word
+from .attention import Maps, Scores
+from .pipeline import Cut, each_word, steps
 from .resize import Grid
 from .show import Layers
 from .words import WordMap
@@ -76,6 +76,24 @@ def heat_of(scores: Scores, words: WordMap | None = None) -> Sheet | None:
 def masks_of(cut: Cut) -> Sheet:
     """The masks of a cut, in the order of the phrases."""
     return sheet(cut.masks, cut.labels, MASK_SIDE, MASK_AREA)
+
+
+def steps_of(cut: Cut, scores: Scores, words: WordMap | None = None) -> Sheet:
+    """How the masks came about: a map of each phrase as recorded, then one of each rescaled, then one of each at last."""
+    record, count = scores.maps.source, 3 * len(cut.labels)
+    size = fitted((record.height * record.scale, record.width * record.scale), HEAT_SIDE, HEAT_AREA // count)
+    maps = steps(scores, cut, scores.maps.tokens.named(words), size)
+    return sheet(maps.flatten(1, 2), 3 * cut.labels, HEAT_SIDE, HEAT_AREA)
+
+
+def weights_of(maps: Maps) -> dict[str, Any]:
+    """The share that each layer has in the maps, for each sample, as plain data; ``grids`` are width and height in tokens."""
+    layers = maps.source.layers
+    return {
+        "names": [layer.name for layer in layers],
+        "grids": [[layer.width, layer.height] for layer in layers],
+        "weights": [[round(weight, 5) for weight in row] for row in maps.weights.tolist()],
+    }
 
 
 def layers_of(layers: Layers) -> Sheet:

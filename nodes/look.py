@@ -18,8 +18,13 @@ def words(found: Any) -> dict[str, Any]:
 
 
 def masks(cut: Cut, scores: Any, given: Any) -> dict[str, Any]:
-    """The areas of masks, the masks, and a heat map for each word of the prompt."""
-    shown = {"words": view.words_of(scores.maps.tokens.named(given)), "masks": _sheet(view.masks_of(cut))}
+    """The areas of masks, the masks and how they came about, and a heat map for each word of the prompt."""
+    shown = {
+        "words": view.words_of(scores.maps.tokens.named(given)),
+        "masks": _sheet(view.masks_of(cut)),
+        "steps": _sheet(view.steps_of(cut, scores, given)),
+        "layers": view.weights_of(scores.maps),
+    }
     heat = view.heat_of(scores, given)
     if heat is not None:
         shown["heat"] = _sheet(heat)

@@ -87,6 +87,32 @@ def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
     assert heat.names == ("red", "cat", "on", "grass") and heat.width == 48
 
 
+def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
+    scores = as_scores(recording(text="a red cat on grass"))
+    result = cut(scores, Request("red cat\ngrass", mode="soft"))
+    found = view.steps_of(result, scores)
+    assert found.names == ("red cat", "grass") * 3 and (found.height, found.width) == (32, 48)
+    recorded, rescaled, last = tiles(found).reshape(2, 3, 2, 32, 48).swapaxes(0, 1)
+    assert (recorded.reshape(2, -1).max(1) == 255).all(), "shares of the largest value of each sample"
+    raw = scores.maps.maps[:, scores.maps.tokens.columns(result.objects[0].tokens)].mean(1)
+    small = recorded[:, 0].reshape(2, *raw.shape[1:2], 32 // raw.shape[1], raw.shape[2], 48 // raw.shape[2]).mean((2, 4))
+    assert np.corrcoef(small.ravel() / 255, (raw / raw.amax((1, 2), keepdim=True)).numpy().ravel())[0, 1] > 0.8
+    assert np.array_equal(rescaled[:, 1], np.rint(word_scores(scores, "grass")[0][:, 0].numpy() * 255))
+    assert np.array_equal(last, np.rint(result.masks.numpy() * 255))
+    alone = view.steps_of(cut(scores, Request("grass")), scores)
+    assert len(alone.names) == 3
+
+
+def test_the_weights_of_layers_as_plain_data() -> None:
+    source = recording(text="a red cat")
+    told = json.loads(json.dumps(view.weights_of(as_scores(source).maps)))
+    assert told["names"] == [layer.name for layer in source.layers]
+    assert told["grids"] == [[layer.width, layer.height] for layer in source.layers]
+    assert len(told["weights"]) == source.batch
+    for row in told["weights"]:
+        assert sum(row) == pytest.approx(1, abs=1e-3)
+
+
 def test_a_picture_is_sent_as_it_is_unless_it_is_large() -> None:
     images = torch.rand(2, 20, 30, 4)
     assert np.array_equal(stored(view.picture_of(images)), np.rint(images[..., :3].numpy() * 255))
