@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui-goca"
 
 Prompt = dict[str, dict[str, Any]]
+# How many times longer than usual everything may take: for a machine that others keep busy.
+PATIENCE = float(os.environ.get("GOCA_PATIENCE", "").strip() or 1)
 # Called with the kind of the event and its data, as the server sends them.
 Listener = Callable[[str, dict[str, Any]], None]
 
@@ -147,7 +149,8 @@ class ComfyServer:
             raise
 
     def _wait(self) -> None:
-        end = time.monotonic() + self.startup_seconds
+        patience = self.startup_seconds * PATIENCE
+        end = time.monotonic() + patience
         while time.monotonic() < end:
             if not self.alive:
                 raise ServerError(f"ComfyUI ended while it started:\n{self.tail()}")
@@ -156,7 +159,7 @@ class ComfyServer:
                 break
             time.sleep(0.25)
         else:
-            raise ServerError(f"ComfyUI did not answer within {self.startup_seconds:.0f} s:\n{self.tail()}")
+            raise ServerError(f"ComfyUI did not answer within {patience:.0f} s:\n{self.tail()}")
         if "(IMPORT FAILED)" in self.tail(lines=10_000):
             raise ServerError(f"ComfyUI could not import the pack:\n{self._import_problem()}")
 
@@ -187,7 +190,7 @@ class ComfyServer:
     # -- requests ------------------------------------------------------------------------------------------------
 
     def get(self, path: str, timeout: float = 30.0) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+        with urllib.request.urlopen(self.url + path, timeout=timeout * PATIENCE) as answer:
             content: bytes = answer.read()
         return content
 
@@ -205,9 +208,9 @@ class ComfyServer:
     def run(self, prompt: Prompt, listener: Listener | None = None, timeout: float = 600.0) -> Run:
         """Queue a prompt, follow it to its end and return what its nodes showed."""
         try:
-            return asyncio.run(asyncio.wait_for(self._run(prompt, listener), timeout))
+            return asyncio.run(asyncio.wait_for(self._run(prompt, listener), timeout * PATIENCE))
         except asyncio.TimeoutError:
-            raise ServerError(f"The prompt was not done after {timeout:.0f} s:\n{self.tail()}") from None
+            raise ServerError(f"The prompt was not done after {timeout * PATIENCE:.0f} s:\n{self.tail()}") from None
 
     async def _run(self, prompt: Prompt, listener: Listener | None) -> Run:
         import aiohttp
