@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Pixels of the editor that a shown picture takes, and words and masks with their tools.
-PREVIEW, LOOK = 290, 330
+PREVIEW, LOOK = 290, 430
 
 
 # -- the parts of a graph --------------------------------------------------------------------------------------------

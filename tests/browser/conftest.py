@@ -9,19 +9,16 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from scripts import host as provider
 from scripts.comfy_server import ComfyServer
 
-from .editor import Editor
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from .editor import PATIENCE, Editor
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PLACES = (
@@ -62,33 +59,60 @@ def pytest_report_header() -> str:
     return f"browser: tests/browser is left out: {', '.join(LACKING)}" if LACKING else f"browser: {BROWSER}"
 
 
-# One for each file: playwright keeps an event loop running in this thread, and other tests want to start their own.
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
+class Tabs:
+    """A browser and its tabs. Opening the editor takes long, so there is one tab for each renderer of nodes, for all tests.
 
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield running
-        running.close()
+    playwright keeps an event loop running in this thread and other tests start their own, so it ends with the last test
+    of this folder.
+    """
+
+    def __init__(self, server: ComfyServer) -> None:
+        from playwright.sync_api import sync_playwright
+
+        self.server = server
+        self.playwright = sync_playwright().start()
+        self.browser = self.playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=PATIENCE)
+        # One context, so that only the first tab fetches the editor.
+        self.context = self.browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+        self.kept: dict[bool, Editor] = {}
+
+    def open(self, *, vue: bool, **options: Any) -> Editor:
+        return Editor(self.context.new_page(), self.server, vue=vue, **options).open()
+
+    def get(self, *, vue: bool = False) -> Editor:
+        """The tab with this renderer, as it was left by the test before."""
+        if vue not in self.kept:
+            self.kept[vue] = self.open(vue=vue)
+        self.kept[vue].page.bring_to_front()
+        return self.kept[vue]
+
+    def close(self) -> None:
+        self.browser.close()
+        self.playwright.stop()
 
 
-@pytest.fixture(scope="module")
-def open_editor(browser: Browser, server: ComfyServer) -> Iterator[Callable[..., Editor]]:
-    """Opens tabs; all of them share a cache, so that only the first one takes long."""
-    context = browser.new_context(viewport={"width": 1600, "height": 1000}, accept_downloads=True)
+_open: list[Tabs] = []
 
-    def opened(**options: Any) -> Editor:
-        return Editor(context.new_page(), server, **options)
 
-    yield opened
-    context.close()
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if _open and (nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent)):
+        _open.pop().close()
 
 
 @pytest.fixture
-def editor(request: pytest.FixtureRequest, open_editor: Callable[..., Editor]) -> Iterator[Editor]:
-    """One tab; its test fails when the page reported an error. Parametrized by `vue` for the newer renderer of nodes."""
-    opened = open_editor(vue=getattr(request, "param", False))
-    yield opened
-    opened.close()
-    assert not opened.errors
+def tabs(server: ComfyServer) -> Iterator[Tabs]:
+    """Fails its test when one of the pages reported an error."""
+    if not _open:
+        _open.append(Tabs(server))
+    (running,) = _open
+    for editor in running.kept.values():
+        editor.errors.clear()
+    yield running
+    assert not [error for editor in running.kept.values() for error in editor.errors]
+
+
+@pytest.fixture
+def editor(request: pytest.FixtureRequest, tabs: Tabs) -> Editor:
+    """A tab of the editor. Parametrized by `vue` for the newer renderer of nodes."""
+    return tabs.get(vue=getattr(request, "param", False))

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.comfy_server import PACK, ComfyServer
+from scripts.comfy_server import PATIENCE as FACTOR
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
 
-# A page of the editor is six megabytes of script, and the machine may be busy.
-PATIENCE = 240_000
+# Milliseconds: a page of the editor is six megabytes of script.
+PATIENCE = 60_000 * FACTOR
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+DEMO = WORKFLOWS / "masks_from_words_demo.json"
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types['GOCA_Overlay']"
 # The node of a type, and of a title if there are several.
 NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
@@ -44,6 +47,7 @@ class Editor:
         self.errors: list[str] = []
         self.ready = False
         page.set_default_timeout(PATIENCE)
+        page.set_default_navigation_timeout(PATIENCE)
         page.on("console", self._console)
         page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
         page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), self._outside)
@@ -89,6 +93,10 @@ class Editor:
         self.page.wait_for_function("() => window.app.graph?.nodes.some((node) => node.type.startsWith('GOCA_'))")
         self.settle()
         return self
+
+    def demo(self) -> Editor:
+        """The first example graph, as it is shipped."""
+        return self.load(DEMO)
 
     def load(self, graph: Path | dict[str, Any]) -> Editor:
         saved = json.loads(graph.read_text(encoding="utf-8")) if isinstance(graph, Path) else graph

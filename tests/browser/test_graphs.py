@@ -47,7 +47,6 @@ def run_by_api(server: ComfyServer, prompt: dict[str, Any]) -> Run:
 
 @RENDERERS
 def test_every_shipped_graph_opens(editor: Editor) -> None:
-    editor.open()
     for path in GRAPHS:
         graph = json.loads(path.read_text(encoding="utf-8"))
         editor.load(path)
@@ -77,7 +76,7 @@ def test_the_template_browser_opens_a_graph_that_gives_what_the_api_gives(editor
 @RENDERERS
 def test_a_graph_of_the_first_version_opens_as_it_was_and_runs(editor: Editor) -> None:
     old = json.loads(OLD.read_text(encoding="utf-8"))
-    editor.open().load(OLD)
+    editor.load(OLD)
     assert not missing(editor)
     sizes = editor.sizes()
     assert {key: sizes[key] for key in saved_sizes(old)} == saved_sizes(old)
@@ -104,7 +103,6 @@ def test_opening_twenty_nodes_takes_little_time(editor: Editor, record_property:
         place = [of["pos"][0], of["pos"][1] + 900 * (1 + len(more))]
         more.append({**of, "inputs": inputs, "outputs": outputs, "id": 1000 + len(more), "pos": place})
     graph["nodes"] += more
-    editor.open()
     session = editor.page.context.new_cdp_session(editor.page)
     for command in ("Profiler.enable", "Profiler.start"):
         session.send(command)

@@ -19,7 +19,6 @@ from .editor import Editor
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
 
-DEMO = "masks_from_words_demo"
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 OVER, HEAT = "Masks over the picture", "Heat map of every word"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
@@ -74,7 +73,7 @@ def sheet(server: ComfyServer, outputs: dict[str, dict[str, Any]], kind: str) ->
 
 @RENDERERS
 def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_path: Path) -> None:
-    outputs = editor.template(DEMO).run()
+    outputs = editor.demo().run()
     heat, masks = (sheet(server, outputs, kind) for kind in ("heat", "masks"))
     panel = editor.look_at(MASKS)
     choose(editor, panel, "What is shown", "masks")
@@ -112,6 +111,18 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     choose(editor, panel, "What is shown", "all")
     assert len(texts(panel)) == 1
 
+    # How the masks came about: a row for each phrase; and what the layers gave.
+    choose(editor, panel, "What is shown", "steps")
+    assert pixels(panel).shape[1] > 2 * pixels(panel).shape[0] * len(masks) / 4
+    assert hover(editor, panel, 0.4, 0.3).startswith(("red circle: ", "blue square: ", "background: "))
+    choose(editor, panel, "What is shown", "layers")
+    layers = next(shown["goca_view"][0]["layers"] for shown in outputs.values() if "goca_masks" in shown)
+    last = len(layers["names"]) - 1
+    share = f"{100 * layers['weights'][0][last]:.1f} %"
+    assert hover(editor, panel, 0.999, 0.5).startswith(f"layer {last + 1}, {layers['names'][last]}, ")
+    assert hover(editor, panel, 0.999, 0.5).endswith(share)
+    choose(editor, panel, "What is shown", "all")
+
     with editor.page.expect_download() as download:
         panel.query_selector("button.goca-tool").click()
     assert re.fullmatch(r"goca_[\w]+\.png", download.value.suggested_filename)
@@ -125,7 +136,7 @@ def texts(panel: ElementHandle) -> list[str]:
 
 @RENDERERS
 def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> None:
-    outputs = editor.template(DEMO).run()
+    outputs = editor.demo().run()
     masks = sheet(server, outputs, "masks")
     panel = editor.look_at(OVERLAY, OVER)
     assert texts(panel) == ["red circle", "blue square"]
@@ -155,7 +166,7 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
 
 
 def test_looking_by_keyboard(editor: Editor) -> None:
-    editor.template(DEMO).run()
+    editor.demo().run()
     panel = editor.look_at(MASKS)
     assert canvas(panel).get_attribute("aria-label").startswith("Masks: red circle ")
     canvas(panel).focus()
@@ -177,7 +188,7 @@ def test_looking_by_keyboard(editor: Editor) -> None:
 
 
 def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, server: ComfyServer) -> None:
-    outputs = editor.template(DEMO).run()
+    outputs = editor.demo().run()
     panel = editor.look_at(MASKS)
     editor.set_value(MASKS, "phrases", "grass")
     assert "run again" in panel.query_selector(".goca-readout").inner_text()
@@ -195,7 +206,7 @@ def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, serve
 @RENDERERS
 def test_going_to_another_graph_and_back(editor: Editor) -> None:
     """The editor keeps what ran in each of its own tabs."""
-    editor.template(DEMO).run()
+    editor.demo().run()
     before = texts(editor.look_at(MASKS))
     editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     editor.page.wait_for_function("() => !window.app.graph.nodes.some((node) => node.type === 'GOCA_MaskFromTokens')")

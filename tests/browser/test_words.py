@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,12 +15,13 @@ from goca_core.words import PhraseError, WordMap
 from goca_core.wordscan import STOP_WORDS, split_words
 from scripts.comfy_server import ComfyServer
 
-from .editor import Editor
+from .editor import DEMO, Editor
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
 
-DEMO = "masks_from_words_demo"
+    from .conftest import Tabs
+
 PROMPT, MASKS, OVERLAY = "GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay"
 WORDS_JS = "(name) => import('/extensions/comfyui-goca/js/words.js').then((words) => { window.words = words; })"
 EVIL = "<img src=x onerror=window.hacked=1>"
@@ -46,7 +45,7 @@ def legend(panel: ElementHandle) -> list[str]:
 
 @RENDERERS
 def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
-    editor.template(DEMO)
+    editor.demo()
     panel = editor.look_at(MASKS)
     before = chips(panel)
     assert list(before) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
@@ -85,7 +84,7 @@ def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
 
 
 def test_words_by_keyboard_and_what_a_reader_hears(editor: Editor) -> None:
-    editor.template(DEMO)
+    editor.demo()
     panel = editor.look_at(MASKS)
     toolbar = panel.query_selector("[role=toolbar]")
     assert toolbar and toolbar.get_attribute("aria-label") == "Words of the prompt"
@@ -111,7 +110,7 @@ def test_words_by_keyboard_and_what_a_reader_hears(editor: Editor) -> None:
 
 
 def test_repeated_words_and_pieces(editor: Editor) -> None:
-    editor.template(DEMO)
+    editor.demo()
     editor.node(PROMPT, "Prompt").evaluate(
         "(node) => { node.widgets[0].value = 'a (red:1.2) cat, a cat and an axolotl on \\\\(grass\\\\)'; }"
     )
@@ -129,11 +128,14 @@ def test_repeated_words_and_pieces(editor: Editor) -> None:
     assert editor.value(MASKS, "phrases") == "cat#2\ncat#1"
 
 
-def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, open_editor: Callable[..., Editor]) -> None:
-    path = Path(__file__).resolve().parents[2] / "workflows" / f"{DEMO}.json"
-    editor.open().load(path)
-    saved = editor.saved()
-    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+def kept(graph: dict[str, Any]) -> dict[int, Any]:
+    """What a saved graph says of its nodes, but for how large each renderer draws them."""
+    return {n["id"]: (n["type"], n.get("title"), n["widgets_values"], n["properties"]) for n in graph["nodes"]}
+
+
+def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, tabs: Tabs) -> None:
+    saved = editor.demo().saved()
+    for node in json.loads(DEMO.read_text(encoding="utf-8"))["nodes"]:
         (ours,) = [other for other in saved["nodes"] if other["id"] == node["id"]]
         assert ours["widgets_values"] == node["widgets_values"], node["type"]
     chips(editor.look_at(MASKS))["grass"].click()
@@ -143,37 +145,36 @@ def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, open_
     panel.query_selector("select[aria-label='Colour map']").select_option("cividis")
     editor.settle()
     saved = editor.saved()
-    again = open_editor().open().load(saved)
+    assert editor.load(saved).saved()["nodes"] == saved["nodes"]
+    again = tabs.get(vue=True).load(saved)
+    assert kept(again.saved()) == kept(saved)
     assert again.value(MASKS, "phrases") == "red circle\nblue square\ngrass"
-    assert again.saved()["nodes"] == saved["nodes"]
     again.run()
     panel = again.look_at(MASKS)
     assert legend(panel) == ["circle, from 0 to 1"]
     assert panel.query_selector("select[aria-label='Colour map']").input_value() == "cividis"
-    assert not again.errors
-    again.close()
 
 
-def test_two_tabs_do_not_mix(editor: Editor, open_editor: Callable[..., Editor]) -> None:
-    other = open_editor()
-    tabs = {"circle\nsquare": editor, "grass": other}
-    for phrases, tab in tabs.items():
-        tab.template(DEMO)
-        tab.set_value(MASKS, "phrases", phrases)
+def test_two_tabs_do_not_mix(tabs: Tabs) -> None:
+    wanted = {"circle\nsquare": tabs.get(vue=False), "grass": tabs.get(vue=True)}
+    for vue, phrases in enumerate(wanted):
+        tabs.get(vue=bool(vue)).demo().set_value(MASKS, "phrases", phrases)
     # Both are queued before either is looked at.
-    other.page.evaluate("() => window.app.queuePrompt(0)")
-    editor.run()
-    other.run()
-    for phrases, tab in tabs.items():
-        names = [entry.rsplit(" ", 2)[0].partition(" (")[0] for entry in legend(tab.look_at(MASKS))]
+    first, second = wanted.values()
+    second.page.evaluate("() => window.app.queuePrompt(0)")
+    tabs.get(vue=False)
+    first.run()
+    tabs.get(vue=True)
+    second.run()
+    for vue, phrases in enumerate(wanted):
+        panel = tabs.get(vue=bool(vue)).look_at(MASKS)
+        names = [entry.rsplit(" ", 2)[0].partition(" (")[0] for entry in legend(panel)]
         assert names == [*phrases.splitlines(), "background"]
-    assert not other.errors
-    other.close()
 
 
 @RENDERERS
 def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
-    editor.template(DEMO)
+    editor.demo()
     editor.node(PROMPT, "Prompt").evaluate("(node, text) => { node.widgets[0].value = text; }", f"a {EVIL} on grass")
     editor.set_value(MASKS, "phrases", f"{EVIL}\ngrass")
     editor.run()
@@ -219,12 +220,10 @@ def positions(words: WordMap, phrase: str) -> list[int]:
         return []
 
 
-@pytest.fixture(scope="module")
-def page(open_editor: Callable[..., Editor]) -> Any:
-    opened = open_editor().open()
-    opened.page.evaluate(WORDS_JS, "")
-    yield opened.page
-    opened.close()
+@pytest.fixture
+def page(editor: Editor) -> Any:
+    editor.page.evaluate(WORDS_JS, "")
+    return editor.page
 
 
 def test_a_phrase_means_the_same_words_as_in_python(page: Any) -> None:

@@ -2,10 +2,10 @@
 import { gradient } from "./sheet.js";
 
 const [SMALL, HARD, TILE] = [256, 64, 160];
-const LABEL = 0.16; // height of a label in widths of its picture
+const LABEL = 0.2; // height of a label in widths of its picture
 const PAPER = "#333";
 
-const STEPS = ["as recorded", "rescaled", "at last", "mask"];
+const STEPS = ["recorded", "rescaled", "at last"]; // and the mask, under the name of its phrase
 
 /** One sample, decoded: `heat`, `masks` and `steps` are Maps or null, `picture` an image or null. */
 export class Drawing {
@@ -54,9 +54,9 @@ export class Drawing {
       columns = Math.ceil(Math.sqrt(cells.length));
     } else if (shown === "steps") {
       const { names } = this.masks;
-      const of = (k) => [...[0, 1, 2].map((step) => ({ step: step * names.length + k })), { mask: k }];
-      cells = names.flatMap((name, k) => of(k).map((what, i) => [`${name}: ${STEPS[i]}`, what]));
-      columns = STEPS.length;
+      const row = (name, k) => [...STEPS.map((step, i) => [step, { step: i * names.length + k }]), [name, { mask: k }]];
+      cells = names.flatMap(row);
+      columns = STEPS.length + 1;
     } else return null;
     const width = Math.max(TILE, Math.min(this.size[0], 2 * TILE));
     const height = Math.round((width * this.size[1]) / this.size[0]);
@@ -66,7 +66,7 @@ export class Drawing {
   #all(context, grid, map, opacity) {
     context.fillStyle = "#222";
     context.fillRect(0, 0, context.canvas.width, context.canvas.height);
-    context.font = `${Math.round(0.6 * grid.label)}px sans-serif`;
+    context.font = `${Math.round(0.75 * grid.label)}px sans-serif`;
     context.textBaseline = "middle";
     grid.cells.forEach(([name, what], k) => {
       const [x, y] = [(k % grid.columns) * grid.width, Math.floor(k / grid.columns) * (grid.height + grid.label)];
@@ -80,13 +80,18 @@ export class Drawing {
   #one(context, box, what, map, opacity) {
     context.globalAlpha = 1;
     context.imageSmoothingEnabled = !this.hard;
-    if (this.picture) context.drawImage(this.picture, ...box);
-    else {
+    const masks = what.masks || "mask" in what;
+    if (this.picture) {
+      // Colours of the picture would pass for those of a heat map.
+      context.filter = masks ? "none" : "grayscale(1)";
+      context.drawImage(this.picture, ...box);
+      context.filter = "none";
+    } else {
       context.fillStyle = PAPER;
       context.fillRect(...box);
     }
     context.globalAlpha = this.picture ? opacity : 1;
-    if (what.masks || "mask" in what) {
+    if (masks) {
       context.imageSmoothingEnabled = false;
       const numbers = what.masks ? this.masks.names.keys() : [what.mask];
       for (const k of numbers) context.drawImage(this.#mask(k), ...box);
