@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""Write locales/en/nodeDefs.json: what nodes, inputs and outputs are called in the editor, and their tooltips.
+
+    .host/venv/bin/python scripts/make_locales.py      # with --url, ask a running ComfyUI instead of starting one
+
+The nodes themselves are the source of the English texts. Other languages are written by hand, under the same keys; this tells
+which are missing, and tests/host/test_locales.py fails when one is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+ROOT = Path(__file__).resolve().parent.parent
+LANGUAGES = ("zh", "ja")
+Texts = dict[str, Any]
+
+
+def path_of(language: str) -> Path:
+    return ROOT / "locales" / language / "nodeDefs.json"
+
+
+def read(language: str) -> Texts:
+    texts: Texts = json.loads(path_of(language).read_text(encoding="utf-8"))
+    return texts
+
+
+def _inputs(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """Inputs by their keys, also those that a choice brings with it; the editor writes dots in keys as underscores."""
+    for entries in (group.get("required", {}), group.get("optional", {})):
+        for name, (kind, *options) in entries.items():
+            yield prefix + name, {"name": name, "tooltip": options[0]["tooltip"]}
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                for choice in options[0]["options"]:
+                    yield from _inputs(choice["inputs"], f"{prefix}{name}_")
+
+
+def english(info: dict[str, dict[str, Any]]) -> Texts:
+    """The texts of the pack's nodes, from what a host tells the editor about them."""
+    return {
+        name: {
+            "display_name": node["display_name"],
+            "description": node["description"],
+            "inputs": dict(_inputs(node["input"])),
+            "outputs": {
+                str(slot): {"name": output, "tooltip": tooltip}
+                for slot, (output, tooltip) in enumerate(
+                    zip(node["output_name"], node.get("output_tooltips") or (), strict=True)
+                )
+            },
+        }
+        for name, node in info.items()
+        if name.startswith("GOCA_")
+    }
+
+
+def keys(texts: Any, prefix: str = "") -> set[str]:
+    """The paths of all texts that are not empty."""
+    if isinstance(texts, dict):
+        return {path for key, inner in texts.items() for path in keys(inner, f"{prefix}/{key}")}
+    return {prefix} if str(texts).strip() else set()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the English texts of the nodes, and tell what others lack.")
+    parser.add_argument("--url", help="a running ComfyUI that has the pack (else one is started)")
+    from scripts.make_graphs import object_info
+
+    texts = english(object_info(parser.parse_args().url))
+    path_of("en").write_text(json.dumps(texts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    for language in LANGUAGES:
+        for key in sorted(keys(texts) ^ keys(read(language))):
+            print(f"make_locales: {language} differs at {key}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
