@@ -21,7 +21,7 @@ class MaskFromTokens(io.ComfyNode):
             node_id="GOCA_MaskFromTokens",
             display_name="Mask From Tokens (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "segment", "mask from prompt", "attention mask"],
+            search_aliases=[*types.ALIASES, "mask from prompt"],
             description="One mask for each phrase of the prompt. Pixels compete, so that masks never overlap.",
             inputs=[
                 io.MultiType.Input(

@@ -76,7 +76,7 @@ class SegmentImage(io.ComfyNode):
             node_id="GOCA_SegmentImage",
             display_name="Segment Image (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "segment", "segment photo", "mask from prompt", "open vocabulary"],
+            search_aliases=[*types.ALIASES, "segment photo", "mask from prompt", "open vocabulary"],
             description=(
                 "Finds the words of a prompt in any picture, such as a photo: adds a little noise to it and lets the model "
                 "look at it once. Nothing is painted."

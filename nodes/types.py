@@ -11,4 +11,4 @@ Scores = io.Custom("GOCA_SCORES")
 Words = io.Custom("GOCA_WORDS")
 
 CATEGORY = "GoCA"
-ALIASES = ["daam", "attention map", "heatmap", "segmentation", "mask"]
+ALIASES = ["daam", "attention map", "attention mask", "heatmap", "segment", "segmentation", "mask"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-ALIASES = {"daam", "attention map", "heatmap", "segmentation", "mask"}
+ALIASES = {"daam", "attention map", "attention mask", "heatmap", "segment", "segmentation", "mask"}
 
 
 @pytest.fixture(scope="module")
