@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the example graphs in workflows/: for the editor, and the same in API format in workflows/api/.
+"""Write the example graphs in workflows/, for the editor and in API format in workflows/api/, and the blueprints in subgraphs/.
 
     .host/venv/bin/python scripts/make_graphs.py            # write them
     .host/venv/bin/python scripts/make_graphs.py --check    # fail when they are stale or name what is not there
@@ -20,6 +20,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
+from scripts import blueprints
 from scripts.edit_graphs import edit_graphs
 from scripts.example_graphs import Graph, Node, Note, Wire, graphs
 from scripts.graph_schema import GraphError, Info, Schema
@@ -163,6 +164,8 @@ def files(info: Info) -> dict[Path, str]:
             schema.check(node)
         texts[FOLDER / f"{graph.name}.json"] = _json(to_editor(graph, schema))
         texts[FOLDER / "api" / f"{graph.name}.json"] = _json(to_api(graph, schema))
+    for name, saved in blueprints.files(schema, to_editor).items():
+        texts[ROOT / "subgraphs" / f"{name}.json"] = _json(saved)
     return texts
 
 
