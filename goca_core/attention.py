@@ -107,7 +107,9 @@ class Attention:
     """Everything recorded in one sampling run for one conditioning.
 
     ``height`` x ``width``: size of the latent; ``scale``: pixels of the picture per latent cell. ``sigmas``: noise
-    levels of the evaluations that were merged. ``note``: what a user should know about how it was recorded.
+    levels of the evaluations that were merged. ``note``: what a user should know about how it was recorded. ``frames``: of
+    the latent of a film; the samples are films x frames, film by film. ``stride``: pictures of a film per latent frame;
+    the first frame is one picture.
     """
 
     family: str
@@ -120,10 +122,18 @@ class Attention:
     affinity: Affinity | None = None
     sigmas: tuple[float, ...] = ()
     note: str = ""
+    frames: int = 1
+    stride: int = 1
 
     @property
     def batch(self) -> int:
+        """Samples: pictures, or frames of all films."""
         return next(iter(self.layers[0].maps.values())).shape[0]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures of one film."""
+        return 1 + (self.frames - 1) * self.stride
 
     @property
     def head_methods(self) -> tuple[str, ...]:
@@ -137,8 +147,10 @@ class Attention:
         """A few lines for people: what was recorded, and what should be known about it."""
         counts = Counter(f"{sigma:.3g}" for sigma in self.sigmas)
         levels = ", ".join(level if count == 1 else f"{level} ({count} times)" for level, count in counts.items())
+        count, size = self.batch // self.frames, f"{self.width * self.scale} x {self.height * self.scale} pixels"
+        film = f"{self.pictures} frames ({self.frames} of the latent) x " if self.frames > 1 else ""
         lines = [
-            f"{self.batch} x {self.width * self.scale} x {self.height * self.scale} pixels, {len(self.layers)} layers",
+            f"{count} x {film}{size}, {len(self.layers)} layers",
             f"recorded at noise level {levels}",
         ]
         return "\n".join([*lines, *filter(None, (self.note,))])
@@ -194,12 +206,17 @@ def _chosen(what: str, method: str, default: str, available: Sequence[str], know
 
 
 def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
-    """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others."""
+    """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others.
+
+    All frames of a film have the mean of theirs, so that no layer comes and goes with time.
+    """
     method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS)
     if method == "vanilla":
         scores = torch.ones(attention.batch, len(attention.layers))
     else:
         scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
+        films = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
+        scores = films.expand(-1, attention.frames, -1).flatten(0, 1)
     mean = torch.nanmean(scores, -1, keepdim=True)
     return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
 
@@ -236,7 +253,8 @@ def alike(first: Attention, second: Attention) -> bool:
     """Whether two recordings have the same layers, tokens and batch, and so can be averaged."""
     layers = [[(layer.name, layer.height, layer.width) for layer in record.layers] for record in (first, second)]
     tokens = [(record.tokens.positions, record.tokens.rest, record.tokens.length) for record in (first, second)]
-    return layers[0] == layers[1] and tokens[0] == tokens[1] and first.batch == second.batch
+    sizes = [(record.batch, record.frames) for record in (first, second)]
+    return layers[0] == layers[1] and tokens[0] == tokens[1] and sizes[0] == sizes[1]
 
 
 def blend(mean: Attention, new: Attention, share: float) -> Attention:

@@ -36,8 +36,8 @@ class Request:
     ``phrases``: one object per line, commas pool. ``background``: the same for what is not an object; "auto" takes
     everything else that the prompt names, empty takes nothing. ``order``: times of propagation, -1 = the family's.
     ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the masks;
-    None = the picture's own, or the latent's with ``latent_size``. ``largest``, ``remove_small`` (a share of the picture)
-    and ``fill_holes`` tidy up masks of 0 and 1, see ``masks``.
+    None = the picture's own. ``latent_size``: the latent's instead, and of a film a mask for each latent frame.
+    ``largest``, ``remove_small`` (a share of the picture) and ``fill_holes`` tidy up masks of 0 and 1, see ``masks``.
     """
 
     phrases: str
@@ -59,6 +59,7 @@ class Cut:
     """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of.
 
     ``objects``: the phrases with the tokens that they mean.
+    Of films, B is films x pictures, film by film.
     """
 
     masks: Tensor
@@ -98,7 +99,8 @@ def refined(source: Attention | Maps | Scores, refinement: Refinement, picture: 
     what guides it is missing or does not fit.
     """
     scores = as_scores(source)
-    check(refinement, scores.maps.source.batch, picture, scores.maps.source.affinity)
+    record = scores.maps.source
+    check(refinement, record.batch // record.frames * record.pictures, picture, record.affinity)
     if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scores.steps):
         raise ValueError(
             f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the picture; put it "
@@ -115,7 +117,8 @@ def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> 
     if method not in RESCALE_METHODS:
         raise AttentionError(f"Unknown rescale method {method!r}: use one of {', '.join(RESCALE_METHODS)}.")
     columns = [tokens.columns(phrase.tokens) for phrase in objects]
-    return rescale(scores.maps.maps, columns, tokens.columns(words.content()), method, scores.pool, scores.range_)
+    content, frames = tokens.columns(words.content()), scores.maps.source.frames
+    return rescale(scores.maps.maps, columns, content, method, scores.pool, scores.range_, frames)
 
 
 def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
@@ -177,8 +180,8 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     order = record.defaults.order if request.order < 0 else request.order
     if order and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
-        maps = propagate(maps, affinity.matrix.to(maps), order, scores.range_)
-    maps = _finish(maps, scores, (record.height, record.width) if request.latent_size else request.size)
+        maps = propagate(maps, affinity.matrix.to(maps), order, scores.range_, record.frames)
+    maps = _finish(maps, scores, request.size, request.latent_size)
     if request.smooth > 0:
         maps = finishing.smooth(maps, request.smooth)
     found = maps[:, :count]
@@ -193,20 +196,43 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
     return resolve(text, words) if text.strip() else []
 
 
-def _finish(maps: Tensor, scores: Scores, size: Grid | None) -> Tensor:
-    """Refine maps in the order of the steps, and bring them to the size of the masks; None is that of the picture."""
+def _finish(maps: Tensor, scores: Scores, size: Grid | None, latent: bool = False) -> Tensor:
+    """Refine maps in the order of the steps, and bring them to the size of the masks; None is that of the picture.
+
+    ``latent``: to that of the latent, and to its frames; a refinement by the picture is made on the picture's all the same.
+    """
     record = scores.maps.source
     size = size or (record.height * record.scale, record.width * record.scale)
+    size = (record.height, record.width) if latent else size
     cell = 0
     for step in scores.steps:
         if step.picture is not None and not cell:
             # The first time a picture is looked at; from here on maps are as large as pictures, and cover no more.
             cell = cell_of(maps, step.picture)
-            maps = _to_size(maps, record, (step.picture.shape[1], step.picture.shape[2]))
+            maps = _to_size(_shown(maps, record), record, (step.picture.shape[1], step.picture.shape[2]))
         maps = apply(step.refinement, maps, step.picture, record.affinity, cell)
     if not cell:
-        return _to_size(maps, record, size)
+        return _to_size(maps if latent else _shown(maps, record), record, size)
+    if latent:
+        maps = _latent_frames(maps, record)
     return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
+
+
+def _shown(maps: Tensor, record: Attention) -> Tensor:
+    """Maps of latent frames for the pictures that they become: the first frame one, each other ``stride``."""
+    if record.frames == 1:
+        return maps
+    frame = torch.arange(record.pictures + record.stride - 1, device=maps.device)[record.stride - 1 :] // record.stride
+    return maps.unflatten(0, (-1, record.frames))[:, frame].flatten(0, 1)
+
+
+def _latent_frames(maps: Tensor, record: Attention) -> Tensor:
+    """Maps of pictures for latent frames: the mean of those that a frame becomes."""
+    if record.frames == 1:
+        return maps
+    films = maps.unflatten(0, (-1, record.pictures))
+    rest = films[:, 1:].unflatten(1, (record.frames - 1, record.stride)).mean(2)
+    return torch.cat((films[:, :1], rest), 1).flatten(0, 1)
 
 
 def _to_size(maps: Tensor, record: Attention, size: Grid) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .layers import resize_self_map
-from .resize import Grid, Range, check_ndim, finite, resize_nearest, stretch, working_dtype
+from .resize import Grid, Range, apart, check_ndim, finite, joined, resize_nearest, stretch, working_dtype
 
 
 def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid) -> Tensor:
@@ -36,11 +36,12 @@ def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid
     return total / len(self_maps)
 
 
-def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "full") -> Tensor:
+def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "full", frames: int = 1) -> Tensor:
     """Apply x <- affinity x `order` times to each map, then stretch it to [0, 1].
 
     scores: [B, K, h, w]. affinity: [B, N, N], N = h*w, from `mean_affinity`. Returns [B, K, h, w].
-    range_: of the stretch, see `resize.stretch`. order 0 gives the scores back unchanged; maps that are zero everywhere stay zero.
+    range_: of the stretch, see `resize.stretch`. frames: so many samples in a row are one film and share it.
+    order 0 gives the scores back unchanged; maps that are zero everywhere stay zero.
     Many orders with a diffuse affinity flatten every map; one that ends flat up to rounding becomes zero.
     Raises ValueError when N is not h*w, the order is negative or the range unknown.
     """
@@ -55,11 +56,17 @@ def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "ful
     for _ in range(order):
         # rows of the affinity sum to anything between 0 and N: without this, many steps over- or underflow.
         # The scale is free, the final stretch takes it out.
-        peak = x.abs().amax(-1, keepdim=True)
-        x = x / torch.where(peak > torch.finfo(dtype).tiny, peak, 1.0) @ transposed
+        x = _scaled(x, frames) @ transposed
+    x = _scaled(x, frames).reshape(scores.shape)
+    return apart(stretch(joined(x, frames), range_), frames)
+
+
+def _scaled(x: Tensor, frames: int) -> Tensor:
+    """Each map of [B, K, N] by its largest number, or by that of its film."""
     peak = x.abs().amax(-1, keepdim=True)
-    x = x / torch.where(peak > torch.finfo(dtype).tiny, peak, 1.0)
-    return stretch(x.reshape(scores.shape), range_)
+    if frames > 1:
+        peak = peak.unflatten(0, (-1, frames)).amax(1).repeat_interleave(frames, 0)
+    return x / torch.where(peak > torch.finfo(x.dtype).tiny, peak, 1.0)
 
 
 def proposal_merge(

@@ -13,7 +13,19 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .resize import RANGES, Range, check_choice, check_ndim, finite, gaussian_blur, maxnorm, minmax, within
+from .resize import (
+    RANGES,
+    Range,
+    apart,
+    check_choice,
+    check_ndim,
+    finite,
+    gaussian_blur,
+    joined,
+    maxnorm,
+    minmax,
+    within,
+)
 
 _FACTOR_FLOOR = 1e-8  # content mass below which a pixel says nothing about the objects
 
@@ -56,6 +68,7 @@ def rescale(
     method: str = "sum-1 rescaling + per-token renorm+",
     pool: Literal["mean", "sum"] = "mean",
     range_: Range = "full",
+    frames: int = 1,
 ) -> Tensor:
     """One score map per object.
 
@@ -64,6 +77,8 @@ def rescale(
     method: one of RESCALE_METHODS. pool: how an object's tokens are joined; the content mass is always a sum.
     range_: "robust" takes the most extreme hundredth of a map's pixels at either end out (`resize.clip_tails`) before each
     blur and renormalisation, so that attention sinks do not decide the scale; without renormalisation it changes nothing.
+    frames: so many samples in a row are the frames of one film and share a scale, so that an object which leaves the film
+    leaves its map.
 
     Returns [B, K, h, w], in [0, 1] for the methods that end in a renormalisation. Repeated positions count once. Pixels
     with a content mass of 1e-8 or less, and objects whose map is constant, are zero. Without content words the division
@@ -101,14 +116,19 @@ def rescale(
             stacklevel=2,
         )
     if recipe.renorm == "max":
-        result = maxnorm(within(result, range_))
+        result = apart(maxnorm(within(joined(result, frames), range_)), frames)
     elif recipe.renorm == "blur":
-        result = minmax(blur(within(result, range_)))
+        result = _blurred(result, range_, frames)
     if recipe.times_raw:
         result = result * raw
     if recipe.again:
-        result = minmax(blur(within(result, range_)))
+        result = _blurred(result, range_, frames)
     return result
+
+
+def _blurred(maps: Tensor, range_: Range, frames: int) -> Tensor:
+    smooth = blur(apart(within(joined(maps, frames), range_), frames))
+    return apart(minmax(joined(smooth, frames)), frames)
 
 
 def merge_background(maps: Tensor) -> Tensor:

@@ -161,6 +161,16 @@ def within(maps: Tensor, range_: Range) -> Tensor:
     return clip_tails(maps) if range_ == "robust" else maps
 
 
+def joined(maps: Tensor, frames: int) -> Tensor:
+    """Frames of a film below one another, [B * frames, K, h, w] -> [B, K, frames * h, w], to share a scale."""
+    return maps if frames == 1 else maps.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
+
+
+def apart(maps: Tensor, frames: int) -> Tensor:
+    """What `joined` put together, [B, K, frames * h, w] -> [B * frames, K, h, w]."""
+    return maps if frames == 1 else maps.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
+
+
 def maxnorm(maps: Tensor) -> Tensor:
     """Divide each map of [..., h, w] by its own maximum. Constant maps become zero, as in `minmax`."""
     _, high, varies = _extremes(maps)

@@ -37,6 +37,8 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
         "layers": layers,
         "sigmas": list(attention.sigmas),
         "note": attention.note,
+        "frames": attention.frames,
+        "stride": attention.stride,
         "defaults": vars(attention.defaults),
         "tokens": {
             "positions": list(attention.tokens.positions),
@@ -126,6 +128,8 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
         affinity,
         tuple(header["sigmas"]),
         header["note"],
+        header.get("frames", 1),  # files of before there were films
+        header.get("stride", 1),
     )
     _check(attention)
     return attention
@@ -139,10 +143,13 @@ def _check(attention: Attention) -> None:
         attention.width,
         attention.scale,
         tokens.length,
+        attention.frames,
+        attention.stride,
         *(side for layer in attention.layers for side in (layer.height, layer.width)),
     ]
     _expect(bool(attention.layers), "layers")
     _expect(all(type(size) is int and size > 0 for size in sizes), "sizes")
+    _expect(attention.batch % attention.frames == 0, "frames")
     _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")
     _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
     _expect(defaults.head in attention.head_methods and defaults.layer in attention.layer_methods, "methods")

@@ -109,7 +109,10 @@ class MaskFromTokens(io.ComfyNode):
                     "size",
                     options=["image", "latent", "custom"],
                     default="image",
-                    tooltip="Size of the masks: the picture's, the latent's, or width and height below.",
+                    tooltip=(
+                        "Size of the masks: the picture's, the latent's, or width and height below. For a film, latent "
+                        "gives a mask for each frame of the latent, the others one for each frame of the film."
+                    ),
                 ),
                 io.Int.Input(
                     "width",
@@ -155,7 +158,7 @@ class MaskFromTokens(io.ComfyNode):
                     display_name="masks",
                     tooltip=(
                         "All masks of the first picture in the order of the phrases, then those of the second, "
-                        "and so on."
+                        "and so on. The frames of a film are its pictures."
                     ),
                 ),
                 io.Mask.Output(display_name="background", tooltip="One mask per picture: what belongs to no phrase."),

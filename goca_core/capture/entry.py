@@ -13,8 +13,9 @@ from ..heads import head_weights
 from ..layers import LAYER_METHODS, reference_affinity, resize_self_map
 from ..resize import Grid, resize_bilinear
 from .family import Block, Plan, Site, Spans
-from .joint import joint_maps
-from .reduce import Call, Columns, Reference, SelfMaps, cross_maps, self_maps
+from .film import FilmMaps, by_frame, film_self_maps
+from .joint import FUSED, joint_maps, log_total
+from .reduce import Call, Columns, Reference, cross_maps
 from .weights import effective_weight
 
 # A self map held until the reference is known is kept in half precision, and not on an accelerator, from this many
@@ -24,7 +25,8 @@ _HOLD_EXACT = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What to reduce to, chosen in the node. ``grid_limit``: at most so many tokens in the reference grid; 0 = any."""
+    """What to reduce to, chosen in the node. ``grid_limit``: at most so many tokens in the reference grid; 0 = any. All
+    frames of a film together get no more memory than a picture on that grid."""
 
     head_methods: tuple[str, ...]
     layer_methods: tuple[str, ...]
@@ -41,14 +43,17 @@ class Options:
 class Aim:
     """What the layers of one model call are reduced to: the plan, the options and the grids they lead to."""
 
-    def __init__(self, plan: Plan, options: Options, size: Grid) -> None:
-        self.plan, self.options = plan, options
+    def __init__(self, plan: Plan, options: Options, size: Grid, frames: int = 1) -> None:
+        self.plan, self.options, self.frames = plan, options, frames
         levels = {block.name: block.level for block in plan.blocks}
-        self.reference_grid = _bounded(plan.grid(levels[plan.reference], *size), options.grid_limit)
+        # A matrix has the square of its grid's tokens, for each frame.
+        share = 1 / math.sqrt(frames)
+        bound = max(1, int(options.grid_limit * share)) if options.grid_limit else 0
+        self.reference_grid = _bounded(plan.grid(levels[plan.reference], *size), bound)
         # The paper propagates on the finest grid; unless asked to, no grid finer than the reference's is held when it
         # has more than 1,024 tokens: full self-attention there would cost more than all the rest of recording.
         finest = plan.grid(min((levels[name] for name in plan.affinity), default=0), *size)
-        limit = max(_HOLD_EXACT, math.prod(self.reference_grid))
+        limit = max(_HOLD_EXACT * share, math.prod(self.reference_grid))
         fine = options.full_affinity or math.prod(finest) <= limit
         self.affinity_grid = finest if fine else self.reference_grid
 
@@ -86,13 +91,16 @@ class Entry:
         self._held: list[tuple[str, Tensor, Grid]] = []
         self._scores: dict[str, dict[str, Tensor]] = {}
         self._affinity_count = 0
-        self._columns: dict[int, Columns] = {}
+        self._made: dict[int, Columns] = {}
 
     # -- attention ----------------------------------------------------------------------------------------------------
 
-    def take_text(self, aim: Aim, block: Block, call: Call, post: Tensor | None, grid: Grid) -> None:
-        """Cross-attention of a layer. ``post``: what it gave, for the whole call; None where that was replaced."""
-        call = call.rows(self.rows)
+    def take_text(
+        self, aim: Aim, block: Block, call: Call, post: Tensor | None, grid: Grid, image: slice = slice(None)
+    ) -> None:
+        """Cross-attention of a layer. ``post``: what it gave, for the whole call; None where that was replaced.
+        ``image``: the queries that are the picture's."""
+        call = call.rows(self.rows).queries(image)
         columns = self._columns_for(call.k.shape[2], call.q.device)
         if columns is None:
             return  # other conditionings were appended to the keys; which columns are ours cannot be told
@@ -100,31 +108,34 @@ class Entry:
             value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
             value = value.transpose(1, 2).flatten(2)
         else:
-            value = post[self.rows]
+            value = post[self.rows, image]
         weights = _weights(block.text, value, call.v, aim.options.head_methods)
-        self._keep(block, cross_maps(call, weights, columns), grid)
+        self._keep(aim, block, cross_maps(call, weights, columns), grid)
 
-    def take_self(self, aim: Aim, block: Block, call: Call, grid: Grid) -> None:
-        """Self-attention of a layer."""
+    def take_self(self, aim: Aim, block: Block, call: Call, grid: Grid, image: slice) -> None:
+        """Self-attention of a layer, whose keys and queries are the picture's at ``image``."""
         targets = aim.targets(block)
         if targets:
-            self._use_self(aim, block, self_maps(call.rows(self.rows), grid, targets))
+            call = call.rows(self.rows).queries(image)
+            # Of a film only each frame's own part is wanted, so knowing the denominators saves most of the work.
+            total = log_total(call) if aim.frames > 1 and call.q.device.type in FUSED else None
+            self._use_self(aim, block, film_self_maps(call, image, grid, targets, aim.frames, total))
 
     def take_joint(self, aim: Aim, block: Block, call: Call, post: Tensor, grid: Grid, spans: Spans) -> None:
         """Text and self-attention of a layer in one."""
         call = call.rows(self.rows)
-        columns = self._columns_for(self.tokens.length, call.q.device)
-        assert columns is not None
+        columns = self._columns(spans.text.stop - spans.text.start, call.q.device)
         value = post[self.rows, spans.image]
         weights = _weights(block.text, value, call.v[:, :, spans.image], aim.options.head_methods)
-        maps, selves = joint_maps(call.queries(spans.image), spans, weights, columns, grid, aim.targets(block))
-        self._keep(block, maps, grid)
+        call, targets = call.queries(spans.image), aim.targets(block)
+        maps, selves = joint_maps(call, spans, weights, columns, grid, targets, aim.frames)
+        self._keep(aim, block, maps, grid)
         if selves is not None:
             self._use_self(aim, block, selves)
 
     def take_feature(self, aim: Aim, feature: Tensor, grid: Grid) -> None:
         """The feature [B, N, C] of the reference layer, for the whole call: what all layers are measured by."""
-        picture = feature[self.rows].transpose(-1, -2).unflatten(-1, grid).float()
+        picture = by_frame(feature[self.rows], aim.frames).transpose(-1, -2).unflatten(-1, grid).float()
         picture = resize_bilinear(picture, aim.reference_grid)
         self._reference = Reference(reference_affinity(picture, aim.options.reference_channel0), aim.reference_grid)
         for name, layer, layer_grid in self._held:
@@ -134,23 +145,27 @@ class Entry:
     # -- what is made of it -------------------------------------------------------------------------------------------
 
     def _columns_for(self, keys: int, device: torch.device) -> Columns | None:
+        return None if keys % self.tokens.length else self._columns(keys, device)
+
+    def _columns(self, keys: int, device: torch.device) -> Columns:
+        """Of as many keys; fewer than there are tokens where the model cuts padding off."""
         tokens = self.tokens
-        if keys % tokens.length:
-            return None
-        if keys not in self._columns:
-            self._columns[keys] = Columns.make(keys, tokens.length, tokens.positions, tokens.rest, device)
-        return self._columns[keys]
+        if keys not in self._made:
+            self._made[keys] = Columns.make(keys, tokens.length, tokens.positions, tokens.rest, device)
+        return self._made[keys]
 
-    def _keep(self, block: Block, maps: dict[str, Tensor], grid: Grid) -> None:
-        self.result.layers[block.name] = Layer(block.name, *grid, {name: part.cpu() for name, part in maps.items()}, {})
+    def _keep(self, aim: Aim, block: Block, maps: dict[str, Tensor], grid: Grid) -> None:
+        small = {name: by_frame(part, aim.frames).cpu() for name, part in maps.items()}
+        self.result.layers[block.name] = Layer(block.name, *grid, small, {})
 
-    def _use_self(self, aim: Aim, block: Block, maps: SelfMaps) -> None:
+    def _use_self(self, aim: Aim, block: Block, maps: FilmMaps) -> None:
         if aim.options.scored:
             layer, grid = maps.result(aim.reference_grid)
             if self._reference is not None:
                 self._score(aim, block.name, layer, grid)
             else:
-                held = layer if layer.shape[-1] <= _HOLD_EXACT else layer.to("cpu", torch.float16)
+                small = aim.frames * layer.shape[-1] ** 2 <= _HOLD_EXACT**2
+                held = layer if small else layer.to("cpu", torch.float16)
                 self._held.append((block.name, held, grid))
         if block.name in aim.plan.affinity:
             self._add_affinity(aim, *maps.result(aim.affinity_grid))

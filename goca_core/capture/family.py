@@ -8,7 +8,7 @@ the layers whose self-attention serves propagation, and the paper's choices for 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,8 @@ class Site:
     ``query``: the projection that makes the queries (perhaps keys and values too). ``out``: the projection that takes
     what attention gave. ``weighted``: the weight of ``out`` is [C_out, heads * head width], so that heads can be
     weighted by what they contribute; where it is not, they are averaged. ``key`` and ``value``: the other projections,
-    for networks in which another node may put a computation of its own between them and ``out``.
+    for networks in which another node may put a computation of its own between them and ``out``. ``sequence_first``:
+    what ``query`` gives is [tokens, batch, channels].
     """
 
     heads: int
@@ -35,6 +36,7 @@ class Site:
     weighted: bool = True
     key: nn.Module | None = None
     value: nn.Module | None = None
+    sequence_first: bool = False
 
     @property
     def replaceable(self) -> bool:
@@ -86,7 +88,20 @@ def text_first(registers: int = 0) -> SpanRule:
     return rule
 
 
+def image_first(total: int, text: int, image: int, references: int) -> Spans | None:
+    """[picture, reference pictures, text]"""
+    start = image + references
+    return Spans(slice(start, total), slice(0, image)) if total == start + text else None
+
+
 TEXT_FIRST = text_first()
+
+# (what the network is given beside the latent) -> tokens of reference pictures before the picture's own, and behind them.
+References = Callable[[Mapping[str, Any]], tuple[int, int]]
+
+
+def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
+    return 0, 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,9 @@ class Plan:
     ``feature``: what of the reference layer is compared between pixels: the query projection of its text attention,
     what its attention gives, or that after the output projection (a joint block's stream of the picture).
     ``noise_level``: sigma at which the paper reads attention. ``patch``: side of a token in latent cells. ``spans``:
-    the layout of joint sequences.
+    the layout of joint sequences. ``frame_patch``: latent frames that a token spans; 0 for models that make no films.
+    ``references``: tokens of reference pictures in the picture's stream, which are no part of it, where the host's options
+    do not count them.
     """
 
     blocks: tuple[Block, ...]
@@ -107,6 +124,12 @@ class Plan:
     feature: Literal["query", "attention", "projected"] = "query"
     patch: int = 1
     spans: SpanRule = TEXT_FIRST
+    frame_patch: int = 0
+    references: References = no_references
+
+    def frames(self, latent_frames: int) -> int:
+        """Frames of tokens for frames of the latent; the last one may be filled up."""
+        return -(-latent_frames // max(self.frame_patch, 1))
 
     def grid(self, level: int, height: int, width: int) -> Grid:
         """Tokens of a level for a latent of ``height`` x ``width``: patches and each halving round up."""
@@ -171,6 +194,49 @@ def by_depth(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 # what a head gives mixes text and picture, scores spread twice, and attention is read at Flux's noise level.
 JOINT = Defaults("average", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
 FLOW_NOISE = 0.407
+
+
+def joint_plan(
+    blocks: Sequence[Block],
+    patch: int,
+    spans: SpanRule = TEXT_FIRST,
+    feature: Literal["attention", "projected"] | None = None,
+) -> Plan:
+    """The plan of a network of joint attention that the paper does not speak of.
+
+    ``feature``: if nothing is said, what the projection of the picture's own stream gives, or in blocks named
+    ``single...``, behind whose projection text and picture are one, what it takes.
+    """
+    reference, middle = by_depth([block.name for block in blocks])
+    feature = feature or ("attention" if reference.startswith("single") else "projected")
+    return Plan(tuple(blocks), reference, middle, JOINT, FLOW_NOISE, feature, patch, spans)
+
+
+# And what it chose for PixArt serves every transformer of cross-attention. The noise is a ratio of noise to signal.
+CROSS = Defaults("dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 5)
+CROSS_NOISE = 0.342
+
+
+def cross_plan(
+    blocks: Sequence[Block],
+    patch: int,
+    noise_level: float = CROSS_NOISE / (1 + CROSS_NOISE),
+    frame_patch: int = 0,
+    references: References = no_references,
+) -> Plan:
+    """The plan of a transformer of cross-attention that the paper does not speak of; if nothing else is said, of a flow
+    model, whose sigma is the share of noise."""
+    reference, middle = by_depth([block.name for block in blocks])
+    return Plan(
+        tuple(blocks),
+        reference,
+        middle,
+        CROSS,
+        noise_level,
+        patch=patch,
+        frame_patch=frame_patch,
+        references=references,
+    )
 
 
 class UnknownFamily(ValueError):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..resize import Grid
 from .entry import Aim, Entry, EntryResult, Options
-from .family import Block, Plan, Site
+from .family import Block, Plan, Site, Spans
 from .passthrough import OVERRIDE, watching
 from .reduce import Call, bind, split_heads
 
@@ -32,12 +32,23 @@ class Forward:
     """Recorder of a single model call.
 
     ``entries``: conditioning key -> its rows and tokens. ``size``: height and width of the latent of this call.
-    ``batch``: rows of the call, of all conditionings together.
+    ``batch``: rows of the call, of all conditionings together. ``frames``: of tokens, one after the other. ``given``: what
+    else the network is given.
     """
 
-    def __init__(self, plan: Plan, options: Options, entries: Mapping[Any, Entry], size: Grid, batch: int) -> None:
-        self.plan, self.entries, self.size, self.batch = plan, entries, size, batch
-        self._aim = Aim(plan, options, size)
+    def __init__(
+        self,
+        plan: Plan,
+        options: Options,
+        entries: Mapping[Any, Entry],
+        size: Grid,
+        batch: int,
+        frames: int = 1,
+        given: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.plan, self.entries, self.size, self.batch, self.frames = plan, entries, size, batch, frames
+        self._aim = Aim(plan, options, size, frames)
+        self._around = plan.references(given or {})
         # The site whose query projection has run and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
         # Another node may compute attention in a site's place, perhaps by several calls of which only one counts.
@@ -176,25 +187,31 @@ class Forward:
             if out is not None:
                 self._take_joint(block, call, out, options)
             return
-        grid = self._grid(block, call.q.shape[2], options)
+        before, behind = self._around
+        grid = self._grid(block, call.q.shape[2] - before - behind, options)
         if grid is None:
             return
+        image = slice(before, call.q.shape[2] - behind)
         if site is block.own:
             # Merged tokens (ToMe) are no map of this picture; the layer goes unscored.
             if call.k.shape[2] == call.q.shape[2]:
                 for entry in self.entries.values():
-                    entry.take_self(self._aim, block, call, grid)
+                    entry.take_self(self._aim, block, call, grid, image)
             return
         if block.name == self.plan.reference:
-            self._take_reference(self._projected.get(site.query) if self.plan.feature == "query" else out, grid)
+            feature = self._projected.get(site.query) if self.plan.feature == "query" else out
+            if feature is not None and feature is not out and site.sequence_first:
+                feature = feature.transpose(0, 1)
+            self._take_reference(feature if feature is None else feature[:, image], grid)
         for entry in self.entries.values():
-            entry.take_text(self._aim, block, call, out, grid)
+            entry.take_text(self._aim, block, call, out, grid, image)
 
     def _take_joint(self, block: Block, call: Call, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
-        references = sum(options.get("reference_image_num_tokens") or ())
+        before, behind = self._around
+        references = sum(options.get("reference_image_num_tokens") or ()) + before + behind
         for entry in self.entries.values():
-            total, text, image = call.k.shape[2], entry.tokens.length, grid[0] * grid[1]
+            total, text, image = call.k.shape[2], entry.tokens.length, self.frames * grid[0] * grid[1]
             if total <= image:
                 continue  # the picture's own attention beside the joint one
             spans = self.plan.spans(total, text, image, references)
@@ -204,6 +221,7 @@ class Forward:
                     f"and {references} of reference pictures"
                 )
                 continue
+            spans = Spans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
             if block.name == self.plan.reference and self.plan.feature == "attention":
                 entry.take_feature(self._aim, out[:, spans.image], grid)
             entry.take_joint(self._aim, block, call, out, grid, spans)
@@ -211,10 +229,10 @@ class Forward:
     def _reference_hook(self, block: Block) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
             if self._active:
-                grid = self.plan.grid(block.level, *self.size)
+                grid, before = self.plan.grid(block.level, *self.size), self._around[0]
                 with self._guarded(f"the attention of layer {block.name}"):
-                    # Of a stream of pictures the one that is painted comes first.
-                    self._take_reference(out[:, : grid[0] * grid[1]], grid)
+                    # Of a stream of pictures the one that is painted comes first, but for those that the family counts.
+                    self._take_reference(out[:, before : before + self.frames * grid[0] * grid[1]], grid)
 
         return hook
 
@@ -229,7 +247,7 @@ class Forward:
         candidates += [self._grids[block.name]] if block.name in self._grids else []
         candidates.append(self.plan.grid(block.level, *self.size))
         for grid in candidates:
-            if grid[0] * grid[1] == tokens:
+            if self.frames * grid[0] * grid[1] == tokens:
                 self._grids[block.name] = grid
                 return grid
         return None

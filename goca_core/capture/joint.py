@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..resize import Grid
 from .family import Spans
-from .reduce import Call, Columns, SelfMaps, TextMaps, cross_maps, probabilities, self_maps
+from .film import FilmMaps
+from .reduce import Call, Columns, TextMaps, cross_maps, probabilities
 
 # Fused kernels that also return the logarithm of the denominators, by kind of device.
 _KERNELS: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
@@ -41,18 +42,22 @@ def joint_maps(
     columns: Columns,
     grid: Grid,
     targets: Sequence[Grid],
-) -> tuple[dict[str, Tensor], SelfMaps | None]:
+    frames: int = 1,
+) -> tuple[dict[str, Tensor], FilmMaps | None]:
     """Text maps and self-attention of one joint call, whose queries are the picture's and whose keys are all.
 
     ``weights``: head method -> [B, N, H]. ``columns``: of the text keys. ``targets``: grids that self-attention is
-    wanted for, none if it is not. Returns a map [B, N, columns] for each method, and the self-attention.
+    wanted for, none if it is not. ``frames``: the picture's tokens are those of so many, each on ``grid``. Returns a map
+    [B, N, columns] for each method, and the self-attention.
     """
-    selves = SelfMaps(grid, targets) if targets else None
-    partial = selves is None or selves.index is not None
+    selves = FilmMaps(grid, targets, frames) if targets else None
+    # Of a film's self-attention only the part of each frame on itself is wanted.
+    partial = selves is None or selves.index is not None or frames > 1
     total = log_total(call) if partial and call.q.device.type in FUSED else None
     if total is not None:
-        texts = cross_maps(call.keys(spans.text), weights, columns, total)
-        return texts, self_maps(call.keys(spans.image), grid, targets, total) if targets else None
+        if selves is not None:
+            selves.fill(call.keys(spans.image), total)
+        return cross_maps(call.keys(spans.text), weights, columns, total), selves
     gathered = TextMaps(weights, columns)
     numbers = torch.arange(call.q.shape[2])
     for rows, chances in probabilities(call):

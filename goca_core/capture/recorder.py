@@ -117,7 +117,7 @@ class Recorder:
     ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
         run = self._run
-        forward = None if run is None else self._forward(run, executor.class_obj, x, options)
+        forward = None if run is None else self._forward(run, executor.class_obj, x, options, kwargs)
         if run is None or forward is None:
             return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         with forward.installed(options) as recording:
@@ -126,13 +126,14 @@ class Recorder:
             run.commit(forward, executor.class_obj)
         return out
 
-    def _forward(self, run: Run, model: Any, x: Tensor, options: dict[str, Any]) -> Forward | None:
+    def _forward(
+        self, run: Run, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]
+    ) -> Forward | None:
         """The recorder of this call, or None when it has no rows to record."""
         uuids = options.get("uuids") or ()
         size = run.batch
         # Anything else is a call that another node has cut up, and whose rows are whose cannot be told.
-        picture = x.ndim == 4 or (x.ndim == 5 and x.shape[2] == 1)
-        if not picture or x.shape[0] != size * len(uuids):
+        if x.ndim not in (4, 5) or x.shape[0] != size * len(uuids):
             return None
         entries = {
             uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid])
@@ -141,7 +142,11 @@ class Recorder:
         }
         if not entries or not run.wants(model):
             return None
-        return Forward(run.plan(model), self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0])
+        plan, length = run.plan(model), x.shape[2] if x.ndim == 5 else 1
+        if length > 1 and not plan.frame_patch:
+            return None  # several layers of one picture (Qwen-Image-Layered)
+        frames = plan.frames(length)
+        return Forward(plan, self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0], frames, given)
 
     # -- the recordings ---------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from ..attention import Affinity, Attention, AttentionError, Tokens, alike, blen
 from . import passthrough
 from .entry import EntryResult
 from .family import Plan, find_family, network_of
+from .film import by_latent_frame
 from .forward import Forward
 from .tokens import attached, length_of
 from .window import Gate, Window
@@ -27,7 +28,9 @@ class Run:
         self.order: list[Any] = []
         self.tokens: dict[Any, Tokens] = {}
         self.batch, self._size = shape[0], tuple(shape[-2:])
+        self._length = shape[2] if len(shape) == 5 else 1
         self._cropped: set[Any] = set()
+        self._windowed = False
         for entry in conditionings:
             context = entry.get("cross_attn")
             if context is not None:
@@ -106,6 +109,9 @@ class Run:
                 self._blind, self._unclear = True, forward.unclear
                 continue
             self._committed = True
+            if forward.frames != self._plan.frames(self._length):
+                self._windowed = True
+                continue
             if forward.size != self._size:
                 self._cropped.add(uuid)  # a part of the picture: an area, the bounds of a mask, a tile
                 continue
@@ -120,19 +126,34 @@ class Run:
 
     def _record(self, uuid: Any, result: EntryResult, forward: Forward, model: Any) -> Attention:
         assert self._plan is not None
+
+        def whole(values: Tensor) -> Tensor:
+            assert self._plan is not None
+            return by_latent_frame(values, forward.frames, self._plan.frame_patch, self._length)
+
         affinity = None
         if result.affinity is not None:
-            affinity = Affinity(*result.affinity_grid, result.affinity)
+            affinity = Affinity(*result.affinity_grid, whole(result.affinity))
+        layers = [
+            replace(
+                layer,
+                maps={name: whole(values) for name, values in layer.maps.items()},
+                scores={name: whole(values) for name, values in layer.scores.items()},
+            )
+            for layer in result.layers.values()
+        ]
         return Attention(
             self._family,
             *forward.size,
             int(getattr(model.latent_format, "spacial_downscale_ratio", 8)),
-            tuple(result.layers.values()),
+            tuple(layers),
             self.tokens[uuid],
             self._plan.defaults,
             affinity,
             (self._sigma,),
             self._note(result),
+            self._length if self._plan.frame_patch else 1,
+            int(getattr(model.latent_format, "temporal_downscale_ratio", 1)),
         )
 
     def _note(self, result: EntryResult) -> str:
@@ -172,6 +193,11 @@ class Run:
             raise AttentionError(
                 "The recorded conditioning is limited to an area, so its map covers only part of the picture; limit it "
                 "with a mask (Conditioning Set Mask, default area) instead."
+            )
+        if self._windowed:
+            raise AttentionError(
+                "The film was made a few frames at a time (context windows), so no map covers all of it; take the context "
+                "window node off this MODEL, or make a shorter film."
             )
         raise AttentionError(f"Nothing was recorded: {self._why()}.")
 

@@ -3,6 +3,7 @@ compared with it."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ def dense_weights(seen: Seen, method: str) -> Tensor:
 def dense_map(seen: Seen, method: str, length: int) -> Tensor:
     """The layer's map [B, N, length] after head-wise aggregation; repeats of the prompt are added up."""
     chances = seen.to_text()
+    # Some networks cut padding off.
+    chances = F.pad(chances, (0, max(0, length - chances.shape[-1])))
     folded = chances.reshape(*chances.shape[:3], -1, length).sum(3)
     return torch.einsum("bhnt,bnh->bnt", folded, dense_weights(seen, method))
 
@@ -155,10 +158,37 @@ def check_scores(
 def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float = 1e-4) -> None:
     """Maps, scores and the global map of the family's own methods."""
     (sigma,) = attention.sigmas
+    attention = by_token(attention, probe.plan.frame_patch)
     call = probe.positive(sigma, number)
     maps = check_maps(attention, call, tolerance=tolerance)
     # The demo model's own choice has no scores to compare; the paper's are recorded too.
     method = "dot-product similarity" if attention.defaults.layer == "vanilla" else attention.defaults.layer
     scores = dense_scores(call, probe.plan.reference, method)
     check_scores(attention, scores, method, tolerance=tolerance)
-    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, scores, call.grids), tolerance)
+    films = {name: s.reshape(-1, call.frames).mean(1).repeat_interleave(call.frames) for name, s in scores.items()}
+    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, films, call.grids), tolerance)
+
+
+def by_token(attention: Attention, patch: int) -> Attention:
+    """A recording of a film with one sample for each frame of tokens, of which each may span several of the latent."""
+    if patch <= 1:
+        return attention
+
+    def once(values: Tensor) -> Tensor:
+        films = values.unflatten(0, (-1, attention.frames))
+        for later in range(1, patch):
+            assert torch.equal(films[:, later::patch], films[:, ::patch][:, : films[:, later::patch].shape[1]])
+        return films[:, ::patch].flatten(0, 1)
+
+    layers = [
+        replace(
+            layer,
+            maps={name: once(part) for name, part in layer.maps.items()},
+            scores={name: once(part) for name, part in layer.scores.items()},
+        )
+        for layer in attention.layers
+    ]
+    assert attention.affinity is not None
+    affinity = replace(attention.affinity, matrix=once(attention.affinity.matrix))
+    frames = -(-attention.frames // patch)
+    return replace(attention, layers=tuple(layers), affinity=affinity, frames=frames)

@@ -21,7 +21,8 @@ from .helpers import Job, blocks_of
 class Seen:
     """One attention call of one block, as it happened: [rows, tokens, heads * width], and what it fed.
 
-    `text` and `image`: where those tokens are in a joint sequence; None in cross- and self-attention.
+    `text` and `image`: where those tokens are in a joint sequence; in cross- and self-attention there is no `text`, and
+    None means all. The picture's are those of so many `frames`, which become samples of their own.
     """
 
     q: Tensor
@@ -32,9 +33,12 @@ class Seen:
     options: dict[str, Any]
     text: slice | None = None
     image: slice | None = None
+    mask: Tensor | None = None  # added to the logits
+    frames: int = 1
 
     def rows(self, part: slice) -> Seen:
-        return replace(self, q=self.q[part], k=self.k[part], v=self.v[part])
+        mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[part]
+        return replace(self, q=self.q[part], k=self.k[part], v=self.v[part], mask=mask)
 
     def split(self, x: Tensor) -> Tensor:
         """[B, N, H * d] -> [B, H, N, d] in float64"""
@@ -44,22 +48,34 @@ class Seen:
     def chances(self) -> Tensor:
         """Softmax over all keys, for the queries of the picture."""
         q, k = self.split(self.q), self.split(self.k)
-        whole = torch.softmax(q @ k.transpose(2, 3) / q.shape[-1] ** 0.5, -1)
-        return whole if self.image is None else whole[:, :, self.image]
+        logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+        whole = torch.softmax(logits if self.mask is None else logits + self.mask.double(), -1)
+        return by_frame(whole if self.image is None else whole[:, :, self.image], self.frames)
 
     def to_text(self) -> Tensor:
         return self.chances() if self.text is None else self.chances()[..., self.text]
 
     def to_itself(self) -> Tensor:
-        return self.chances() if self.image is None else self.chances()[..., self.image]
+        chances = self.chances() if self.image is None else self.chances()[..., self.image]
+        if self.frames == 1:
+            return chances
+        count = chances.shape[-1] // self.frames
+        own = [s[..., n % self.frames * count : (n % self.frames + 1) * count] for n, s in enumerate(chances)]
+        return torch.stack(own)
 
     def given(self) -> Tensor:
         """What each head gives to the picture, [B, H, N, d]."""
-        return self.chances() @ self.split(self.v)
+        return self.chances() @ self.split(self.v).repeat_interleave(self.frames, 0)
 
     def values(self) -> Tensor:
-        values = self.split(self.v)
-        return values if self.image is None else values[:, :, self.image]
+        values = self.split(self.v).repeat_interleave(self.frames, 0)
+        return values if self.text is None else values[:, :, self.image]
+
+
+def by_frame(values: Tensor, frames: int) -> Tensor:
+    """[B, H, frames * N, ...] -> [B * frames, H, N, ...]"""
+    count = values.shape[2] // frames
+    return torch.stack([s[:, f * count : (f + 1) * count] for s in values for f in range(frames)])
 
 
 @dataclass
@@ -74,27 +90,66 @@ class Evaluation:
     own: dict[str, Seen] = field(default_factory=dict)
     grids: dict[str, tuple[int, int]] = field(default_factory=dict)
     feature: Tensor | None = None
+    frames: int = 1
 
     def rows(self, place: int) -> Evaluation:
         """What belongs to one of the conditionings of the call."""
         size = self.batch // len(self.chunks)
         part = slice(place * size, (place + 1) * size)
         cross, own = ({name: seen.rows(part) for name, seen in kind.items()} for kind in (self.cross, self.own))
-        feature = self.feature[part] if self.feature is not None else None
+        feature = None
+        if self.feature is not None:
+            feature = by_frame(self.feature[part][:, None], self.frames)[:, 0]
         return replace(self, cross=cross, own=own, feature=feature)
+
+
+@dataclass
+class Layout:
+    """A joint sequence, which is text and then the picture if nothing else is said.
+
+    `registers` tokens stand before those of the text, of whose `filling` are no tokens of the prompt; `more` are of the
+    prompt although the host does not call them its context; the picture's are `filled` up to a multiple. Or else the
+    picture is first, and `behind` tokens follow those of the text. `gated`: what attention gives is weakened before it
+    is projected. `added`: the network adds to it what another call gave. `before`: tokens of a reference picture in front
+    of the picture's own.
+    """
+
+    registers: int = 0
+    filling: int = 0
+    more: int = 0
+    filled: int = 1
+    picture_first: bool = False
+    references_first: bool = False
+    behind: int = 0
+    gated: bool = False
+    added: bool = False
+    before: int = 0
+
+    def places(self, total: int, context: int, count: int, references: int) -> tuple[slice, slice]:
+        """Those of the text and of the picture."""
+        text = context + self.more
+        if self.picture_first:
+            start = total - self.behind - text
+            assert start == count + references
+            return slice(start, start + text), slice(0, count)
+        behind = (-count) % self.filled + (0 if self.references_first else references)
+        start = total - behind - count
+        before = start - (references if self.references_first else 0) - self.before
+        stop = self.registers + text
+        assert stop <= before < stop + self.filled
+        return slice(self.registers + self.filling, stop), slice(start, start + count)
 
 
 class Probe:
     """Keeps every attention call of a plain run; it knows nothing of the recorder.
 
-    `calls` holds one Evaluation for each call of the network. Of a joint sequence: `registers` tokens stand before those
-    of the text, and the picture's are `filled` up to a multiple.
+    `calls` holds one Evaluation for each call of the network. `layout`: of a joint sequence.
     """
 
-    def __init__(self, model: Any, registers: int = 0, filled: int = 1) -> None:
+    def __init__(self, model: Any, **layout: Any) -> None:
         self.plan = blocks_of(model)
         self.calls: list[Evaluation] = []
-        self._registers, self._filled = registers, filled
+        self._layout = Layout(**layout)
         self._recent: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
         self._hidden = [importlib.import_module(name) for name in find_family(model.model).hidden]
         self.model = model.clone()
@@ -129,47 +184,64 @@ class Probe:
 
     def _begin(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._options, x = kwargs["transformer_options"], args[0]
-        self._length = (args[2] if len(args) > 2 else kwargs["context"]).shape[1]
+        context = args[2] if len(args) > 2 else kwargs.get("context")
+        self._length = (kwargs["clip_text"] if context is None else context).shape[1]
+        grids = [
+            [-(-side // self.plan.patch) for side in latent.shape[-2:]] for latent in kwargs.get("ref_latents") or ()
+        ]
+        self._references = sum(height * width for height, width in grids)
         chunks = list(self._options["cond_or_uncond"])
-        self.calls.append(Evaluation(float(self._options["sigmas"][0]), chunks, tuple(x.shape[-2:]), x.shape[0]))
+        call = Evaluation(float(self._options["sigmas"][0]), chunks, tuple(x.shape[-2:]), x.shape[0])
+        call.frames = -(-x.shape[2] // max(1, self.plan.frame_patch)) if x.ndim == 5 else 1
+        self.calls.append(call)
 
     def _take_feature(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
-        height, width = (-(-side // self.plan.patch) for side in self.calls[-1].size)
-        joint = all(block.own is None for block in self.plan.blocks)
-        self.calls[-1].feature = out[:, : height * width].clone() if joint else out.clone()
+        call, first = self.calls[-1], self._layout.before
+        height, width = (-(-side // self.plan.patch) for side in call.size)
+        if self.plan.blocks[0].text.sequence_first:
+            out = out.transpose(0, 1)
+        small = self.plan.blocks[0].level == 0 and out.shape[1] >= call.frames * height * width
+        call.feature = out[:, first : first + call.frames * height * width].clone() if small else out.clone()
 
     def _taker(self, block: Block, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             call = self.calls[-1]
             # A patch of 2 x 2 cells is one token, and a part of one is one too.
             grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
-            count, joint = grid[0] * grid[1], block.own is None
+            count, joint = call.frames * grid[0] * grid[1], block.own is None
             # Beside the joint attention some layers of SD 3.5 have one of the picture alone.
             given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or seen[2].shape[1] > count)
             self._recent.clear()
             q, k, v, heads = given[:4] if len(given) > 3 else (*given, kwargs["heads"])
             if kwargs.get("skip_reshape"):
+                k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
                 q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+            if kwargs.get("skip_output_reshape"):
+                out = out.transpose(1, 2).flatten(2)
             q, k, v = (x.flatten(2) for x in (q, k, v))
+            mask = given[4] if len(given) > 4 else kwargs.get("mask")
+            mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
             weight = module.weight.detach().clone() if site.weighted else None
-            seen = Seen(q.clone(), k.clone(), v.clone(), heads, weight, dict(self._options))
+            seen = Seen(
+                q.clone(), k.clone(), v.clone(), heads, weight, dict(self._options), mask=mask, frames=call.frames
+            )
             options = kwargs.get("transformer_options") or {}
             call.grids[block.name] = (
                 tuple(options["activations_shape"][-2:]) if "activations_shape" in options else grid
             )
             if joint:
-                behind = (-count) % self._filled + sum(options.get("reference_image_num_tokens", []))
-                start = q.shape[1] - behind - count
-                text = slice(self._registers, self._registers + self._length)
-                assert text.stop <= start < text.stop + self._filled
-                seen = replace(seen, text=text, image=slice(start, start + count))
-                used = args[0]
-                assert torch.equal(out[:, -used.shape[1] :], used[..., : out.shape[-1]])
+                text, image = self._layout.places(k.shape[1], self._length, count, self._references)
+                seen, used = replace(seen, text=text, image=image), args[0]
+                rows = slice(used.shape[1]) if self._layout.picture_first else slice(-used.shape[1], None)
+                _check_used(out[:, rows], used, self._layout.gated)
                 if block.name == self.plan.reference and self.plan.feature == "attention":
                     call.feature = out[:, seen.image].clone()
                 call.cross[block.name] = call.own[block.name] = seen
             else:
-                assert torch.equal(out, args[0])
+                used = args[0].transpose(0, 1) if site.sequence_first else args[0]
+                assert torch.equal(out, used) is not (self._layout.added and site is block.text)
+                if call.frames > 1 or self._layout.before:
+                    seen = replace(seen, image=slice(self._layout.before, self._layout.before + count))
                 getattr(call, "cross" if site is block.text else "own")[block.name] = seen
 
         return take
@@ -187,3 +259,13 @@ class Probe:
             if abs(call.sigma / sigma - 1) < 1e-4 and places:
                 return call.rows(places[number])
         raise AssertionError(f"no call at noise level {sigma}")
+
+
+def _check_used(out: Tensor, used: Tensor, gated: bool) -> None:
+    """What attention gave is what the projection takes, perhaps with an MLP's behind it."""
+    used = used[..., : out.shape[-1]]
+    if gated:
+        gate = used / out
+        assert torch.all((gate > 0) & (gate < 1))
+    else:
+        assert torch.equal(out, used)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, alike
+from ..family import FLOW_NOISE, JOINT, TEXT_FIRST, Block, Family, Plan, Site, SpanRule, Support, alike
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
 # 18 for propagation.
@@ -32,7 +32,7 @@ class Flux(Family):
         return text and not network.params.global_modulation
 
     def plan(self, network: Any) -> Plan:
-        return _plan(network)
+        return plan_like_flux(network, network.patch_size)
 
 
 class Chroma(Family):
@@ -47,10 +47,10 @@ class Chroma(Family):
         return type(network) is Network
 
     def plan(self, network: Any) -> Plan:
-        return _plan(network)
+        return plan_like_flux(network, network.patch_size)
 
 
-def _plan(network: Any) -> Plan:
+def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Plan:
     """The plan of a network that is made of Flux's blocks."""
     double = [
         Block(f"double.{number}", Site(block.num_heads, block.img_attn.qkv, block.img_attn.proj), None)
@@ -70,5 +70,6 @@ def _plan(network: Any) -> Plan:
         JOINT,
         FLOW_NOISE,
         feature="attention" if single else "projected",
-        patch=network.patch_size,
+        patch=patch,
+        spans=spans,
     )

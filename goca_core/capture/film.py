@@ -1,0 +1,78 @@
+"""Self-attention of a film: what the tokens of each frame see of their own frame.
+
+The tokens of all frames are one sequence, frame by frame, and attend to each other. Of that softmax over everything the
+part of each frame on itself is kept as it is, as in joint attention the part of the picture on itself: a matrix over all
+frames would be far too large, and all that is made of it is done frame by frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..resize import Grid
+from .reduce import Call, SelfMaps, probabilities, self_maps
+
+
+class FilmMaps:
+    """``SelfMaps`` of ``frames`` frames, each on ``grid``. A picture is a film of one."""
+
+    def __init__(self, grid: Grid, targets: Sequence[Grid], frames: int = 1) -> None:
+        self._grid, self._targets = grid, targets
+        self._maps = [SelfMaps(grid, targets) for _ in range(frames)]
+        self._count = grid[0] * grid[1]
+        rows = self._maps[0].index
+        self.index = None if rows is None else torch.cat([rows + frame * self._count for frame in range(frames)])
+        """The query rows that are needed, ascending; None for all of them."""
+
+    def add(self, rows: Tensor, chances: Tensor) -> None:
+        """Take the probabilities [B, H, rows, all frames] of some query rows, whose numbers are ``rows`` (ascending)."""
+        starts = torch.arange(len(self._maps) + 1) * self._count
+        for frame, (first, last) in enumerate(pairwise(torch.searchsorted(rows, starts).tolist())):
+            if first < last:
+                own = self._part(frame)
+                self._maps[frame].add(rows[first:last] - own.start, chances[:, :, first:last, own])
+
+    def fill(self, call: Call, total: Tensor) -> None:
+        """Compute all at once from a call whose queries and keys are the film's; ``total``: see ``probabilities``."""
+        for frame in range(len(self._maps)):
+            own = self._part(frame)
+            part = call.queries(own).keys(own)
+            self._maps[frame] = self_maps(part, self._grid, self._targets, total[:, :, own])
+
+    def _part(self, frame: int) -> slice:
+        return slice(frame * self._count, (frame + 1) * self._count)
+
+    def result(self, target: Grid) -> tuple[Tensor, Grid]:
+        """The maps [B * frames, M, M] for a target, film by film, and their grid."""
+        found = [maps.result(target) for maps in self._maps]
+        return torch.stack([maps for maps, _ in found], 1).flatten(0, 1), found[0][1]
+
+
+def by_frame(values: Tensor, frames: int) -> Tensor:
+    """[B, frames * N, ...] -> [B * frames, N, ...]"""
+    return values.unflatten(1, (frames, -1)).flatten(0, 1)
+
+
+def by_latent_frame(values: Tensor, frames: int, patch: int, length: int) -> Tensor:
+    """[B * frames, ...] of frames of tokens -> [B * length, ...], where each spans ``patch`` frames of the latent."""
+    if patch <= 1:
+        return values
+    return values.unflatten(0, (-1, frames)).repeat_interleave(patch, 1)[:, :length].flatten(0, 1)
+
+
+def film_self_maps(
+    call: Call, film: slice, grid: Grid, targets: Sequence[Grid], frames: int, total: Tensor | None = None
+) -> FilmMaps:
+    """Self-attention for every target of a call whose queries are the film's and whose keys are ``film`` among others."""
+    maps = FilmMaps(grid, targets, frames)
+    if total is not None:
+        maps.fill(call.keys(film), total)
+        return maps
+    numbers = torch.arange(call.q.shape[2]) if maps.index is None else maps.index
+    for rows, chances in probabilities(call, None if maps.index is None else maps.index.to(call.q.device)):
+        maps.add(numbers[rows], chances[..., film])
+    return maps

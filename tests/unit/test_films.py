@@ -1,0 +1,238 @@
+"""Films: attention of a frame to itself, a common scale for all frames, and masks for the pictures that they become."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from goca_core import attention, pipeline
+from goca_core.attention import AttentionError, aggregate, layer_weights
+from goca_core.capture.entry import Aim, Options
+from goca_core.capture.family import CROSS, Block, Plan, Site, Spans
+from goca_core.capture.film import by_latent_frame, film_self_maps
+from goca_core.capture.joint import joint_maps
+from goca_core.capture.reduce import Call, Columns
+from goca_core.layers import resize_self_map
+from goca_core.pipeline import Request, cut, refined, word_scores
+from goca_core.refine import propagate
+from goca_core.refinement import Pamr, ProposalMerge
+from goca_core.rescale import RESCALE_METHODS, rescale
+from goca_core.resize import RANGES, Range
+
+from .recordings import recording
+
+FRAMES, GRID = 3, (3, 5)
+COUNT = GRID[0] * GRID[1]
+
+
+def call_of(before: int, behind: int, seed: int = 0, heads: int = 2) -> Call:
+    generator = torch.Generator().manual_seed(seed)
+    total = before + FRAMES * COUNT + behind
+    q, k, v = (torch.randn(2, heads, total, 8, generator=generator) * 2 for _ in range(3))
+    return Call(q, k, v, None, 0.4)
+
+
+def dense(call: Call) -> Tensor:
+    return torch.softmax(call.q.double() @ call.k.double().mT * call.scale, -1)
+
+
+def own_part(chances: Tensor, first: int) -> Tensor:
+    """What each frame sees of itself, [2 * FRAMES, COUNT, COUNT]."""
+    parts = []
+    for sample in chances.mean(1):
+        for frame in range(FRAMES):
+            start = first + frame * COUNT
+            parts.append(sample[start : start + COUNT, start : start + COUNT])
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("target", [GRID, (2, 3)])
+@pytest.mark.parametrize(("before", "behind"), [(0, 0), (7, 4)])
+@pytest.mark.parametrize("known", [False, True], ids=["by blocks", "with known denominators"])
+def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, known: bool) -> None:
+    call = call_of(before, behind)
+    film = slice(before, before + FRAMES * COUNT)
+    asked = call.queries(film)
+    total = (asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float() if known else None
+    found, grid = film_self_maps(asked, film, GRID, [target, GRID], FRAMES, total).result(target)
+    assert grid == target and found.dtype == torch.float32
+    expected = resize_self_map(own_part(dense(call), before), GRID, target)
+    assert torch.allclose(found.double(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("text_first", [False, True])
+def test_joint_attention_of_a_film(text_first: bool) -> None:
+    call = call_of(6, 0) if text_first else call_of(0, 6)
+    start = 6 if text_first else 0
+    film = slice(start, start + FRAMES * COUNT)
+    spans = Spans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
+    columns = Columns.make(6, 6, (1, 4), True, torch.device("cpu"))
+    weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
+    maps, selves = joint_maps(call.queries(film), spans, weights, columns, GRID, [GRID], FRAMES)
+    chances = dense(call)
+    text = chances[:, :, film, spans.text].mean(1)
+    expected = torch.stack((text[..., 1], text[..., 4], text[..., [0, 2, 3, 5]].sum(-1)), -1)
+    assert torch.allclose(maps["average"].double(), expected, atol=1e-6)
+    assert selves is not None
+    assert torch.allclose(selves.result(GRID)[0].double(), own_part(chances, start), atol=1e-6)
+
+
+def test_all_frames_have_the_memory_of_a_picture() -> None:
+    site = Site(2, torch.nn.Identity(), torch.nn.Identity())
+    plan = Plan((Block("block.0", site, site),), "block.0", ("block.0",), CROSS, 0.3, patch=2, frame_patch=1)
+    options = Options(("average",), ("dot-product similarity",))
+    for frames in (1, 5, 21, 81):
+        aim = Aim(plan, options, (90, 160), frames)
+        for height, width in (aim.reference_grid, aim.affinity_grid):
+            assert frames * (height * width) ** 2 <= 4096**2
+            assert width / height == pytest.approx(16 / 9, rel=0.12)
+    assert Aim(plan, options, (16, 24), 5).reference_grid == (8, 12)
+    assert Aim(plan, replace(options, grid_limit=0), (90, 160), 21).reference_grid == (45, 80)
+
+
+def test_frames_of_tokens_for_frames_of_the_latent() -> None:
+    values = torch.arange(2 * 3)
+    assert by_latent_frame(values, 3, 2, 5).tolist() == [0, 0, 1, 1, 2, 3, 3, 4, 4, 5]
+    assert by_latent_frame(values, 3, 1, 3) is values
+
+
+# -- a common scale ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("range_", RANGES)
+@pytest.mark.parametrize("method", [name for name in RESCALE_METHODS if "+" not in name.replace(" + ", "")])
+def test_frames_are_rescaled_as_one_picture(method: str, range_: Range) -> None:
+    generator = torch.Generator().manual_seed(1)
+    maps = torch.softmax(torch.randn(2 * FRAMES, 4, 4, 6, generator=generator) * 2, 1)
+    found = rescale(maps, [[0], [1, 2]], [0, 1, 2], method, range_=range_, frames=FRAMES)
+    for film in range(2):
+        own = slice(film * FRAMES, (film + 1) * FRAMES)
+        tall = torch.cat(list(maps[own]), 1)[None]
+        expected = rescale(tall, [[0], [1, 2]], [0, 1, 2], method, range_=range_)
+        assert torch.allclose(torch.cat(list(found[own]), 1)[None], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [name for name in RESCALE_METHODS if "+" in name.replace(" + ", "")])
+def test_what_leaves_the_film_leaves_its_map(method: str) -> None:
+    maps = torch.full((FRAMES, 3, 8, 12), 0.1)
+    maps[0, 0, 2:6, 2:6] = 0.8
+    maps[1, 0, 2:6, 2:6] = 0.4
+    maps[:, 2] = 1
+    found = rescale(maps, [[0]], [0, 1, 2], method, frames=FRAMES)
+    tops = found.amax((1, 2, 3))
+    assert tops[0] == (0.8 if method.endswith("x raw") else 1)
+    assert 0.1 < tops[1] / tops[0] < 0.9 and tops[2] / tops[0] < 0.05
+    # The blur does not go over from one frame into the next.
+    alone = rescale(maps[2:], [[0]], [0, 1, 2], method)
+    assert alone.abs().max() == 0
+
+
+@pytest.mark.parametrize("range_", RANGES)
+def test_frames_spread_by_their_own_affinity_on_one_scale(range_: Range) -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.rand(2 * FRAMES, 2, 4, 6, generator=generator)
+    affinity = torch.softmax(torch.randn(2 * FRAMES, 24, 24, generator=generator) * 2, -1)
+    affinity = affinity * torch.rand(2 * FRAMES, 1, 1, generator=generator)
+    found = propagate(scores, affinity, 3, range_, FRAMES)
+    for film in range(2):
+        own = slice(film * FRAMES, (film + 1) * FRAMES)
+        whole = torch.block_diag(*affinity[own])[None]
+        expected = propagate(torch.cat(list(scores[own]), 1)[None], whole, 3, range_)
+        assert torch.allclose(torch.cat(list(found[own]), 1)[None], expected, atol=1e-5)
+
+
+def test_all_frames_weigh_layers_alike() -> None:
+    record = replace(recording(batch=2 * FRAMES), frames=FRAMES)
+    weights = layer_weights(record).unflatten(0, (2, FRAMES))
+    assert torch.equal(weights, weights[:, :1].expand(-1, FRAMES, -1))
+    assert not torch.equal(weights[0], weights[1])
+    lost = replace(record.layers[0], scores={name: s.clone() for name, s in record.layers[0].scores.items()})
+    lost.scores[record.defaults.layer][1] = torch.nan
+    spoiled = replace(record, layers=(lost, *record.layers[1:]))
+    assert torch.isfinite(layer_weights(spoiled)).all()
+
+
+# -- the pictures of a film -------------------------------------------------------------------------------------------
+
+
+def film(stride: int = 4, films: int = 2) -> attention.Attention:
+    return replace(recording(batch=films * FRAMES), frames=FRAMES, stride=stride)
+
+
+@pytest.mark.parametrize("size", [None, (20, 30)])
+def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
+    record = film()
+    assert record.pictures == 9
+    result = cut(record, Request("cat\ngrass", mode="soft", size=size))
+    height, width = size or (32, 48)
+    assert result.masks.shape == (2 * 9, 2, height, width) and result.background.shape == (2 * 9, height, width)
+    films = result.masks.unflatten(0, (2, 9))
+    # The first latent frame is one picture, each other is four.
+    for first, last in ((1, 4), (5, 8)):
+        assert torch.equal(films[:, first : last + 1], films[:, first : first + 1].expand(-1, 4, -1, -1, -1))
+    assert not torch.equal(films[:, 0], films[:, 1]) and not torch.equal(films[:, 4], films[:, 5])
+    assert word_scores(aggregate_scores(record), "cat")[0].shape[0] == 2 * 9
+
+
+def aggregate_scores(record: attention.Attention) -> attention.Scores:
+    return pipeline.as_scores(aggregate(record))
+
+
+def test_a_mask_for_each_latent_frame() -> None:
+    latent = cut(film(), Request("cat", mode="soft", latent_size=True)).masks
+    assert latent.shape == (2 * FRAMES, 1, 4, 6)
+    plain = cut(film(stride=1), Request("cat", mode="soft", latent_size=True)).masks
+    assert torch.equal(latent, plain)
+
+
+def test_refining_by_the_pictures_of_a_film() -> None:
+    pictures = torch.rand(2 * 9, 64, 96, 3, generator=torch.Generator().manual_seed(3))
+    scores = refined(refined(film(), ProposalMerge()), Pamr(), pictures)
+    assert cut(scores, Request("cat")).masks.shape == (2 * 9, 1, 32, 48)
+    assert cut(scores, Request("cat", latent_size=True)).masks.shape == (2 * FRAMES, 1, 4, 6)
+    with pytest.raises(ValueError, match="18"):
+        refined(film(), Pamr(), pictures[: 2 * FRAMES])
+
+
+def test_what_is_told_of_a_film() -> None:
+    assert film().describe().startswith("2 x 9 frames (3 of the latent) x 48 x 32 pixels, 3 layers\n")
+
+
+# -- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_a_film(tmp_path: Path) -> None:
+    attention.save(str(tmp_path / "film.safetensors"), film())
+    loaded = attention.load(str(tmp_path / "film.safetensors"))
+    assert (loaded.frames, loaded.stride, loaded.pictures) == (FRAMES, 4, 9)
+    assert torch.equal(cut(loaded, Request("cat")).masks, cut(film(), Request("cat")).masks)
+
+
+def rewritten(path: Path, **changes: int | None) -> Path:
+    """The file with other entries of its header; None takes one out."""
+    with safetensors.safe_open(str(path), "pt") as stored:
+        metadata, tensors = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    header = {**json.loads(metadata["header"]), **changes}
+    header = {name: value for name, value in header.items() if value is not None}
+    safetensors.torch.save_file(tensors, path, {**metadata, "header": json.dumps(header)})
+    return path
+
+
+def test_files_of_before_there_were_films(tmp_path: Path) -> None:
+    attention.save(str(tmp_path / "old.safetensors"), recording())
+    loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None)))
+    assert (loaded.frames, loaded.stride, loaded.pictures) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}])
+def test_frames_that_cannot_be(tmp_path: Path, changes: dict[str, int]) -> None:
+    attention.save(str(tmp_path / "film.safetensors"), film())
+    with pytest.raises(AttentionError, match="damaged"):
+        attention.load(str(rewritten(tmp_path / "film.safetensors", **changes)))
