@@ -11,12 +11,14 @@ from typing import Any
 
 from ..words import WordMap, WordMapError
 from .readers import READERS
+from .readers.t5 import ANIMA_LENGTH
 
 KEY = "goca_words"
 """Where a conditioning's dictionary carries its word map."""
 
-# What text encoders give beside the conditioning, that the model puts behind it (Hunyuan-DiT: mT5 after BERT).
-_APPENDED = ("conditioning_mt5xl",)
+# What text encoders give beside the conditioning [B, ..., T, C], and how often the model puts it behind that: Hunyuan-DiT
+# mT5 after BERT; HunyuanVideo 1.5 puts the letters of ByT5 before Qwen.
+_APPENDED = {"conditioning_mt5xl": 1, "conditioning_byt5small": 1}
 
 
 def word_map(clip: Any, text: str) -> WordMap:
@@ -38,8 +40,11 @@ def attach(conditioning: list[Any], words: WordMap) -> list[Any]:
 
 def length_of(cond: Any, extra: dict[str, Any]) -> int:
     """Text tokens that the model sees of a conditioning entry: those of [B, T, C] and what else it appends to that."""
-    appended = (extra[key] for key in _APPENDED if extra.get(key) is not None)
-    return int(cond.shape[1] + sum(part.shape[1] for part in appended))
+    if extra.get("t5xxl_ids") is not None:
+        # Anima's language model is asked at the places of T5's tokens; they are filled up to a length.
+        return max(ANIMA_LENGTH, int(extra["t5xxl_ids"].shape[-1]))
+    appended = ((extra[key], times) for key, times in _APPENDED.items() if extra.get(key) is not None)
+    return int(cond.shape[1] + sum(times * part.shape[-2] for part, times in appended))
 
 
 def attached(extra: dict[str, Any]) -> WordMap | None:

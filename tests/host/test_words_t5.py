@@ -7,7 +7,6 @@ has, so a small one of the same make is trained here; the reader knows nothing o
 from __future__ import annotations
 
 import importlib
-import io
 import random
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,26 +19,18 @@ import comfy.text_encoders.hydit
 import comfy.text_encoders.pixart_t5
 import pytest
 import safetensors.torch
-import sentencepiece
 import torch
 
 from goca_core.capture import tokens
 from goca_core.capture.readers import bert, t5
 from goca_core.words import PhraseError, WordMap
 
-from .word_checks import VOCABULARY, check
+from .word_checks import VOCABULARY, check, t5_vocabulary
 
 
 @pytest.fixture(scope="session")
 def mt5() -> torch.Tensor:
-    """A SentencePiece model with the special tokens and the byte pieces of mT5."""
-    lines = ["a red cat sits on the wooden table", "a blue dog and a green bird in the grass", "一只红色的猫坐在木桌上"]
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 20), model_writer=written, vocab_size=400, hard_vocab_limit=False,
-        byte_fallback=True, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
-    )  # fmt: skip
-    return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+    return t5_vocabulary()
 
 
 def clip_of(kind: str, mt5: torch.Tensor, embeddings: Path | None = None) -> Any:

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from typing import Any
 
+import sentencepiece
+import torch
+
 from goca_core.words import WordMap
 from goca_core.wordscan import fold
+
+
+def t5_vocabulary() -> torch.Tensor:
+    """A small SentencePiece model with the special tokens and the byte pieces of mT5 and umT5, whose own vocabularies
+    come inside their weights."""
+    lines = ["a red cat sits on the wooden table", "a blue dog and a green bird in the grass", "一只红色的猫坐在木桌上"]
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines * 20), model_writer=written, vocab_size=400, hard_vocab_limit=False,
+        byte_fallback=True, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2,
+    )  # fmt: skip
+    return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
+
 
 VOCABULARY = [
     *("a", "the", "red", "Cat", "aeroplane", "wooden-table", "man's", "don’t", "1girl", "35mm", "f/1.8", "C++"),

@@ -17,6 +17,8 @@ from .clip import clip_tokens
 from .prompt import Reader, Span, fast_spans
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
+ANIMA_LENGTH = 512
+"""Tokens that Anima fills a short prompt up to."""
 
 
 def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
@@ -50,6 +52,14 @@ def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: 
     return build(text, reader.plain, encoder, reader.length, reader.tokens(), reader.breaks)
 
 
+def _anima_words(clip: Any, text: str) -> WordMap:
+    """T5's tokens are what Anima asks its language model for; behind them the model fills up to a length."""
+    reader = Reader(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+    length = max(ANIMA_LENGTH, reader.length)
+    filling = [Token(position, 0, "", "pad") for position in range(reader.length, length)]
+    return build(text, reader.plain, "t5", length, [*reader.tokens(), *filling], reader.breaks)
+
+
 def _sd3_words(clip: Any, text: str) -> WordMap:
     """The tokens of both CLIPs, on top of one another, and behind them those of T5: every word is at two places.
 
@@ -81,6 +91,11 @@ READERS: dict[str, Callable[[Any, str], WordMap]] = {
     # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start and no end.
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
     "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
-    "PixArtTokenizer": partial(t5_words, attribute="clip_t5xxl"),
+    "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
+    "AnimaTokenizer": _anima_words,
+    **dict.fromkeys(
+        ("PixArtTokenizer", "MochiT5Tokenizer", "LTXVT5Tokenizer", "CosmosT5Tokenizer", "CogVideoXTokenizer"),
+        partial(t5_words, attribute="clip_t5xxl"),
+    ),
     "FluxTokenizer": partial(t5_words, attribute="t5xxl"),
 }
