@@ -12,15 +12,20 @@ class Kind(NamedTuple):
     hidden: bool = False  # whether the host's options do not reach its attention
     joint: bool = False
     layout: dict[str, int] = {}  # noqa: RUF012  # of the joint sequence, where it is not just text and picture
+    grid: tuple[int, int] = (8, 11)  # the tokens of the odd latent
+    other: tuple[int, int] | None = (18, 12)  # a latent that is higher than wide
+    together: bool = False  # prompts of all lengths go into one call
 
 
-CROSS = Kind(None, hidden=True)
+CROSS = Kind(None, hidden=True, other=None)
 JOINT_ODD = Kind((15, 22), joint=True)
+CELLS = JOINT_ODD._replace(odd=(7, 11), grid=(7, 11), other=(9, 6))  # each cell of the latent is a token
+ODD_SIZED = Kind((15, 22))
 FAMILIES = {
     "pixart_alpha": CROSS,
     "pixart_sigma": CROSS,
-    "hunyuan_dit": Kind((15, 22), hidden=True),
-    "hunyuan_dit_12": Kind((15, 22), hidden=True),
+    "hunyuan_dit": Kind((15, 22), hidden=True, together=True),
+    "hunyuan_dit_12": Kind((15, 22), hidden=True, together=True),
     "flux": JOINT_ODD,
     "flux_schnell": JOINT_ODD,
     "flux_fill": JOINT_ODD,
@@ -31,6 +36,17 @@ FAMILIES = {
     "qwen_image": JOINT_ODD,
     "lumina2": Kind((15, 22), joint=True),
     "z_image": Kind((15, 22), joint=True, layout={"filled": 32}),
+    "cosmos_predict2": ODD_SIZED,
+    # What Kandinsky gives is not cut to an odd size, so the host cannot paint one.
+    "kandinsky5_image": Kind(None),
+    # Films of three frames.
+    "wan21": ODD_SIZED,
+    "wan21_i2v": ODD_SIZED._replace(layout={"added": True}),
+    "wan22": ODD_SIZED,
+    "cosmos_predict2_i2v": ODD_SIZED,
+    "kandinsky5": Kind(None),
+    "ltxv": CELLS._replace(joint=False),
+    "cosmos1": Kind(None),
 }
 HIDDEN = [name for name, kind in FAMILIES.items() if kind.hidden]
 ODD = [name for name, kind in FAMILIES.items() if kind.odd]

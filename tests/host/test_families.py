@@ -15,6 +15,7 @@ from goca_core.layers import LAYER_METHODS
 from . import tiny
 from .dense import (
     assert_near,
+    by_token,
     check,
     check_maps,
     check_scores,
@@ -39,16 +40,17 @@ def test_one_call_for_positive_and_negative(name: str) -> None:
     probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0), layout=FAMILIES[name].layout)
     assert all(call.chunks == [1, 0] for call in probe.calls)
     check(attention, probe)
-    assert attention.affinity is not None
-    grid = attention.affinity.height, attention.affinity.width
-    assert_near(attention.affinity.matrix, dense_affinity(probe, probe.positive(attention.sigmas[0]), grid))
+    affinity = by_token(attention, probe.plan.frame_patch).affinity
+    assert affinity is not None
+    grid = affinity.height, affinity.width
+    assert_near(affinity.matrix, dense_affinity(probe, probe.positive(attention.sigmas[0]), grid))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_calls_of_their_own(name: str) -> None:
     """Prompts of different lengths are not put together by these models; nor is anything when memory is short."""
     built = tiny.build(name)
-    if name.startswith("hunyuan_dit"):
+    if FAMILIES[name].together:
         built.model.model.memory_required = lambda *_args, **_kwargs: 1e30
         negative = built.conditioning(seed=2)
     else:
@@ -68,10 +70,10 @@ def test_odd_sizes(name: str) -> None:
     probe, attention = probe_and_record(built.model, job(built, 1, size, cfg=1.0), layout=FAMILIES[name].layout)
     check(attention, probe)
     assert (attention.height, attention.width) == size
-    assert {(layer.height, layer.width) for layer in attention.layers} == {(8, 11)}
+    assert {(layer.height, layer.width) for layer in attention.layers} == {FAMILIES[name].grid}
 
 
-@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux", "sd3"])
+@pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux", "sd3", "wan21", "cosmos1"])
 def test_every_method(name: str) -> None:
     built = tiny.build(name)
     probe, attention = probe_and_record(built.model, job(built, 1), all_heads=True, all_layers=True)
@@ -83,7 +85,7 @@ def test_every_method(name: str) -> None:
         check_scores(attention, dense_scores(call, probe.plan.reference, method), method)
 
 
-@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image"])
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image", "wan21"])
 def test_words_and_the_sum_of_the_others(name: str) -> None:
     built = tiny.build(name)
     plain = built.conditioning(seed=1)

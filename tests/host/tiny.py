@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .tiny_models import MODELS, TOKENS, unet_config
+from . import tiny_models, tiny_video
+from .tiny_models import TOKENS, unet_config
 
+MODELS = {**tiny_models.MODELS, **tiny_video.MODELS}
 CPU = torch.device("cpu")
 Conditioning = list[list[Any]]
 
@@ -29,7 +31,7 @@ class Tiny(NamedTuple):
     conditioning: Callable[..., Conditioning]
     channels: int
     size: tuple[int, int]  # a small latent that is not square
-    frames: int  # 1 for models that count a picture as a film of one, else 0
+    frames: int  # of the latent; 0 for models that know pictures only
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
@@ -49,6 +51,9 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
     def conditioning(batch: int = 1, seed: int = 0, tokens: int = kind.tokens, **extra: Any) -> Conditioning:
         if kind.extra is not None:
             extra = {**kind.extra(torch.Generator().manual_seed(seed + 1), batch), **extra}
+        if kind.masked is not None:
+            mask = (torch.arange(tokens) < tokens - kind.masked).long()[None]
+            extra = {"attention_mask": mask, **extra}
         return make_conditioning(kind.width, batch, seed, tokens, kind.pooled, **extra)
 
     return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size, kind.frames)
@@ -114,7 +119,7 @@ def make_conditioning(
 
 
 def latent(channels: int = 4, batch: int = 1, height: int = 16, width: int = 24, frames: int = 0) -> torch.Tensor:
-    """An empty latent that is not square; with frames for models that count a picture as a film of one."""
+    """An empty latent that is not square; with frames for models that make films."""
     return torch.zeros(batch, channels, *([frames] if frames else []), height, width)
 
 

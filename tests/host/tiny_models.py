@@ -26,8 +26,9 @@ class Kind(NamedTuple):
     pooled: int | None = None  # width of the pooled text
     tokens: int = TOKENS
     size: tuple[int, int] = (16, 24)
-    frames: int = 0  # 1 for models that count a picture as a film of one
+    frames: int = 0  # of the latent; 1 for models that count a picture as a film of one, 0 for those without frames
     extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
+    masked: int | None = None  # tokens of padding that a mask tells of
 
 
 def unet_config(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from ..family import Family
 from .auraflow import AuraFlow
+from .cosmos1 import Cosmos1
+from .cosmos_predict2 import Anima, CosmosPredict2
 from .flux import Chroma, Flux
 from .hunyuan_dit import HunyuanDiT
+from .kandinsky5 import Kandinsky5
+from .ltxv import LTXV
 from .lumina import Lumina
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .sd3 import SD3
 from .unet import UNet
+from .wan import Wan
 
 FAMILIES: tuple[Family, ...] = (
     UNet(),
@@ -22,4 +27,10 @@ FAMILIES: tuple[Family, ...] = (
     AuraFlow(),
     QwenImage(),
     Lumina(),
+    CosmosPredict2(),
+    Anima(),
+    Kandinsky5(),
+    Wan(),
+    LTXV(),
+    Cosmos1(),
 )
