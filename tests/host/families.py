@@ -45,7 +45,12 @@ FAMILIES = {
     "wan22": ODD_SIZED,
     "cosmos_predict2_i2v": ODD_SIZED,
     "kandinsky5": Kind(None),
+    "hunyuan_video": Kind(None, joint=True),
+    "hunyuan_video15": CELLS._replace(layout={"registers": 7, "more": 9}),
     "ltxv": CELLS._replace(joint=False),
+    "mochi": Kind(None, joint=True, layout={"picture_first": True, "more": -4}),
+    "cogvideox": JOINT_ODD,
+    "cogvideox15": JOINT_ODD,
     "cosmos1": Kind(None),
 }
 HIDDEN = [name for name, kind in FAMILIES.items() if kind.hidden]

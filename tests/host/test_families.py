@@ -85,7 +85,7 @@ def test_every_method(name: str) -> None:
         check_scores(attention, dense_scores(call, probe.plan.reference, method), method)
 
 
-@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image", "wan21"])
+@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image", "wan21", "mochi"])
 def test_words_and_the_sum_of_the_others(name: str) -> None:
     built = tiny.build(name)
     plain = built.conditioning(seed=1)

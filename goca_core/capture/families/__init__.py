@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from ..family import Family
 from .auraflow import AuraFlow
+from .cogvideox import CogVideoX
 from .cosmos1 import Cosmos1
 from .cosmos_predict2 import Anima, CosmosPredict2
 from .flux import Chroma, Flux
 from .hunyuan_dit import HunyuanDiT
+from .hunyuan_video import HunyuanVideo
 from .kandinsky5 import Kandinsky5
 from .ltxv import LTXV
 from .lumina import Lumina
+from .mochi import Mochi
 from .pixart import PixArt
 from .qwen_image import QwenImage
 from .sd3 import SD3
@@ -31,6 +34,9 @@ FAMILIES: tuple[Family, ...] = (
     Anima(),
     Kandinsky5(),
     Wan(),
+    HunyuanVideo(),
     LTXV(),
+    Mochi(),
+    CogVideoX(),
     Cosmos1(),
 )

@@ -1,0 +1,49 @@
+"""HunyuanVideo 1 and 1.5: Flux's blocks over the tokens of the prompt and those of all frames.
+
+In version 1.5 tokens of a picture (what the film starts from) and of letters to be painted come before the prompt's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..family import TEXT_FIRST, Family, Plan, Spans, Support
+from .flux import plan_like_flux
+
+
+class HunyuanVideo(Family):
+    name = "hunyuan-video"
+    label = "HunyuanVideo 1 and 1.5"
+    support = Support(
+        "HunyuanVideo 1, 1.5: text to video, image to video", "Llama 3, Qwen 2.5", "averaged", "by analogy"
+    )
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.hunyuan_video.model import HunyuanVideo as Network
+
+        # HunyuanImage runs on the same network, on flat patches.
+        return isinstance(network, Network) and len(network.patch_size) == 3
+
+    def plan(self, network: Any) -> Plan:
+        def references(given: Mapping[str, Any]) -> tuple[int, int]:
+            latent = given.get("ref_latent")
+            if latent is None:
+                return 0, 0
+            return math.prod(
+                -(-side // step) for side, step in zip(latent.shape[-3:], network.patch_size, strict=True)
+            ), 0
+
+        mixed = network.vision_in is not None or network.byt5_in is not None
+        plan = plan_like_flux(network, network.patch_size[-1], _text_last if mixed else TEXT_FIRST)
+        return replace(plan, frame_patch=network.patch_size[0], references=references)
+
+
+def _text_last(total: int, text: int, image: int, references: int) -> Spans | None:
+    """[tokens that are not the prompt's, text, picture, references]"""
+    start = total - references - image
+    return Spans(slice(start - text, start), slice(start, start + image)) if start >= text else None
