@@ -4,8 +4,8 @@
     .host/venv/bin/python scripts/make_graphs.py            # write them
     .host/venv/bin/python scripts/make_graphs.py --check    # fail when they are stale or name what is not there
 
-The graphs are described in example_graphs.py, by names. A running host says which inputs are widgets, in which order, and of what type
-each wire is; without --url one is started. `make host` provides it.
+The graphs are described in example_graphs.py and its like, by names. A running host says which inputs are widgets, in which order, and
+of what type each wire is; without --url one is started. `make host` provides it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from scripts import blueprints
 from scripts.edit_graphs import edit_graphs
 from scripts.example_graphs import Graph, Node, Note, Wire, graphs
+from scripts.film_graphs import film_graphs
 from scripts.graph_schema import GraphError, Info, Schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,7 +160,7 @@ def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[di
 def files(info: Info) -> dict[Path, str]:
     """Every file and what should be in it. Raises GraphError."""
     schema, texts = Schema(info), {}
-    for graph in [*graphs(), *edit_graphs()]:
+    for graph in [*graphs(), *edit_graphs(), *film_graphs()]:
         for node in graph.nodes():
             schema.check(node)
         texts[FOLDER / f"{graph.name}.json"] = _json(to_editor(graph, schema))

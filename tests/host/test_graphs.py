@@ -123,6 +123,31 @@ def test_the_flux_graph_runs_with_another_model(server: ComfyServer) -> None:
     check_masks(server, server.run(prompt), prompt, ["cat", "dog"], 64)
 
 
+def test_the_graph_of_a_film_runs_with_another_model(server: ComfyServer) -> None:
+    """The demo model makes pictures only, so a batch of five stands for a film here; the wires are the graph's."""
+    prompt = shortened(graph("masks_from_words_wan"))
+    loaders = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
+    places = {by_type(prompt, kind): output for kind, output in loaders.items()}
+    prompt["demo"] = {"class_type": "GOCA_DemoModel", "inputs": {}}
+    shifted = by_type(prompt, "ModelSamplingSD3")
+    prompt[by_type(prompt, "GOCA_RecordAttention")]["inputs"]["model"] = ["demo", 0]
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in places:
+                node["inputs"][name] = ["demo", places[value[0]]]
+    for node in (*places, shifted):
+        del prompt[node]
+    latent = prompt[by_type(prompt, "EmptyHunyuanLatentVideo")]
+    latent |= {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 5}}
+    run = server.run(prompt)
+    (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens", "The fox alone")]["goca_masks"]
+    assert table["phrases"] == ["fox"] and len(table["area"]) == 5
+    for title in ("Film", "Overlay", "Mask of the fox"):
+        (image,) = run.outputs[by_type(prompt, "SaveAnimatedWEBP", title)]["images"]
+        with Image.open(io.BytesIO(server.fetch(image))) as film:
+            assert getattr(film, "n_frames", 1) > 1
+
+
 def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     """The upper half of the third graph, then its muted lower half with the file that was saved."""
     prompt = shortened(graph("save_and_reuse_attention_demo"))
