@@ -170,8 +170,7 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     scores = as_scores(source)
     record = scores.maps.source
     known = scores.maps.tokens.named(words)
-    objects = resolve(request.phrases, known)
-    behind = _background(request.background, objects, known)
+    objects, behind = named(request, known)
     maps = phrase_scores(scores, [*objects, *behind], known)
     count = len(objects)
     # An all-zero last map stands for a background without words; propagation leaves it alone.
@@ -187,6 +186,12 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
     found = maps[:, :count]
     level = maps[:, count] if behind else torch.full_like(maps[:, 0], NO_BACKGROUND)
     return _decide(found, level, request, objects, behind)
+
+
+def named(request: Request, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
+    """The objects of a request and what is behind them, found in a prompt. Raises a ValueError for a word not in it."""
+    objects = resolve(request.phrases, words)
+    return objects, _background(request.background, objects, words)
 
 
 def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Phrase]:

@@ -180,21 +180,21 @@ def compose(
     Everything else that the base says (ControlNet, guidance, sizes, time ranges, an earlier mask) holds for every region.
     Prompts and base without any share of the picture are left out. The inputs stay as they are.
     """
-    found = _regions(prompts, parts)
+    found = regions_of(prompts, parts)
     rest = (1 - strength * sum((weight for weight, _ in found), torch.zeros_like(parts[:, 0]))).clamp_min(0)
-    regions = [(weight, prompt) for weight, prompt in found if _counts(weight * strength)]
+    regions = [(weight, prompt) for weight, prompt in found if counts(weight * strength)]
     if not regions:
         return [[tensor, dict(extra)] for tensor, extra in base]
     result = []
     for tensor, extra in base:
         if extra.get("default"):  # the host gives it what all others leave, which is just this
             result.append([tensor, dict(extra)])
-        elif _counts(rest):
+        elif counts(rest):
             result.append([tensor, {**extra, **_masked(extra, rest, 1.0, bool(extra.get("set_area_to_bounds")))}])
     for _, extra in base:
         for weight, prompt in regions:
             bounds = to_bounds or bool(extra.get("set_area_to_bounds"))
-            for own_tensor, own in _under(extra, prompt):
+            for own_tensor, own in under(extra, prompt):
                 result.append([own_tensor, {**own, **_masked(extra, weight, strength, bounds)}])
     return result
 
@@ -219,7 +219,7 @@ def _during(conditioning: Conditioning, start: float, end: float) -> Iterator[li
             yield [tensor, {**extra, **times}]
 
 
-def _regions(prompts: Sequence[Conditioning | None], parts: Tensor) -> list[tuple[Tensor, Conditioning]]:
+def regions_of(prompts: Sequence[Conditioning | None], parts: Tensor) -> list[tuple[Tensor, Conditioning]]:
     """Mask [B, H, W] and prompt of each region, each prompt once."""
     found: dict[int, tuple[Tensor, Conditioning]] = {}
     for place, prompt in enumerate(prompts):
@@ -229,11 +229,12 @@ def _regions(prompts: Sequence[Conditioning | None], parts: Tensor) -> list[tupl
     return list(found.values())
 
 
-def _counts(weight: Tensor) -> bool:
+def counts(weight: Tensor) -> bool:
+    """Whether a prompt with this weight is worth a forward pass."""
     return bool((weight > _NOTHING).any())
 
 
-def _under(base: Mapping[str, Any], prompt: Conditioning) -> Iterator[tuple[Any, dict[str, Any]]]:
+def under(base: Mapping[str, Any], prompt: Conditioning) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The entries of a prompt with what the base says beside its text."""
     kept = {key: value for key, value in base.items() if key != "default"}
     for tensor, own in prompt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,6 +37,14 @@ class Recorder:
     Holds no model. Several samplers may share it; each leaves a run, found again by the latent it returned.
     """
 
+    # A second one under the same key takes the place of the first.
+    key = KEY
+    _unknown = (
+        "This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
+        "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
+        f"(only the last {_KEEP} runs are kept)."
+    )
+
     def __init__(self, window: Window, options: Options) -> None:
         self.window, self.options = window, options
         self._active: list[Run] = []
@@ -54,10 +63,12 @@ class Recorder:
             (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
             (WrappersMP.APPLY_MODEL, self._apply_model),
         ):
-            # A second Record Attention on the same model takes the place of the first.
-            patched.remove_wrappers_with_key(kind, KEY)
-            patched.add_wrapper_with_key(kind, KEY, wrapper)
+            patched.remove_wrappers_with_key(kind, self.key)
+            patched.add_wrapper_with_key(kind, self.key, wrapper)
         return patched
+
+    def _open(self, guider: Any, sigmas: Tensor, shape: Sequence[int]) -> Run:
+        return Run(guider, sigmas, self.window, shape)
 
     @property
     def _run(self) -> Run | None:
@@ -73,7 +84,7 @@ class Recorder:
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        run = Run(executor.class_obj, sigmas, self.window, noise.shape)
+        run = self._open(executor.class_obj, sigmas, noise.shape)
         with _lock:
             self._active.append(run)
         try:
@@ -171,6 +182,10 @@ class Recorder:
         ``entry``: which positive conditioning, if several were combined. Raises AttentionError with one sentence when
         nothing was recorded, saying why.
         """
+        return self._find(samples).attention(entry)
+
+    def _find(self, samples: Tensor) -> Run:
+        """The run that returned this latent. Raises AttentionError when there is none."""
         if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
             raise AttentionError("This kind of latent (several latents in one) cannot be recorded; use an image model.")
         if samples.numel() == 0:
@@ -180,12 +195,8 @@ class Recorder:
         with _lock:
             run = next((_shelf[mark] for mark in self._marks(samples) if mark in _shelf), None)
         if run is None:
-            raise AttentionError(
-                "This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
-                "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
-                f"(only the last {_KEEP} runs are kept)."
-            )
-        return run.attention(entry)
+            raise AttentionError(self._unknown)
+        return run
 
 
 def _fingerprints(samples: Tensor) -> list[str]:

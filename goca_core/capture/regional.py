@@ -34,14 +34,15 @@ def regional_prompt(
     texts = parse_prompts(prompts, names)
     parts = shares(masks, len(names), background, feather)
     # Masks with the same words become one region, encoded and painted once.
-    encoded = {text: _encode(clip, text) for text in dict.fromkeys(texts.values())}
+    encoded = {text: encode(clip, text) for text in dict.fromkeys(texts.values())}
     conditioning = compose(
         base, [encoded.get(texts.get(name, "")) for name in names], parts, strength, to_bounds=to_bounds
     )
-    return delayed(base, conditioning, start), _report(names, texts, parts)
+    return delayed(base, conditioning, start), report(names, texts, parts)
 
 
-def _encode(clip: Any, text: str) -> Conditioning:
+def encode(clip: Any, text: str) -> Conditioning:
+    """The CONDITIONING of a prompt, with its words where they can be told."""
     conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     try:
         return attach(conditioning, word_map(clip, text))
@@ -50,7 +51,8 @@ def _encode(clip: Any, text: str) -> Conditioning:
         return [[tensor, {**extra, KEY: None}] for tensor, extra in conditioning]
 
 
-def _report(names: Sequence[str], texts: dict[str, str], parts: Tensor) -> str:
+def report(names: Sequence[str], texts: dict[str, str], parts: Tensor) -> str:
+    """Which label follows which prompt, and its share of the picture, one line each."""
     areas = parts.mean((0, 2, 3)).tolist()
     lines = [
         f"{name} ({area:.1%}): {texts.get(name, 'the base prompt')}" for name, area in zip(names, areas, strict=False)

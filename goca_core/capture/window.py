@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 # Samplers compute noise levels in float32, sometimes through logarithms.
-_TOLERANCE = 1e-3
+TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,32 @@ class Window:
         if self.auto:
             return tuple(sorted(levels, key=lambda sigma: abs(math.log(sigma / noise_level)))[:1])
         high, low = percent_to_sigma(self.start), percent_to_sigma(self.end)
-        inside = [sigma for sigma in levels if low * (1 - _TOLERANCE) <= sigma <= high * (1 + _TOLERANCE)]
+        inside = [sigma for sigma in levels if low * (1 - TOLERANCE) <= sigma <= high * (1 + TOLERANCE)]
         if len(inside) <= self.maximum:
             return tuple(inside)
         if self.maximum == 1:
             return (inside[len(inside) // 2],)
         picked = [round(i * (len(inside) - 1) / (self.maximum - 1)) for i in range(self.maximum)]
         return tuple(inside[i] for i in picked)
+
+
+@dataclass(frozen=True)
+class Before(Window):
+    """The last ``maximum`` evaluations before ``end`` percent; of a run that starts later than that, its first one."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.end <= 1:
+            raise ValueError(f"A share of sampling of {self.end:g} was asked for; it lies between 0 and 1.")
+        if self.maximum < 1:
+            raise ValueError(f"At most {self.maximum} evaluations would be recorded; allow at least one.")
+
+    def targets(
+        self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
+    ) -> tuple[float, ...]:
+        """The noise levels to record, out of a schedule, in the schedule's order. ``noise_level`` does not matter."""
+        levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
+        before = [sigma for sigma in levels if sigma > percent_to_sigma(self.end) * (1 + TOLERANCE)]
+        return tuple(before[-self.maximum :] or levels[:1])
 
 
 class Gate:
@@ -63,8 +82,8 @@ class Gate:
     def reached(self, sigma: float) -> list[float]:
         """The waiting levels that an evaluation at ``sigma`` stands for."""
         if self._falling:
-            return [target for target in self._waiting if sigma <= target * (1 + _TOLERANCE)]
-        return [target for target in self._waiting if sigma >= target * (1 - _TOLERANCE)]
+            return [target for target in self._waiting if sigma <= target * (1 + TOLERANCE)]
+        return [target for target in self._waiting if sigma >= target * (1 - TOLERANCE)]
 
     def done(self, reached: Sequence[float]) -> None:
         """The evaluation was really recorded (a cache may have skipped the model)."""

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from goca_core.capture.window import Gate, Window
+from goca_core.capture.window import Before, Gate, Window
 
 # A schedule like a KSampler's, from noise to picture.
 FALLING = [14.6, 6.3, 2.8, 1.2, 0.5, 0.2, 0.03, 0.0]
@@ -120,3 +120,29 @@ def test_an_evaluation_that_a_cache_skipped_is_made_up_for() -> None:
     gate = Gate([6.3])
     assert gate.reached(6.3) == [6.3]  # the model was not run
     assert walk(gate, [2.8, 1.2]) == [2.8]
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "expected"),
+    [
+        (0.9, 2, (2.8, 1.2)),
+        (0.9, 9, (14.6, 6.3, 2.8, 1.2)),
+        # A level at the very edge is not before it.
+        (0.88, 1, (2.8,)),
+        (1.0, 2, (0.2, 0.03)),
+        (0.0, 2, (14.6,)),
+    ],
+)
+def test_the_last_levels_before_a_share(start: float, count: int, expected: tuple[float, ...]) -> None:
+    assert targets(Before(False, 0.0, start, count)) == expected
+
+
+def test_a_run_that_starts_later_has_its_first_level() -> None:
+    assert targets(Before(False, 0.0, 0.9, 2), [0.5, 0.2, 0.0]) == (0.5,)
+    assert targets(Before(False, 0.0, 0.9, 2), [0.0]) == ()
+
+
+@pytest.mark.parametrize(("end", "maximum"), [(-0.1, 2), (1.1, 2), (0.5, 0)])
+def test_a_window_before_nothing_is_refused(end: float, maximum: int) -> None:
+    with pytest.raises(ValueError, match=r"share of sampling|at least one"):
+        Before(False, 0.0, end, maximum)
