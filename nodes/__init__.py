@@ -12,6 +12,7 @@ from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
 from .refine import Refine
 from .regional import RegionalPrompt
+from .regional_pass import CollectMasks, RegionalPass
 from .segment import SegmentImage
 from .words import EncodePrompt, Words
 
@@ -27,6 +28,8 @@ NODES: list[type[io.ComfyNode]] = [
     MaskFromTokens,
     Overlay,
     RegionalPrompt,
+    RegionalPass,
+    CollectMasks,
     SemanticCFG,
     SaveAttention,
     LoadAttention,

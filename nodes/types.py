@@ -9,6 +9,7 @@ Attention = io.Custom("GOCA_ATTENTION")
 Maps = io.Custom("GOCA_MAPS")
 Scores = io.Custom("GOCA_SCORES")
 Words = io.Custom("GOCA_WORDS")
+Regions = io.Custom("GOCA_REGIONS")
 
 CATEGORY = "GoCA"
 ALIASES = ["daam", "attention map", "attention mask", "heatmap", "segment", "segmentation", "mask"]

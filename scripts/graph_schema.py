@@ -66,7 +66,7 @@ class Schema:
             return value
         choices = kind if isinstance(kind, list) else options.get("options") or [""]
         fallback = {"STRING": "", "INT": 0, "FLOAT": 0.0, "BOOLEAN": False}
-        return options.get("default", fallback[kind] if kind in fallback else choices[0])
+        return options.get("default", choices[0] if isinstance(kind, list) else fallback.get(kind, choices[0]))
 
     def check(self, node: Node) -> None:
         """Raise GraphError for inputs that are not there, missing, of another type or out of range."""

@@ -1,7 +1,9 @@
 // Shows what a node has to say under it, such as what was recorded.
 import { app } from "../../../scripts/app.js";
 
-const NODES = ["GOCA_Words", "GOCA_CollectAttention", "GOCA_SegmentImage", "GOCA_SaveAttention", "GOCA_RegionalPrompt"];
+const NODES = [
+  "GOCA_Words", "GOCA_CollectAttention", "GOCA_SegmentImage", "GOCA_SaveAttention", "GOCA_RegionalPrompt", "GOCA_CollectMasks",
+];
 
 function show(node, text) {
   let widget = node.widgets?.find((candidate) => candidate.name === "goca_text");
