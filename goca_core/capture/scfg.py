@@ -120,8 +120,7 @@ class SemanticGuidance:
             limits = chosen.minimum, chosen.maximum, chosen.ceiling, chosen.smooth
             masks, fore = regions.masks.to(cond.device), regions.foreground.to(cond.device)
             # Some image models have an axis of one frame between channels and rows.
-            flat = cond.flatten(1, -3), uncond.flatten(1, -3)
-            rate = rate_map(*flat, masks, fore, scale, *limits)
+            rate = rate_map(cond.flatten(1, -3), uncond.flatten(1, -3), masks, fore, scale, *limits)
         except Exception as error:
             # Nothing that goes wrong here is worth a picture.
             run.give_up(f"{type(error).__name__}: {error}")
