@@ -52,6 +52,7 @@ OVERLAY, HEAT = 0, 1
 THUMBNAILS = {
     "masks_from_words_demo": (TWO, OVERLAY),
     "masks_from_words_sd15_sdxl": (TWO, HEAT),
+    "masks_from_words_flux": (TWO, HEAT),
     "save_and_reuse_attention_demo": (OTHER, OVERLAY),
     "segment_photo_demo": (SEGMENTED, OVERLAY),
     "segment_photo_sd15_sdxl": (SEGMENTED, HEAT),

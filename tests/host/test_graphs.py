@@ -321,6 +321,19 @@ def test_the_host_offers_the_graphs_as_templates(server: ComfyServer) -> None:
         assert served == path.read_bytes()
 
 
+def test_every_template_has_a_picture(server: ComfyServer) -> None:
+    for path in EDITOR:
+        picture = path.with_suffix(".jpg")
+        served = server.get(f"/api/workflow_templates/{make_graphs.PACK}/{picture.name}")
+        assert served == picture.read_bytes() and len(served) < 40_000
+
+
+def test_the_host_offers_the_blueprints(server: ComfyServer) -> None:
+    offered = {entry["name"]: entry for entry in server.get_json("/global_subgraphs").values()}
+    for path in (ROOT / "subgraphs").glob("*.json"):
+        assert offered[path.stem]["info"]["node_pack"].endswith(make_graphs.PACK)
+
+
 def test_the_files_are_what_the_script_writes(server: ComfyServer) -> None:
     command = [sys.executable, str(ROOT / "scripts" / "make_graphs.py"), "--check", "--url", server.url]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
