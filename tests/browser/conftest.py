@@ -1,41 +1,20 @@
-"""A real Chromium in front of a real ComfyUI server.
-
-A browser is looked for by its usual names, or taken from GOCA_BROWSER; playwright drives it and brings none of its own.
-"""
+"""A real Chromium in front of a real ComfyUI server."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from scripts import host as provider
 from scripts.comfy_server import ComfyServer
 
-from .editor import PATIENCE, Editor
-
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PLACES = (
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-
-
-def find_browser() -> str | None:
-    given = os.environ.get("GOCA_BROWSER", "").strip()
-    if given:
-        return given
-    found = (shutil.which(name) for name in NAMES)
-    return next((path for path in [*found, *PLACES] if path and Path(path).is_file()), None)
-
+from .browser import find_browser, launch
+from .editor import Editor
 
 BROWSER = find_browser()
 HOST = provider.locate()
@@ -71,13 +50,13 @@ class Tabs:
 
         self.server = server
         self.playwright = sync_playwright().start()
-        self.browser = self.playwright.chromium.launch(executable_path=BROWSER, args=FLAGS, timeout=PATIENCE)
+        self.browser = launch(self.playwright)
         # One context, so that only the first tab fetches the editor.
         self.context = self.browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
         self.kept: dict[bool, Editor] = {}
 
-    def open(self, *, vue: bool, **options: Any) -> Editor:
-        return Editor(self.context.new_page(), self.server, vue=vue, **options).open()
+    def open(self, *, vue: bool) -> Editor:
+        return Editor(self.context.new_page(), self.server, vue=vue).open()
 
     def get(self, *, vue: bool = False) -> Editor:
         """The tab with this renderer, as it was left by the test before."""

@@ -9,18 +9,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.comfy_server import PACK, ComfyServer
-from scripts.comfy_server import PATIENCE as FACTOR
+from scripts.comfy_server import PATIENCE as TIMES
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
 
 # Milliseconds: a page of the editor is six megabytes of script.
-PATIENCE = 60_000 * FACTOR
+PATIENCE = 60_000 * TIMES
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 DEMO = WORKFLOWS / "masks_from_words_demo.json"
+# No tour for a new user, and nothing drawn that is not looked at.
+QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types['GOCA_Overlay']"
 # The node of a type, and of a title if there are several.
 NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
+CENTRE = """(node) => {
+  const { canvas } = window.app;
+  canvas.ds.scale = 1;
+  canvas.centerOnNode(node);
+  canvas.setDirty(true, true);
+}"""
+PANEL = "(node) => node.widgets.find((w) => w.element?.classList.contains('goca-panel')).element"
 # Follows the next prompt to its end.
 FOLLOW = """() => {
   const { api } = window.comfyAPI.api;
@@ -42,7 +51,7 @@ class Editor:
     What lies outside of the server cannot be reached from here, and is no error either.
     """
 
-    def __init__(self, page: Page, server: ComfyServer, *, vue: bool = False, light: bool = False) -> None:
+    def __init__(self, page: Page, server: ComfyServer, *, vue: bool = False) -> None:
         self.page, self.server = page, server
         self.errors: list[str] = []
         self.ready = False
@@ -51,9 +60,8 @@ class Editor:
         page.on("console", self._console)
         page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
         page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), self._outside)
-        self._set("Comfy.TutorialCompleted", True)
-        self._set("Comfy.VueNodes.Enabled", vue)
-        self._set("Comfy.ColorPalette", "light" if light else "dark")
+        for name, value in {**QUIET, "Comfy.VueNodes.Enabled": vue}.items():
+            self._set(name, value)
 
     def close(self) -> None:
         self.page.close()
@@ -113,18 +121,22 @@ class Editor:
         """Let the editor draw what it has."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))")
 
-    def run(self) -> dict[str, dict[str, Any]]:
-        """Queue the graph by its key, follow it to its end, and return what its nodes showed."""
+    def queue(self) -> str:
+        """Queue the graph by its key and follow it to its end; the number of its prompt."""
         self.page.evaluate(FOLLOW)
         self.page.keyboard.press("Control+Enter")
         end = self.page.evaluate("() => window.gocaRun")
         assert end["kind"] == "execution_success", end
         self.settle()
+        return str(end["prompt_id"])
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Queue the graph, and return what its nodes showed."""
+        prompt_id = self.queue()
         # The entry is written just after the last event is sent.
-        path = f"/history/{end['prompt_id']}"
-        while end["prompt_id"] not in (history := self.server.get_json(path)):
+        while prompt_id not in (history := self.server.get_json(f"/history/{prompt_id}")):
             self.page.wait_for_timeout(50)
-        outputs: dict[str, dict[str, Any]] = history[end["prompt_id"]]["outputs"]
+        outputs: dict[str, dict[str, Any]] = history[prompt_id]["outputs"]
         return outputs
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
@@ -147,16 +159,16 @@ class Editor:
         )
         return found
 
-    def look_at(self, kind: str, title: str = "") -> ElementHandle:
-        """Bring a node to the middle of the page, at its full size; its panel."""
+    def centre(self, kind: str, title: str = "") -> Any:
+        """Bring a node to the middle of the page, at its full size."""
         node = self.node(kind, title)
-        node.evaluate(
-            "(node) => { const { canvas } = window.app; canvas.ds.scale = 1; canvas.centerOnNode(node); canvas.setDirty(true, true); }"
-        )
+        node.evaluate(CENTRE)
         self.settle()
-        panel = node.evaluate_handle(
-            "(node) => node.widgets.find((w) => w.element?.classList.contains('goca-panel')).element"
-        )
+        return node
+
+    def look_at(self, kind: str, title: str = "") -> ElementHandle:
+        """Bring a node to the middle of the page; its panel."""
+        panel = self.centre(kind, title).evaluate_handle(PANEL)
         found: ElementHandle = panel.as_element()
         found.wait_for_element_state("visible")
         return found

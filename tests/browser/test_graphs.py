@@ -16,6 +16,7 @@ from .editor import Editor
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 DEMO = "masks_from_words_demo"
+BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
 OLD = ROOT / "tests" / "fixtures" / "graph_0_1.json"
 # Nodes on which the pack shows something before they ran.
 FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
@@ -89,6 +90,32 @@ def test_a_graph_of_the_first_version_opens_as_it_was_and_runs(editor: Editor) -
     assert editor.sizes() == before
     (table,) = next(shown["goca_masks"] for shown in outputs.values() if "goca_masks" in shown)
     assert table["phrases"] == ["red circle", "blue square"]
+
+
+def test_the_blueprint_is_one_node_that_makes_masks(editor: Editor, server: ComfyServer) -> None:
+    """As the node library offers it: wired to a model and a picture, it needs no more than words."""
+    offered = server.get_json("/global_subgraphs")
+    (key,) = [key for key, entry in offered.items() if entry["name"] == BLUEPRINT.stem]
+    editor.load(json.loads(server.get_json(f"/global_subgraphs/{key}")["data"]))
+    assert not missing(editor)
+    ((outer,),) = [editor.saved()["nodes"]]
+    assert [entry["name"] for entry in outer["outputs"]] == ["masks", "background", "labels", "attention"]
+    for name, value in (("prompt", "a red circle on grass"), ("phrases", "red circle")):
+        set_ = "([name, value]) => { window.app.graph.nodes[0].widgets.find((w) => w.name === name).value = value; }"
+        editor.page.evaluate(set_, [name, value])
+    prompt = queued(editor)
+    of = {node["class_type"]: key for key, node in prompt.items()}
+    model, picture = "model", "picture"
+    prompt[model] = {"class_type": "GOCA_DemoModel", "inputs": {}}
+    colour = {"width": 64, "height": 64, "batch_size": 1, "color": 0xCC2200}
+    prompt[picture] = {"class_type": "EmptyImage", "inputs": colour}
+    prompt[of["GOCA_SegmentImage"]]["inputs"]["model"] = [model, 0]
+    prompt[of["GOCA_EncodePrompt"]]["inputs"]["clip"] = [model, 1]
+    prompt[of["VAEEncode"]]["inputs"] |= {"pixels": [picture, 0], "vae": [model, 2]}
+    shown = {"image": [picture, 0], "source": [of["GOCA_MaskFromTokens"], 0], "labels": "", "opacity": 0.5}
+    prompt["overlay"] = {"class_type": "GOCA_Overlay", "inputs": shown}
+    outputs = run_by_api(server, prompt).outputs
+    assert outputs[of["GOCA_MaskFromTokens"]]["goca_masks"][0]["phrases"] == ["red circle"]
 
 
 def test_opening_twenty_nodes_takes_little_time(editor: Editor, record_property: Any) -> None:

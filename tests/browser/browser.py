@@ -1,0 +1,34 @@
+"""A Chromium: looked for by its usual names, or taken from GOCA_BROWSER. playwright drives it and brings none of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .editor import PATIENCE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+
+
+def find_browser() -> str | None:
+    given = os.environ.get("GOCA_BROWSER", "").strip()
+    if given:
+        return given
+    found = (shutil.which(name) for name in NAMES)
+    return next((path for path in [*found, *PLACES] if path and Path(path).is_file()), None)
+
+
+def launch(playwright: Playwright) -> Browser:
+    """Start the browser, without a window."""
+    return playwright.chromium.launch(executable_path=find_browser(), args=FLAGS, timeout=PATIENCE)
