@@ -34,7 +34,9 @@ def masks(cut: Cut, scores: Any, given: Any) -> dict[str, Any]:
 def overlay(pictures: Any, layers: Layers) -> dict[str, Any]:
     """The pictures, and the masks or heat maps over them."""
     kind = "heat" if layers.heat else "masks"
-    return {"goca_view": [{kind: _sheet(view.layers_of(layers)), "picture": {"files": _saved(view.picture_of(pictures))}}]}
+    return {
+        "goca_view": [{kind: _sheet(view.layers_of(layers)), "picture": {"files": _saved(view.picture_of(pictures))}}]
+    }
 
 
 def _sheet(found: view.Sheet) -> dict[str, Any]:

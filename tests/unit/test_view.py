@@ -95,7 +95,9 @@ def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
     recorded, rescaled, last = tiles(found).reshape(2, 3, 2, 32, 48).swapaxes(0, 1)
     assert (recorded.reshape(2, -1).max(1) == 255).all(), "shares of the largest value of each sample"
     raw = scores.maps.maps[:, scores.maps.tokens.columns(result.objects[0].tokens)].mean(1)
-    small = recorded[:, 0].reshape(2, *raw.shape[1:2], 32 // raw.shape[1], raw.shape[2], 48 // raw.shape[2]).mean((2, 4))
+    small = (
+        recorded[:, 0].reshape(2, *raw.shape[1:2], 32 // raw.shape[1], raw.shape[2], 48 // raw.shape[2]).mean((2, 4))
+    )
     assert np.corrcoef(small.ravel() / 255, (raw / raw.amax((1, 2), keepdim=True)).numpy().ravel())[0, 1] > 0.8
     assert np.array_equal(rescaled[:, 1], np.rint(word_scores(scores, "grass")[0][:, 0].numpy() * 255))
     assert np.array_equal(last, np.rint(result.masks.numpy() * 255))
