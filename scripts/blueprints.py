@@ -103,7 +103,7 @@ def _blueprint(
         "description": ABOUT,
     }
     shown = [entry["name"] for entry in outer["inputs"] if "widget" in entry]
-    node = {
+    instance = {
         "id": len(inner["nodes"]) + 1,
         "type": definition["id"],
         "pos": [0, 0],
@@ -119,9 +119,9 @@ def _blueprint(
     return {
         "id": _id(f"{graph.name}/file"),
         "revision": 0,
-        "last_node_id": node["id"],
+        "last_node_id": instance["id"],
         "last_link_id": 0,
-        "nodes": [node],
+        "nodes": [instance],
         "links": [],
         "groups": [],
         "definitions": {"subgraphs": [definition]},

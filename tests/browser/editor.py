@@ -23,6 +23,12 @@ QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy
 READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types['GOCA_Overlay']"
 # The node of a type, and of a title if there are several.
 NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
+# As by a user's hand: a widget tells what follows from its new value.
+SET = """(node, [name, value]) => {
+  const widget = node.widgets.find((one) => one.name === name);
+  widget.value = value;
+  widget.callback?.(value);
+}"""
 CENTRE = """(node) => {
   const { canvas } = window.app;
   canvas.ds.scale = 1;
@@ -145,12 +151,13 @@ class Editor:
         """A handle of a node."""
         return self.page.evaluate_handle(NODE, [kind, title])
 
-    def value(self, kind: str, widget: str) -> Any:
-        return self.node(kind).evaluate("(node, name) => node.widgets.find((w) => w.name === name).value", widget)
+    def value(self, kind: str, widget: str, title: str = "") -> Any:
+        return self.node(kind, title).evaluate(
+            "(node, name) => node.widgets.find((w) => w.name === name).value", widget
+        )
 
-    def set_value(self, kind: str, widget: str, value: Any) -> None:
-        set_ = "(node, [name, value]) => { node.widgets.find((w) => w.name === name).value = value; }"
-        self.node(kind).evaluate(set_, [widget, value])
+    def set_value(self, kind: str, widget: str, value: Any, title: str = "") -> None:
+        self.node(kind, title).evaluate(SET, [widget, value])
         self.settle()
 
     def sizes(self) -> dict[str, list[float]]:

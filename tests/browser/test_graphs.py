@@ -20,6 +20,9 @@ BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
 OLD = ROOT / "tests" / "fixtures" / "graph_0_1.json"
 # Nodes on which the pack shows something before they ran.
 FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
+ROW = 24  # pixels of a widget in the classic renderer
+WIDGETS = """() => Object.fromEntries(window.app.graph.nodes.map((node) =>
+  [node.id, (node.widgets ?? []).filter((widget) => widget.serialize !== false).length]))"""
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 
@@ -80,7 +83,13 @@ def test_a_graph_of_the_first_version_opens_as_it_was_and_runs(editor: Editor) -
     editor.load(OLD)
     assert not missing(editor)
     sizes = editor.sizes()
-    assert {key: sizes[key] for key in saved_sizes(old)} == saved_sizes(old)
+    newer = editor.page.evaluate(WIDGETS)
+    for node in old["nodes"]:
+        if node["type"] in FACES:
+            # What is shown takes no room of its own, only inputs that are newer than the graph do.
+            more = newer[str(node["id"])] - len(node["widgets_values"])
+            width, height = saved_sizes(old)[str(node["id"])]
+            assert sizes[str(node["id"])] in ([width, height], [width, height + ROW * more]), node["type"]
     values = {str(node["id"]): node["widgets_values"] for node in editor.saved()["nodes"]}
     for node in old["nodes"]:
         count = len(node["widgets_values"])
@@ -118,29 +127,16 @@ def test_the_blueprint_is_one_node_that_makes_masks(editor: Editor, server: Comf
     assert outputs[of["GOCA_MaskFromTokens"]]["goca_masks"][0]["phrases"] == ["red circle"]
 
 
-def test_opening_twenty_nodes_takes_little_time(editor: Editor, record_property: Any) -> None:
-    """The time spent in the pack's own scripts, as the browser's profiler counts it."""
-    graph = json.loads((ROOT / "workflows" / f"{DEMO}.json").read_text(encoding="utf-8"))
-    copies = [node for node in graph["nodes"] if node["type"] in FACES]
-    more = []
-    while len(copies) + len(more) < 20:
-        of = copies[len(more) % len(copies)]
-        inputs = [{**entry, "link": None} for entry in of["inputs"]]
-        outputs = [{**entry, "links": None} for entry in of["outputs"]]
-        place = [of["pos"][0], of["pos"][1] + 900 * (1 + len(more))]
-        more.append({**of, "inputs": inputs, "outputs": outputs, "id": 1000 + len(more), "pos": place})
-    graph["nodes"] += more
+def test_nothing_of_the_pack_runs_while_nothing_happens(editor: Editor) -> None:
+    """As the browser's profiler sees it; how long opening nodes takes is for benchmarks/editor.py."""
+    editor.demo()
+    editor.page.mouse.move(5, 5)
+    editor.settle()
     session = editor.page.context.new_cdp_session(editor.page)
     for command in ("Profiler.enable", "Profiler.start"):
         session.send(command)
-    editor.load(graph)
-    profile = session.send("Profiler.stop")["profile"]
-    ours = {node["id"] for node in profile["nodes"] if "/extensions/comfyui-goca/" in node["callFrame"]["url"]}
-    spent = (
-        sum(delta for sample, delta in zip(profile["samples"], profile["timeDeltas"], strict=True) if sample in ours)
-        / 1000
-    )
-    print(f"\n20 nodes opened with {spent:.1f} ms in the pack's own scripts")
-    record_property("own_script_ms", round(spent, 1))
-    assert ours, "the profiler saw nothing of the pack"
-    assert spent < 400  # 100 on an idle machine; four times as much where others work too
+    editor.page.wait_for_timeout(1500)
+    nodes = session.send("Profiler.stop")["profile"]["nodes"]
+    session.detach()
+    assert nodes
+    assert not [node["callFrame"] for node in nodes if "/extensions/comfyui-goca/" in node["callFrame"]["url"]]

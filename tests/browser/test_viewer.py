@@ -91,7 +91,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
         ranked = [entry.rsplit(" ", 2) for entry in told.partition(": ")[2].split(" · ")]
         wanted = sorted(heat, key=lambda name: -int(heat[name][row, column]))[:5]
         assert [name for name, _, _ in ranked] == wanted
-        shares = [100 * heat[name][row, column] / 255 for name in wanted]
+        shares = [100 * int(heat[name][row, column]) / 255 for name in wanted]
         assert [float(share) for _, share, _ in ranked] == pytest.approx(shares, abs=0.51)
 
     # A word's map in the colours of the chosen map: no picture lies under the corner pixel's colour at full opacity.
@@ -141,8 +141,7 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     panel = editor.look_at(OVERLAY, OVER)
     assert texts(panel) == ["red circle", "blue square"]
     # Full colours where masks are, at full opacity; the picture elsewhere.
-    editor.node(OVERLAY, OVER).evaluate("(node) => { node.widgets.find((w) => w.name === 'opacity').value = 1; }")
-    editor.settle()
+    editor.set_value(OVERLAY, "opacity", 1, OVER)
     drawn = pixels(panel)
     scale = drawn.shape[0] // 64
     for k, mask in enumerate(masks.values()):

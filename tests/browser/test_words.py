@@ -79,7 +79,7 @@ def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
     # Words typed by hand show as well.
     editor.set_value(MASKS, "phrases", "blue, grass")
     assert pressed(prompt) == ["blue", "grass"]
-    editor.set_value(PROMPT, "text", "")
+    editor.set_value(PROMPT, "text", "", "Prompt")
     assert prompt.inner_text() == "No words."
 
 

@@ -178,7 +178,7 @@ export class Viewer {
   #tell(point) {
     const shown = point && this.drawing ? this.#shown : null;
     const bars = shown === LAYERS;
-    const place = shown !== null && !bars && this.drawing.place(shown, point.x, point.y);
+    const place = shown === null || bars ? null : this.drawing.place(shown, point.x, point.y);
     const found = place && this.drawing.at(place);
     const told = bars ? this.bars.describe(this.bars.at(point.x), this.sample) : found && this.#ranking(found);
     this.readout.textContent = told || this.noted || "";

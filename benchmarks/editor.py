@@ -1,0 +1,67 @@
+"""What the pack's scripts cost the editor: milliseconds spent in them while a graph with 20 of its nodes opens.
+
+    .host/venv/bin/python benchmarks/editor.py      # on an otherwise idle machine; needs a Chromium and playwright
+
+As the browser's own profiler counts it. The goal is under 100 ms.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from scripts.comfy_server import ComfyServer
+from tests.browser.browser import launch
+from tests.browser.editor import DEMO, Editor
+
+NODES, RUNS = 20, 5
+FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
+
+
+def graph() -> dict[str, Any]:
+    """The first example graph with copies of its nodes that show something."""
+    found: dict[str, Any] = json.loads(DEMO.read_text(encoding="utf-8"))
+    shown = [node for node in found["nodes"] if node["type"] in FACES]
+    for number in range(NODES - len(shown)):
+        of = shown[number % len(shown)]
+        inputs = [{**entry, "link": None} for entry in of["inputs"]]
+        outputs = [{**entry, "links": None} for entry in of["outputs"]]
+        place = [of["pos"][0], of["pos"][1] + 900 * (1 + number)]
+        found["nodes"].append({**of, "inputs": inputs, "outputs": outputs, "id": 1000 + number, "pos": place})
+    return found
+
+
+def opening(editor: Editor) -> float:
+    """Milliseconds in the pack's scripts."""
+    session = editor.page.context.new_cdp_session(editor.page)
+    for command in ("Profiler.enable", "Profiler.start"):
+        session.send(command)
+    editor.load(graph())
+    profile = session.send("Profiler.stop")["profile"]
+    session.detach()
+    ours = {node["id"] for node in profile["nodes"] if "/extensions/comfyui-goca/" in node["callFrame"]["url"]}
+    deltas = zip(profile["samples"], profile["timeDeltas"], strict=True)
+    return float(sum(delta for sample, delta in deltas if sample in ours)) / 1000
+
+
+def main() -> None:
+    from playwright.sync_api import sync_playwright
+
+    with ComfyServer() as server, sync_playwright() as playwright:
+        for vue in (False, True):
+            page = launch(playwright).new_context(viewport={"width": 1280, "height": 900}).new_page()
+            editor = Editor(page, server, vue=vue).open()
+            spent = [opening(editor) for _ in range(RUNS)]
+            name = "Vue" if vue else "classic"
+            print(
+                f"{name} nodes: first {spent[0]:.1f} ms, then {statistics.median(spent[1:]):.1f} ms (median of {RUNS - 1})"
+            )
+
+
+if __name__ == "__main__":
+    main()
