@@ -137,7 +137,8 @@ def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None)
 def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
     """Rescaled scores of every content word by itself, [B, K, *size]: a quick look, neither refined nor propagated.
 
-    Words that occur several times are taken one by one. Raises AttentionError for a prompt without content words.
+    B as recorded: of a film, its latent frames. Words that occur several times are taken one by one. Raises AttentionError for
+    a prompt without content words.
     """
     found = [Phrase(word.name, (word.text,), word.positions) for word in words.words if word.content]
     if not found:
@@ -148,12 +149,13 @@ def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
 def steps(scores: Scores, result: Cut, words: WordMap, size: Grid) -> Tensor:
     """How the scores of a cut came about, [B, 3, K, *size]: attention as it was, rescaled, and at last.
 
-    Attention as it was is the mean over the tokens of a phrase, in shares of the largest value of the sample.
+    B as in the cut. Attention as it was is the mean over the tokens of a phrase, in shares of the largest value of the sample.
     """
     maps = scores.maps
     raw = torch.stack([maps.maps[:, maps.tokens.columns(phrase.tokens)].mean(1) for phrase in result.objects], 1)
     early = torch.stack((raw.float(), phrase_scores(scores, result.objects, words).float()), 1)
     early = _to_size(early.flatten(1, 2), maps.source, size).unflatten(1, (2, -1))
+    early = for_samples(early, maps.source, result.masks.shape[0])
     largest = early[:, :1].amax((2, 3, 4), keepdim=True).clamp_min(torch.finfo(early.dtype).tiny)
     late = F.interpolate(result.scores.float(), size, mode="area")
     return torch.stack((early[:, 0] / largest[:, 0], early[:, 1], late), 1)
@@ -221,6 +223,11 @@ def _finish(maps: Tensor, scores: Scores, size: Grid | None, latent: bool = Fals
     if latent:
         maps = _latent_frames(maps, record)
     return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
+
+
+def for_samples(values: Tensor, record: Attention, samples: int) -> Tensor:
+    """What was made of a record, [B, ...], for so many samples: of a film, for its latent frames or for its pictures."""
+    return values if values.shape[0] == samples else _shown(values, record)
 
 
 def _shown(maps: Tensor, record: Attention) -> Tensor:

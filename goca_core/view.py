@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention import Maps, Scores
-from .pipeline import Cut, each_word, steps
+from .pipeline import Cut, each_word, for_samples, steps
 from .resize import Grid
 from .show import Layers
 from .words import WordMap
@@ -63,14 +63,18 @@ def fitted(size: Grid, side: int, area: int) -> Grid:
     return max(1, int(height * factor)), max(1, int(width * factor))
 
 
-def heat_of(scores: Scores, words: WordMap | None = None) -> Sheet | None:
-    """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words."""
+def heat_of(cut: Cut, scores: Scores, words: WordMap | None = None) -> Sheet | None:
+    """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words.
+
+    Samples are those of the cut: of a film, a cut may have its latent frames or its pictures.
+    """
     known, record = scores.maps.tokens.named(words), scores.maps.source
     names = tuple(name for name, word in zip(known.names(), known.words, strict=True) if word.content)
     if not names:
         return None
     size = fitted((record.height * record.scale, record.width * record.scale), HEAT_SIDE, HEAT_AREA // len(names))
-    return sheet(each_word(scores, known, size), names, HEAT_SIDE, HEAT_AREA)
+    maps = for_samples(each_word(scores, known, size), record, cut.masks.shape[0])
+    return sheet(maps, names, HEAT_SIDE, HEAT_AREA)
 
 
 def masks_of(cut: Cut) -> Sheet:
@@ -86,13 +90,14 @@ def steps_of(cut: Cut, scores: Scores, words: WordMap | None = None) -> Sheet:
     return sheet(maps.flatten(1, 2), 3 * cut.labels, HEAT_SIDE, HEAT_AREA)
 
 
-def weights_of(maps: Maps) -> dict[str, Any]:
-    """The share that each layer has in the maps, for each sample, as plain data; ``grids`` are width and height in tokens."""
+def weights_of(cut: Cut, maps: Maps) -> dict[str, Any]:
+    """The share that each layer has in the maps, for each sample of the cut; ``grids`` are width and height in tokens."""
     layers = maps.source.layers
+    weights = for_samples(maps.weights, maps.source, cut.masks.shape[0])
     return {
         "names": [layer.name for layer in layers],
         "grids": [[layer.width, layer.height] for layer in layers],
-        "weights": [[round(weight, 5) for weight in row] for row in maps.weights.tolist()],
+        "weights": [[round(weight, 5) for weight in row] for row in weights.tolist()],
     }
 
 

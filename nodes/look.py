@@ -23,9 +23,9 @@ def masks(cut: Cut, scores: Any, given: Any) -> dict[str, Any]:
         "words": view.words_of(scores.maps.tokens.named(given)),
         "masks": _sheet(view.masks_of(cut)),
         "steps": _sheet(view.steps_of(cut, scores, given)),
-        "layers": view.weights_of(scores.maps),
+        "layers": view.weights_of(cut, scores.maps),
     }
-    heat = view.heat_of(scores, given)
+    heat = view.heat_of(cut, scores, given)
     if heat is not None:
         shown["heat"] = _sheet(heat)
     return {"goca_masks": [cut.table()], "goca_view": [shown]}

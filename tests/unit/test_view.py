@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,14 +65,15 @@ def test_the_digest_tells_maps_apart() -> None:
 
 def test_every_content_word_has_a_map() -> None:
     scores = as_scores(recording(text="a red cat and a blue cat"))
-    found = view.heat_of(scores)
+    found = view.heat_of(cut(scores, Request("cat")), scores)
     assert found is not None
     assert found.names == ("red", "cat#1", "blue", "cat#2")
     assert (found.height, found.width) == (32, 48) and found.image.shape[0] == 2
     for name in found.names:
         expected, _ = word_scores(scores, name)
         assert np.array_equal(tiles(found)[:, found.names.index(name)], np.rint(expected[:, 0].numpy() * 255)), name
-    assert view.heat_of(as_scores(recording(text="a the"))) is None
+    empty = as_scores(recording(text="a the"))
+    assert view.heat_of(cut(empty, Request("the")), empty) is None
 
 
 def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
@@ -107,12 +109,27 @@ def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
 
 def test_the_weights_of_layers_as_plain_data() -> None:
     source = recording(text="a red cat")
-    told = json.loads(json.dumps(view.weights_of(as_scores(source).maps)))
+    scores = as_scores(source)
+    told = json.loads(json.dumps(view.weights_of(cut(scores, Request("cat")), scores.maps)))
     assert told["names"] == [layer.name for layer in source.layers]
     assert told["grids"] == [[layer.width, layer.height] for layer in source.layers]
     assert len(told["weights"]) == source.batch
     for row in told["weights"]:
         assert sum(row) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("latent_size", [False, True])
+def test_all_that_is_sent_of_a_film_is_about_the_same_frames(latent_size: bool) -> None:
+    scores = as_scores(replace(recording(batch=2 * 3, text="a red cat on grass"), frames=3, stride=4))
+    result = cut(scores, Request("red cat\ngrass", latent_size=latent_size))
+    samples = 2 * (3 if latent_size else 9)
+    heat = view.heat_of(result, scores)
+    assert heat is not None
+    for found in (view.masks_of(result), view.steps_of(result, scores), heat):
+        assert found.image.shape[0] == samples
+    assert len(view.weights_of(result, scores.maps)["weights"]) == samples
+    # The last latent frame is what the last pictures come from.
+    assert np.array_equal(tiles(heat)[-1], np.rint(word_scores(scores, "\n".join(heat.names))[0][-1].numpy() * 255))
 
 
 def test_a_picture_is_sent_as_it_is_unless_it_is_large() -> None:
