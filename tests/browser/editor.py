@@ -169,6 +169,7 @@ class Editor:
     def centre(self, kind: str, title: str = "") -> Any:
         """Bring a node to the middle of the page, at its full size."""
         node = self.node(kind, title)
+        self.page.mouse.move(5, 400)  # or it would point at what comes
         node.evaluate(CENTRE)
         self.settle()
         return node

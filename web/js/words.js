@@ -123,6 +123,12 @@ export function owners(words, text) {
   return found;
 }
 
+/** The phrase of an occurrence. Where the prompt itself says "room #2", that is what `room#2` means, but not `room#02`. */
+function numbered(words, text, number, run) {
+  const phrase = `${text}#${number}`;
+  return meant(words, phrase).join() === run.join() ? phrase : `${text}#0${number}`;
+}
+
 /** Phrases that mean just these words; neighbours become one phrase. */
 function spell(words, indices) {
   const wanted = [...new Set(indices)].sort((a, b) => a - b);
@@ -139,7 +145,7 @@ function spell(words, indices) {
     const all = runsOf(words, keysOf(text));
     const place = all.findIndex((other) => other[0] === run[0]);
     const whole = all.every((other) => other.every((index) => wanted.includes(index)));
-    const part = (all.length > 1 && !whole ? `${text}#${place + 1}` : text).replaceAll(",", "\\,");
+    const part = (all.length > 1 && !whole ? numbered(words, text, place + 1, run) : text).replaceAll(",", "\\,");
     if (!parts.includes(part)) parts.push(part);
   }
   return parts;
@@ -163,6 +169,6 @@ export function including(words, text, index, joined) {
     // What was typed and is not in the prompt stays: the node says what is wrong with it.
     const unknown = last.filter((part, i) => !found[i].length);
     lines.push([...unknown, ...spell(words, [...found.flat(), index])]);
-  } else lines.push([words[index].name.replaceAll(",", "\\,")]);
+  } else lines.push(spell(words, [index]));
   return join(lines);
 }
