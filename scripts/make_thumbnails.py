@@ -22,13 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
 SIDE, GAP = 196, 8  # pixels of one picture, and between two
 
-# Graph -> titles of the nodes whose pictures are shown, and the graphs that it stands for as well.
+# Graph -> titles of the nodes whose pictures are shown. Graphs of the same name for other models get the same picture.
 SHOWN = {
     "regional_prompts_demo": ("First picture", "Second picture"),
+    "regional_one_pass_demo": ("Plain picture", "Picture"),
+    "masks_into_other_nodes_demo": ("First picture", "Second picture"),
     "replace_by_word_demo": ("First picture", "Second picture"),
     "semantic_cfg_demo": ("Plain guidance", "GoCA's regions"),
 }
-SAME = {"regional_prompts_demo": "regional_prompts_sd15_sdxl", "replace_by_word_demo": "replace_by_word_sd15_sdxl"}
 
 
 def thumbnail(server: ComfyServer, name: str) -> bytes:
@@ -66,9 +67,9 @@ def main() -> int:
     with server_at(parser.parse_args().url) as server:
         for name in SHOWN:
             content = thumbnail(server, name)
-            for target in filter(None, (name, SAME.get(name))):
-                (WORKFLOWS / f"{target}.jpg").write_bytes(content)
-                print(f"workflows/{target}.jpg: {len(content) / 1000:.0f} kB")
+            for graph in sorted(WORKFLOWS.glob(f"{name.removesuffix('demo')}*.json")):
+                graph.with_suffix(".jpg").write_bytes(content)
+                print(f"workflows/{graph.stem}.jpg: {len(content) / 1000:.0f} kB")
     return 0
 
 
