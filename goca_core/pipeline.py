@@ -221,7 +221,7 @@ def _finish(maps: Tensor, scores: Scores, size: Grid | None, latent: bool = Fals
     if not cell:
         return _to_size(maps if latent else _shown(maps, record), record, size)
     if latent:
-        maps = _latent_frames(maps, record)
+        maps = latent_frames(maps, record)
     return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
 
 
@@ -238,7 +238,7 @@ def _shown(maps: Tensor, record: Attention) -> Tensor:
     return maps.unflatten(0, (-1, record.frames))[:, frame].flatten(0, 1)
 
 
-def _latent_frames(maps: Tensor, record: Attention) -> Tensor:
+def latent_frames(maps: Tensor, record: Attention) -> Tensor:
     """Maps of pictures for latent frames: the mean of those that a frame becomes."""
     if record.frames == 1:
         return maps

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..attention import AttentionError
-from ..pipeline import Cut, Request, cut, named
+from ..pipeline import Cut, Request, cut, latent_frames, named
 from ..regional import Conditioning, counts, regions_of, shares, under
 from ..resize import resize_bilinear
 from ..show import flatten
@@ -126,12 +126,14 @@ class RegionalRun(Run):
             logging.warning("GoCA: Regional Pass went on with the base prompt alone: %s", error)
 
     def _cut(self, guider: Any, x: Tensor) -> None:
-        found = cut(self.attention(0), self._asked.request, self._words)
+        record = self.attention(0)
+        found = cut(record, self._asked.request, self._words)
         parts = shares(flatten(found.masks), len(found.labels), None, self._asked.feather)
         self.report = report(found.labels, dict(self._asked.prompts), parts)
         small = resize_bilinear(parts, (x.shape[-2], x.shape[-1])).to(x.device)
-        # Some image models have an axis of one frame before rows and columns.
-        small = small.reshape(*small.shape[:2], *[1] * (x.ndim - 4), *small.shape[2:])
+        if x.ndim == 5:
+            # The axis of a film's frames, of which some image models have one, stands before rows and columns.
+            small = latent_frames(small, record).unflatten(0, (-1, record.frames)).movedim(1, 2)
         guider.conds[self._name] = self._masked(guider.conds[self._name], small)
         self.used = found
 

@@ -23,8 +23,9 @@ from goca_core.capture.recorder import Recorder, Window, options_for, record
 from goca_core.capture.regional_pass import RegionalPass
 from goca_core.capture.regional_run import RegionalPlan
 from goca_core.capture.tokens import length_of
-from goca_core.pipeline import Cut, Request, cut
+from goca_core.pipeline import Cut, Request, cut, latent_frames
 from goca_core.regional import compose, delayed, shares
+from goca_core.resize import resize_bilinear
 from goca_core.show import flatten
 
 from . import tiny
@@ -71,8 +72,13 @@ class Asked:
         """Two passes: the picture and the masks."""
         recorder = Recorder(self.plan.window, options_for(blocks_of(self.built.model), False, False, False, False))
         plain = run.run(recorder.install(self.built.model))["samples"]
-        found = cut(recorder.collect(plain), self.plan.request, self.words)
+        record = recorder.collect(plain)
+        found = cut(record, self.plan.request, self.words)
         parts = shares(flatten(found.masks), len(found.labels), None, self.plan.feather)
+        if self.built.frames:
+            # The host takes masks of a film as they are only at the latent's own size.
+            parts = latent_frames(resize_bilinear(parts, tuple(plain.shape[-2:])), record)
+            parts = parts.unflatten(0, (-1, record.frames)).movedim(1, 2)
         regional = compose(run.positive, self.prompts(), parts, self.plan.strength)
         positive = delayed(run.positive, regional, self.plan.start)
         return replace(run, positive=positive).run(self.built.model)["samples"], found
@@ -123,8 +129,9 @@ def test_samplers_and_options(sampler: str, plan: RegionalPlan) -> None:
     same_as_two_passes(Asked(built, plan), work(built, sampler=sampler))
 
 
-@pytest.mark.parametrize("name", ["sdxl", "pixart_sigma", "hunyuan_dit", "flux", "qwen_image"])
+@pytest.mark.parametrize("name", ["sdxl", "pixart_sigma", "hunyuan_dit", "flux", "qwen_image", "wan21"])
 def test_families(name: str) -> None:
+    """Also latents with an axis of frames: one of them, or those of a film, each with masks of its own."""
     built = tiny.build(name)
     same_as_two_passes(Asked(built), work(built, cfg=2.0))
 
