@@ -3,8 +3,8 @@
     python benchmarks/editing.py
 
 Each prompt names two things of different colours. Pictures are painted and recorded, masks found by the words, and the
-first thing is then given another colour: by a regional prompt with the same seed, and by painting its mask again. A thing
-was drawn if its colour is there; it was recoloured if at least half of its pixels have the new colour and at most a fifth
+first thing is then given another colour: by a regional prompt with the same seed, in one pass, and by painting its mask
+again. A thing was drawn if its colour is there; it was recoloured if at least half of its pixels have the new colour and at most a fifth
 the old one; the rest was left alone if the new colour is hardly anywhere else and the other thing kept its colour.
 Prints a Markdown table with 95 % intervals (Wilson).
 """
@@ -123,6 +123,14 @@ def edited(
 ) -> np.ndarray:
     """The pictures with the first thing in its new colour."""
     masks, labels = cut.masks.flatten(0, 1), "\n".join(cut.labels)
+    if way == "in one pass":
+        request = use("goca_core.pipeline").Request("\n".join(cut.labels), theta=options.theta)
+        asked = request, f"{cut.labels[0]}: {new}", options.turn
+        model, _ = use("goca_core.capture.regional_pass").regional_pass(
+            painter.model, painter.clip, *asked, feather=options.feather
+        )
+        empty = {"samples": torch.zeros_like(latent["samples"])}
+        return painter.pictures(painter.paint(model, painter.encode(prompt), seed, empty))
     if way == "regional prompt":
         regional = use("goca_core.capture.regional").regional_prompt
         positive, _ = regional(
@@ -179,6 +187,7 @@ def main() -> None:
     parser.add_argument("--theta", type=float, default=0.0, help="of Mask From Tokens")
     parser.add_argument("--feather", type=float, default=4.0, help="of Regional Prompt")
     parser.add_argument("--start", type=float, default=0.2, help="of Regional Prompt")
+    parser.add_argument("--turn", type=float, default=0.3, help="start_percent of Regional Pass")
     parser.add_argument(
         "--grow", type=int, default=3, help="pixels by which a mask is grown before it is painted again"
     )
@@ -187,7 +196,7 @@ def main() -> None:
     boot()
     torch.set_num_threads(1)
     painter = Painter(options.weights, options.steps, options.cfg)
-    results = {way: Result() for way in ("regional prompt", "painting the mask again")}
+    results = {way: Result() for way in ("regional prompt", "in one pass", "painting the mask again")}
     drawn = Count()
     with torch.inference_mode():
         for number in tqdm(range(math.ceil(options.pictures / options.batch)), disable=not sys.stderr.isatty()):

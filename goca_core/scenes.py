@@ -119,7 +119,7 @@ def _ground(name: str, height: int, width: int, rng: np.random.Generator, streng
     return (np.asarray(base, np.float32) * light[..., None]) + strength * texture[..., None]
 
 
-def _stencil(thing: Thing, height: int, width: int) -> np.ndarray:
+def stencil(thing: Thing, height: int, width: int) -> np.ndarray:
     """Coverage of each pixel by the shape, float ``[H, W]`` in 0..1."""
     side = min(height, width)
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
@@ -185,7 +185,7 @@ def draw(
     things = _arrange(rng, count, height, width)
     image, labels = _ground(ground, height, width, rng, texture), np.zeros((height, width), np.uint8)
     for number, thing in enumerate(things, start=1):
-        cover = _stencil(thing, height, width)
+        cover = stencil(thing, height, width)
         image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]
         labels[cover >= 0.5] = number
     names = [f"{_article(thing.name)} {thing.name}" for thing in things]
