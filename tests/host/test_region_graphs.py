@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts import demo, thumbnails
+from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt
 
 from .test_edit_graphs import saved, short, weights, with_demo_model
@@ -118,11 +118,3 @@ def test_semantic_guidance_with_another_model(server: ComfyServer) -> None:
     run = server.run(prompt)
     plain, ours = (saved(server, run, prompt, title) for title in ("Plain guidance", "GoCA's regions"))
     assert plain.shape == (64, 64, 3) and not np.array_equal(plain, ours)
-
-
-# -- thumbnails -------------------------------------------------------------------------------------------------------
-
-
-def test_a_thumbnail_shows_what_a_graph_saves(server: ComfyServer) -> None:
-    made = thumbnails.sheet(server, short("regional_one_pass_demo", 2))
-    assert max(made.size) == thumbnails.SIDE and made.width > 1.5 * made.height, "two pictures side by side"
