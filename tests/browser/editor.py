@@ -20,7 +20,9 @@ WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 DEMO = WORKFLOWS / "masks_from_words_demo.json"
 # No tour for a new user, and nothing drawn that is not looked at.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
-READY = "() => window.app?.extensionManager && window.LiteGraph?.registered_node_types['GOCA_Overlay']"
+# The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.
+READY = """() => window.LiteGraph?.registered_node_types['GOCA_Overlay']
+  && window.app?.extensionManager?.workflow?.activeWorkflow?.activeState"""
 # The node of a type, and of a title if there are several.
 NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
 # As by a user's hand: a widget tells what follows from its new value.

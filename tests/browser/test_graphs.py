@@ -31,8 +31,9 @@ def saved_sizes(graph: dict[str, Any]) -> dict[str, list[int]]:
 
 
 def missing(editor: Editor) -> list[str]:
+    """Nodes that the editor does not know; that checkpoints are not there is no fault of a graph."""
     found: list[str] = editor.page.evaluate(
-        "() => window.app.graph.nodes.filter((n) => !window.LiteGraph.registered_node_types[n.type] || n.has_errors).map((n) => n.type)"
+        "() => window.app.graph.nodes.filter((n) => !window.LiteGraph.registered_node_types[n.type]).map((n) => n.type)"
     )
     return found
 
