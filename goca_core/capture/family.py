@@ -104,6 +104,17 @@ def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
+def counted_references(patch: int, before: bool) -> References:
+    """Of reference pictures of any size, all ``before`` the picture's own or all behind it."""
+
+    def count(given: Mapping[str, Any]) -> tuple[int, int]:
+        sizes = (latent.shape[-2:] for latent in given.get("ref_latents") or ())
+        tokens = sum(-(-height // patch) * -(-width // patch) for height, width in sizes)
+        return (tokens, 0) if before else (0, tokens)
+
+    return count
+
+
 @dataclass(frozen=True)
 class Plan:
     """The layers of one model in the order in which they run, and those that play a special part (by name).
@@ -169,6 +180,11 @@ class Family(ABC):
         """The layers of ``network``."""
 
 
+def is_a(network: nn.Module, name: str) -> bool:
+    """Whether the network is of the host's class ``name`` (with its module), which older hosts need not have."""
+    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(network).__mro__)
+
+
 def alike(index: int, of: int, depth: int) -> int:
     """The layer of ``depth`` at the place of layer ``index`` of ``of``: the paper's numbers for a model of other depth."""
     return index * depth // of
@@ -201,6 +217,7 @@ def joint_plan(
     patch: int,
     spans: SpanRule = TEXT_FIRST,
     feature: Literal["attention", "projected"] | None = None,
+    references: References = no_references,
 ) -> Plan:
     """The plan of a network of joint attention that the paper does not speak of.
 
@@ -209,7 +226,7 @@ def joint_plan(
     """
     reference, middle = by_depth([block.name for block in blocks])
     feature = feature or ("attention" if reference.startswith("single") else "projected")
-    return Plan(tuple(blocks), reference, middle, JOINT, FLOW_NOISE, feature, patch, spans)
+    return Plan(tuple(blocks), reference, middle, JOINT, FLOW_NOISE, feature, patch, spans, references=references)
 
 
 # And what it chose for PixArt serves every transformer of cross-attention. The noise is a ratio of noise to signal.

@@ -94,7 +94,7 @@ class SemanticGuidance:
     ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
         run = self._current
-        forwards = [] if run is None else run.forwards(executor.class_obj, x, options)
+        forwards = [] if run is None else run.forwards(executor.class_obj, x, options, kwargs)
         with contextlib.ExitStack() as stack:
             for forward in forwards:
                 options = stack.enter_context(forward.installed(options))

@@ -98,7 +98,9 @@ class Run:
     def end(self) -> None:
         self._seen, self.working = {}, False
 
-    def forwards(self, model: Any, x: Tensor, options: Mapping[str, Any]) -> list[Forward]:
+    def forwards(
+        self, model: Any, x: Tensor, options: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    ) -> list[Forward]:
         """What looks at this model call; nothing when it has no rows that are wanted and not seen yet.
 
         Other nodes let the model run again within an evaluation (perturbed attention); the first time is the plain one.
@@ -119,7 +121,7 @@ class Run:
 
         def look(plan: Plan) -> Forward:
             entries = {uuid: Entry(part, self._tokens[uuid]) for uuid, part in rows.items()}
-            return Forward(plan, self._options, entries, self._size, x.shape[0])
+            return Forward(plan, self._options, entries, self._size, x.shape[0], given=given)
 
         return [look(plan) for plan in self._plans]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth, text_first
+from ..family import Block, Family, Plan, Site, Support, joint_plan, text_first
 
 
 class AuraFlow(Family):
@@ -28,16 +28,4 @@ class AuraFlow(Family):
             Block(f"single.{number}", Site(layer.attn.n_heads, layer.attn.w1q, layer.attn.w1o), None)
             for number, layer in enumerate(network.single_layers)
         ]
-        blocks = (*double, *single)
-        reference, middle = by_depth([block.name for block in blocks])
-        return Plan(
-            blocks,
-            reference,
-            middle,
-            JOINT,
-            FLOW_NOISE,
-            # Before the projection in a single layer, as in Flux: behind it text and picture are one.
-            feature="attention" if reference.startswith("single") else "projected",
-            patch=network.patch_size,
-            spans=text_first(network.register_tokens.shape[1]),
-        )
+        return joint_plan([*double, *single], network.patch_size, text_first(network.register_tokens.shape[1]))

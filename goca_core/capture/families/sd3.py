@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth, text_first
+from ..family import Block, Family, Plan, Site, Support, joint_plan, text_first
 
 
 class SD3(Family):
@@ -27,14 +27,4 @@ class SD3(Family):
         for number, block in enumerate(network.joint_blocks):
             attention = block.x_block.attn
             blocks.append(Block(f"block.{number}", Site(attention.num_heads, attention.qkv, attention.proj), None))
-        reference, middle = by_depth([block.name for block in blocks])
-        return Plan(
-            tuple(blocks),
-            reference,
-            middle,
-            JOINT,
-            FLOW_NOISE,
-            feature="projected",
-            patch=network.patch_size,
-            spans=text_first(network.register_length),
-        )
+        return joint_plan(blocks, network.patch_size, text_first(network.register_length))
