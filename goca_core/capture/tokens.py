@@ -17,8 +17,9 @@ KEY = "goca_words"
 """Where a conditioning's dictionary carries its word map."""
 
 # What text encoders give beside the conditioning [B, ..., T, C], and how often the model puts it behind that: Hunyuan-DiT
-# mT5 after BERT; HunyuanVideo 1.5 puts the letters of ByT5 before Qwen.
-_APPENDED = {"conditioning_mt5xl": 1, "conditioning_byt5small": 1}
+# mT5 after BERT, HiDream two layers of Llama after T5, HunyuanImage the letters of ByT5 after Qwen (HunyuanVideo 1.5
+# before it).
+_APPENDED = {"conditioning_mt5xl": 1, "conditioning_llama3": 2, "conditioning_byt5small": 1}
 
 
 def word_map(clip: Any, text: str) -> WordMap:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -14,26 +13,14 @@ import comfy.text_encoders.qwen_image
 import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.z_image
 import pytest
-import sentencepiece
 import torch
 
 from goca_core.capture import tokens
 from goca_core.capture.readers import qwen
 from goca_core.words import PhraseError, WordMapError
 
+from .vocabularies import gemma
 from .word_checks import VOCABULARY, check
-
-
-def gemma() -> torch.Tensor:
-    """Gemma's vocabulary comes inside its weights, so a small one of the same make is trained."""
-    lines = ["a red cat sits on the wooden table", "a blue dog and a green bird in the grass"]
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(lines * 20), model_writer=written, vocab_size=400, hard_vocab_limit=False,
-        byte_fallback=True, pad_id=0, eos_id=1, bos_id=2, unk_id=3, remove_extra_whitespaces=False, minloglevel=2,
-    )  # fmt: skip
-    return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
-
 
 TOKENIZERS = {
     "sd3": comfy.text_encoders.sd3_clip.SD3Tokenizer,

@@ -63,4 +63,5 @@ READERS: dict[str, Callable[[Any, str], WordMap]] = {
     "SD1Tokenizer": partial(clip_words, encoder="clip-l", keys=("l",)),
     "SD2Tokenizer": partial(clip_words, encoder="clip-h", keys=("h",)),
     "SDXLTokenizer": _sdxl_words,
+    "StableCascadeTokenizer": partial(clip_words, encoder="clip-g", keys=("g",)),
 }

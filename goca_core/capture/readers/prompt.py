@@ -126,9 +126,13 @@ class Reader:
         return self._pieces[token]
 
     def _lost(self) -> WordMapError:
-        shown = " ".join(self.plain.split())
-        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-        return WordMapError(f'The tokens of the prompt "{shown}" could not be traced back to its words.')
+        return lost(self.plain)
+
+
+def lost(plain: str) -> WordMapError:
+    shown = " ".join(plain.split())
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    return WordMapError(f'The tokens of the prompt "{shown}" could not be traced back to its words.')
 
 
 def plain_of(text: str, weights: bool = True) -> tuple[str, list[Span]]:

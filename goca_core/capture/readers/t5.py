@@ -91,6 +91,7 @@ READERS: dict[str, Callable[[Any, str], WordMap]] = {
     # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start and no end.
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
     "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
+    "NewBieTokenizer": partial(t5_words, attribute="gemma", key="gemma", encoder="gemma"),
     "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
     "AnimaTokenizer": _anima_words,
     **dict.fromkeys(
