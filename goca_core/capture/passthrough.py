@@ -1,9 +1,9 @@
 """Seeing attention that the host hides.
 
 Most networks of the host hand the options of the model call on to every attention call, where an override may look.
-Some do not (PixArt, Hunyuan-DiT): what they call is a name in their own module, so a pass-through is put behind that
-name. It calls what was there with the same arguments and returns the same result, always. Only when the thread it runs
-in is recording does it show them to the recorder, afterwards.
+Some do not (PixArt, Hunyuan-DiT, ERNIE-Image): what they call is a name in their own module, so a pass-through is put
+behind that name. It calls what was there with the same arguments and returns the same result, always. Only when the
+thread it runs in is recording does it show them to the recorder, afterwards.
 
 It is installed once in a process, when a model of such a family is first recorded, and stays: taking it away again could
 pull it from under another thread, or from under another node pack that has wrapped it in turn.

@@ -21,6 +21,7 @@ CROSS = Kind(None, hidden=True, other=None)
 JOINT_ODD = Kind((15, 22), joint=True)
 CELLS = JOINT_ODD._replace(odd=(7, 11), grid=(7, 11), other=(9, 6))  # each cell of the latent is a token
 ODD_SIZED = Kind((15, 22))
+PICTURE_FIRST = {"picture_first": True}
 FAMILIES = {
     "pixart_alpha": CROSS,
     "pixart_sigma": CROSS,
@@ -36,6 +37,22 @@ FAMILIES = {
     "qwen_image": JOINT_ODD,
     "lumina2": Kind((15, 22), joint=True),
     "z_image": Kind((15, 22), joint=True, layout={"filled": 32}),
+    "newbie": JOINT_ODD,
+    "flux2": CELLS._replace(layout={"filling": 512 - 30}, together=True),
+    "longcat_image": JOINT_ODD,
+    "ovis_image": JOINT_ODD,
+    "chroma_radiance": Kind((40, 70), joint=True, grid=(3, 5), other=(64, 48)),
+    "hidream": JOINT_ODD._replace(layout={**PICTURE_FIRST, "more": 2 * 12}),
+    "omnigen2": JOINT_ODD,
+    "boogu": JOINT_ODD,
+    "hunyuan_image": CELLS._replace(layout={"more": 9}),
+    "krea2": JOINT_ODD._replace(layout={"gated": True}),
+    "cascade_c": CELLS._replace(layout={**PICTURE_FIRST, "behind": 8}),
+    "mage_flow": CELLS,
+    "joyimage": JOINT_ODD._replace(layout=PICTURE_FIRST),
+    "lens": CELLS._replace(layout=PICTURE_FIRST),
+    "ideogram4": CELLS,
+    "ernie": CELLS._replace(layout=PICTURE_FIRST, hidden=True),
     "cosmos_predict2": ODD_SIZED,
     # What Kandinsky gives is not cut to an odd size, so the host cannot paint one.
     "kandinsky5_image": Kind(None),

@@ -210,7 +210,7 @@ class Probe:
             grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
             count, joint = call.frames * grid[0] * grid[1], block.own is None
             # Beside the joint attention some layers of SD 3.5 have one of the picture alone.
-            given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or seen[2].shape[1] > count)
+            given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or _keys(*seen) > count)
             self._recent.clear()
             q, k, v, heads = given[:4] if len(given) > 3 else (*given, kwargs["heads"])
             if kwargs.get("skip_reshape"):
@@ -261,11 +261,15 @@ class Probe:
         raise AssertionError(f"no call at noise level {sigma}")
 
 
+def _keys(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Tensor) -> int:
+    """The number of keys of a call."""
+    return int(args[1].shape[2 if kwargs.get("skip_reshape") else 1])
+
+
 def _check_used(out: Tensor, used: Tensor, gated: bool) -> None:
     """What attention gave is what the projection takes, perhaps with an MLP's behind it."""
     used = used[..., : out.shape[-1]]
     if gated:
-        gate = used / out
-        assert torch.all((gate > 0) & (gate < 1))
+        assert torch.all((used.abs() <= out.abs()) & (used * out >= 0)) and not torch.equal(out, used)
     else:
         assert torch.equal(out, used)

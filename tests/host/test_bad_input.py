@@ -53,17 +53,18 @@ def sentence(caught: pytest.ExceptionInfo[BaseException]) -> str:
 
 
 def cascade() -> Any:
-    config = comfy.supported_models.Stable_Cascade_C(
+    """Stage B, which sees no words."""
+    config = comfy.supported_models.Stable_Cascade_B(
         {
-            "stable_cascade_stage": "c",
+            "stable_cascade_stage": "b",
             "c_cond": 64,
-            "c_hidden": [64, 64],
-            "nhead": [4, 4],
+            "c_hidden": [32, 64],
+            "nhead": [-1, 4],
             "blocks": [[1, 1], [1, 1]],
-            "c_clip_text": 64,
-            "c_clip_text_pooled": 64,
-            "c_clip_img": 768,
-            "c_clip_seq": 4,
+            "block_repeat": [[1, 1], [1, 1]],
+            "level_config": ["CT", "CTA"],
+            "dropout": [0, 0],
+            "c_clip": 64,
         }
     )
     config.set_inference_dtype(torch.float32, None)
@@ -71,7 +72,7 @@ def cascade() -> Any:
 
 
 def test_a_model_of_another_family_is_named() -> None:
-    with pytest.raises(UnknownFamily, match=r"StageC \(StableCascade_C\) cannot be recorded.*UNet.*Flux") as caught:
+    with pytest.raises(UnknownFamily, match=r"StageB \(StableCascade_B\) cannot be recorded.*UNet.*Flux") as caught:
         record(cascade(), Window())
     sentence(caught)
 

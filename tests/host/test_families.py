@@ -85,7 +85,10 @@ def test_every_method(name: str) -> None:
         check_scores(attention, dense_scores(call, probe.plan.reference, method), method)
 
 
-@pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image", "wan21", "mochi"])
+@pytest.mark.parametrize(
+    "name",
+    ["pixart_alpha", "hunyuan_dit", "flux", "auraflow", "z_image", "wan21", "mochi", "flux2", "cascade_c"],
+)
 def test_words_and_the_sum_of_the_others(name: str) -> None:
     built = tiny.build(name)
     plain = built.conditioning(seed=1)
@@ -157,15 +160,48 @@ def test_reference_pictures_are_no_part_of_the_picture(method: str) -> None:
     identical(built.model, work)
 
 
-def test_reference_pictures_of_qwen_image() -> None:
-    built = tiny.build("qwen_image")
-    references = [
-        torch.randn(1, 16, 1, *size, generator=torch.Generator().manual_seed(4)) for size in ((8, 12), (9, 6))
-    ]
-    work = job(built, 1, (15, 22), cfg=1.0, positive=built.conditioning(seed=1, reference_latents=references))
-    probe, attention = probe_and_record(built.model, work)
-    (joint,) = {seen.q.shape[1] for seen in probe.positive(attention.sigmas[0]).cross.values()}
-    assert joint == 30 + 8 * 11 + 4 * 6 + 5 * 3
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("flux2", {}),
+        ("qwen_image", {}),
+        ("mage_flow", {}),
+        ("krea2", {}),
+        ("joyimage", {}),
+        ("omnigen2", {"references_first": True}),
+        ("boogu", {"references_first": True}),
+    ],
+)
+def test_reference_pictures(name: str, layout: dict[str, bool]) -> None:
+    built, kind = tiny.build(name), FAMILIES[name]
+    generator, patch = torch.Generator().manual_seed(4), blocks_of(built.model).patch
+    frames = [1] * built.frames
+    references = [torch.randn(1, built.channels, *frames, *size, generator=generator) for size in ((8, 12), (9, 6))]
+    extra = {"reference_latents": references, "reference_latents_method": "index"}
+    work = job(built, 1, kind.odd, cfg=1.0, positive=built.conditioning(seed=1, **extra))
+    probe, attention = probe_and_record(built.model, work, layout={**kind.layout, **layout})
+    (joint,) = {seen.k.shape[1] for seen in probe.positive(attention.sigmas[0]).cross.values()}
+    text = 512 if name == "flux2" else 30
+    assert joint == text + sum(-(-h // patch) * -(-w // patch) for h, w in (kind.odd, (8, 12), (9, 6)))
+    check(attention, probe)
+    identical(built.model, work)
+
+
+def test_reference_pictures_that_a_network_does_not_look_at() -> None:
+    """Krea 2 has them in its sequence only when it is told how."""
+    built = tiny.build("krea2")
+    references = [torch.randn(1, 16, 1, 8, 12)]
+    work = job(built, 1, cfg=1.0, positive=built.conditioning(seed=1, reference_latents=references))
+    recording, recorder = record(built.model, Window())
+    assert recorder.collect(work.run(recording)["samples"]).layers
+
+
+def test_a_prompt_that_the_host_repeats() -> None:
+    """Stable Cascade's prompts go into one call even if one is twice as long."""
+    built = tiny.build("cascade_c")
+    work = job(built, 1, (7, 11), negative=built.conditioning(seed=2, tokens=154))
+    probe, attention = probe_and_record(built.model, work, layout=FAMILIES["cascade_c"].layout)
+    assert all(call.chunks == [1, 0] for call in probe.calls) and attention.tokens.length == 77
     check(attention, probe)
 
 
@@ -221,3 +257,18 @@ def test_the_layers_of_the_paper() -> None:
     assert flux.affinity == ("double.12", "double.18")
     assert (flux.defaults.head, flux.defaults.order) == ("average", 2)
     assert (flux.noise_level, pixart.noise_level, hunyuan.noise_level) == (0.407, 0.342, 0.327)
+
+
+def test_the_layers_by_analogy() -> None:
+    """Flux's blocks at Flux's places; of the others the layer at half of the depth and those around it."""
+    flux2 = plan_of("flux2", depth=8, depth_single_blocks=48)
+    assert (flux2.reference, flux2.feature, flux2.affinity) == ("single.10", "attention", ("double.5", "double.7"))
+    omnigen2 = plan_of("omnigen2", num_layers=32)
+    assert (omnigen2.reference, omnigen2.feature) == ("layer.16", "attention")
+    assert omnigen2.affinity == tuple(f"layer.{number}" for number in range(12, 20))
+    hidream = plan_of("hidream", num_layers=4, num_single_layers=8)
+    assert (hidream.reference, hidream.feature) == ("single.2", "attention")
+    joyimage = plan_of("joyimage", num_layers=16)
+    assert (joyimage.reference, joyimage.feature) == ("block.8", "projected")
+    assert {plan.noise_level for plan in (flux2, omnigen2, hidream, joyimage)} == {0.407}
+    assert {plan.defaults for plan in (flux2, omnigen2, hidream, joyimage)} == {plan_of("flux").defaults}

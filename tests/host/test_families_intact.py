@@ -138,7 +138,7 @@ def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
             thread.start()
             thread.join()
 
-    handle = blocks_of(built.model).blocks[-1].own.query.register_forward_pre_hook(in_between)
+    handle = [*blocks_of(built.model).blocks[-1].sites][-1].query.register_forward_pre_hook(in_between)
     latent = work.run(recording)["samples"]
     handle.remove()
     assert all(torch.equal(a, b) for a, b in zip(results, plain, strict=True))

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import tiny_models, tiny_video
+from . import tiny_images, tiny_models, tiny_video
 from .tiny_models import TOKENS, unet_config
 
-MODELS = {**tiny_models.MODELS, **tiny_video.MODELS}
+MODELS = {**tiny_models.MODELS, **tiny_images.MODELS, **tiny_video.MODELS}
 CPU = torch.device("cpu")
 Conditioning = list[list[Any]]
 

@@ -66,7 +66,7 @@ def _sd15(**more: Any) -> dict[str, Any]:
     return unet_config(2, [1, 1], [1, 1], 1, [1, 1, 1, 1], 48, **more)
 
 
-def _flux(depth: int = 2, single: int = 3, **more: Any) -> dict[str, Any]:
+def flux(depth: int = 2, single: int = 3, **more: Any) -> dict[str, Any]:
     config = {
         "image_model": "flux",
         "in_channels": 16,
@@ -122,12 +122,12 @@ def _sd3(depth: int = 3, **more: Any) -> dict[str, Any]:
     return {**config, **position, "adm_in_channels": POOLED, "context_embedder_config": text, **more}
 
 
-def _chroma() -> dict[str, Any]:
+def chroma() -> dict[str, Any]:
     """Its modulation is cut by the numbers of the real model's layers, so all of them are here."""
     config = {"image_model": "chroma", "in_channels": 64, "out_channels": 64, "vec_in_dim": None}
     guidance = {"in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 1}
-    flux = {key: value for key, value in _flux(19, 38).items() if key != "guidance_embed"}
-    return {**flux, **config, **guidance}
+    blocks = {key: value for key, value in flux(19, 38).items() if key != "guidance_embed"}
+    return {**blocks, **config, **guidance}
 
 
 def _qwen_image(layers: int = 3) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _qwen_image(layers: int = 3) -> dict[str, Any]:
     return {**config, **heads, "joint_attention_dim": 40}
 
 
-def _lumina(dim: int, heads: int, axes: list[int], **more: Any) -> dict[str, Any]:
+def lumina(dim: int, heads: int, axes: list[int], **more: Any) -> dict[str, Any]:
     config = {
         "image_model": "lumina2",
         "patch_size": 2,
@@ -149,7 +149,7 @@ def _lumina(dim: int, heads: int, axes: list[int], **more: Any) -> dict[str, Any
     return {**config, **attention, "axes_dims": axes, "axes_lens": [1536, 512, 512], "ffn_dim_multiplier": 2.0, **more}
 
 
-def _all_ones(_generator: torch.Generator, _batch: int) -> dict[str, Any]:
+def all_ones(_generator: torch.Generator, _batch: int) -> dict[str, Any]:
     return {"attention_mask": torch.ones(1, 30)}
 
 
@@ -202,12 +202,12 @@ MODELS: dict[str, Kind] = {
     "hunyuan_dit_12": Kind(
         "HunyuanDiT", _hunyuan_dit(image_model="hydit", size_cond=False, use_style_cond=False), width=32, extra=_mt5
     ),
-    "flux": Kind("Flux", _flux(), width=48, pooled=POOLED, tokens=30),
-    "flux_schnell": Kind("FluxSchnell", _flux(guidance_embed=False), width=48, pooled=POOLED, tokens=30),
+    "flux": Kind("Flux", flux(), width=48, pooled=POOLED, tokens=30),
+    "flux_schnell": Kind("FluxSchnell", flux(guidance_embed=False), width=48, pooled=POOLED, tokens=30),
     # The picture to be filled (16 channels) and its mask (64) come with the noise.
-    "flux_fill": Kind("FluxInpaint", _flux(in_channels=96), width=48, pooled=POOLED, tokens=30),
+    "flux_fill": Kind("FluxInpaint", flux(in_channels=96), width=48, pooled=POOLED, tokens=30),
     # Its modulation is cut by the numbers of the real model's layers.
-    "chroma": Kind("Chroma", _chroma(), width=48, tokens=30),
+    "chroma": Kind("Chroma", chroma(), width=48, tokens=30),
     "sd3": Kind("SD3", _sd3(x_block_self_attn_layers=[]), width=48, pooled=POOLED, tokens=40),
     "sd35_medium": Kind("SD3", _sd3(x_block_self_attn_layers=[0, 1]), width=48, pooled=POOLED, tokens=40),
     "auraflow": Kind(
@@ -218,12 +218,12 @@ MODELS: dict[str, Kind] = {
         tokens=30,
     ),
     "qwen_image": Kind("QwenImage", _qwen_image(), width=40, tokens=30, frames=1),
-    "lumina2": Kind("Lumina2", _lumina(48, 4, [4, 4, 4], n_kv_heads=2), width=40, tokens=30, extra=_all_ones),
+    "lumina2": Kind("Lumina2", lumina(48, 4, [4, 4, 4], n_kv_heads=2), width=40, tokens=30, extra=all_ones),
     "z_image": Kind(
         "ZImage",
-        _lumina(256, 8, [8, 12, 12], z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32),
+        lumina(256, 8, [8, 12, 12], z_image_modulation=True, time_scale=1000.0, pad_tokens_multiple=32),
         width=40,
         tokens=30,
-        extra=_all_ones,
+        extra=all_ones,
     ),
 }

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from ..family import Family
 from .auraflow import AuraFlow
+from .cascade import StableCascade
 from .cogvideox import CogVideoX
 from .cosmos1 import Cosmos1
 from .cosmos_predict2 import Anima, CosmosPredict2
-from .flux import Chroma, Flux
+from .ernie import Ernie
+from .flux import Chroma, Flux, Flux2, FluxWithoutClip
+from .hidream import HiDream
 from .hunyuan_dit import HunyuanDiT
+from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
+from .ideogram4 import Ideogram4
+from .joyimage import JoyImage
 from .kandinsky5 import Kandinsky5
+from .krea2 import Krea2
+from .lens import Lens
 from .ltxv import LTXV
 from .lumina import Lumina
 from .mochi import Mochi
+from .omnigen2 import Boogu, Omnigen2
 from .pixart import PixArt
-from .qwen_image import QwenImage
+from .qwen_image import MageFlow, QwenImage
 from .sd3 import SD3
 from .unet import UNet
 from .wan import Wan
@@ -25,11 +34,24 @@ FAMILIES: tuple[Family, ...] = (
     PixArt(),
     HunyuanDiT(),
     Flux(),
+    Flux2(),
     Chroma(),
+    FluxWithoutClip(),
     SD3(),
     AuraFlow(),
     QwenImage(),
     Lumina(),
+    HiDream(),
+    Omnigen2(),
+    HunyuanImage(),
+    Krea2(),
+    StableCascade(),
+    MageFlow(),
+    JoyImage(),
+    Lens(),
+    Ideogram4(),
+    Boogu(),
+    Ernie(),
     CosmosPredict2(),
     Anima(),
     Kandinsky5(),

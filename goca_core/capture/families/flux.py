@@ -1,7 +1,7 @@
-"""Flux.1 (dev, schnell, Fill, Kontext) and Chroma, which has its blocks: joint attention throughout.
+"""Flux.1 (dev, schnell, Fill, Kontext) and those made of its blocks: joint attention throughout.
 
-The sequence is the tokens of T5, then the picture, then reference pictures (Kontext). Double blocks keep text and
-picture apart but for the attention; in single blocks attention and MLP share one output projection.
+The sequence is the tokens of the text, then the picture, then reference pictures. Double blocks keep text and picture
+apart but for the attention; in single blocks attention and MLP share one output projection.
 """
 
 from __future__ import annotations
@@ -10,11 +10,26 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, TEXT_FIRST, Block, Family, Plan, Site, SpanRule, Support, alike
+from ..family import (
+    FLOW_NOISE,
+    JOINT,
+    TEXT_FIRST,
+    Block,
+    Family,
+    Plan,
+    Site,
+    SpanRule,
+    Spans,
+    Support,
+    alike,
+    text_first,
+)
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
 # 18 for propagation.
 _DOUBLE, _SINGLE = 19, 38
+# Flux.2 sees at least so many tokens: shorter texts are filled up in front.
+_FLUX2_TEXT = 512
 
 
 class Flux(Family):
@@ -23,31 +38,63 @@ class Flux(Family):
     support = Support("Flux.1 dev, schnell, Fill, Kontext", "T5", "averaged", "of the paper")
 
     def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.flux.model import Flux as Network
+        # The others that run on the same network have no pooled text of CLIP.
+        return _is_flux(network) and network.vector_in is not None and getattr(network, "txt_norm", None) is None
 
-        if not isinstance(network, Network):
-            return False
-        # Flux.2 and LongCat-Image run on the same network with text of another layout: without pooled text of CLIP.
-        text = network.vector_in is not None and getattr(network, "txt_norm", None) is None
-        return text and not network.params.global_modulation
+    def plan(self, network: Any) -> Plan:
+        return plan_like_flux(network, network.patch_size)
+
+
+class Flux2(Family):
+    name = "flux2"
+    label = "Flux.2"
+    support = Support("Flux.2 dev, Klein, with reference pictures too", "Mistral*, Qwen 3", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        return _is_flux(network) and bool(getattr(network.params, "global_modulation", False))
+
+    def plan(self, network: Any) -> Plan:
+        return plan_like_flux(network, network.patch_size, _filled_in_front)
+
+
+class FluxWithoutClip(Family):
+    """LongCat-Image and Ovis-Image."""
+
+    name = "flux-without-clip"
+    label = "LongCat-Image, Ovis-Image"
+    support = Support("LongCat-Image, Ovis-Image", "Qwen 2.5, Qwen 3", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        return _is_flux(network) and not Flux().matches(network) and not Flux2().matches(network)
 
     def plan(self, network: Any) -> Plan:
         return plan_like_flux(network, network.patch_size)
 
 
 class Chroma(Family):
+    """Radiance, which paints pixels, is a subclass."""
+
     name = "chroma"
     label = "Chroma"
-    support = Support("Chroma", "T5", "averaged", "by analogy")
+    support = Support("Chroma, Chroma1-Radiance", "T5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.chroma.model import Chroma as Network
 
-        # Radiance, which paints pixels, is a subclass.
-        return type(network) is Network
+        return isinstance(network, Network)
 
     def plan(self, network: Any) -> Plan:
         return plan_like_flux(network, network.patch_size)
+
+
+def _is_flux(network: Any) -> bool:
+    from comfy.ldm.flux.model import Flux as Network
+
+    return isinstance(network, Network)
+
+
+def _filled_in_front(total: int, text: int, image: int, references: int) -> Spans | None:
+    return text_first(max(0, _FLUX2_TEXT - text))(total, text, image, references)
 
 
 def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Plan:

@@ -1,4 +1,4 @@
-"""Lumina-Image 2 and Z-Image: a single stream of the prompt's tokens and, last, the picture's.
+"""Lumina-Image 2, Z-Image and NewBie: a single stream of the prompt's tokens and, last, the picture's.
 
 Layers that refine text or picture alone come before and are not recorded. Z-Image fills text and picture up to multiples
 of 32 tokens, each behind its own.
@@ -10,36 +10,27 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, SpanRule, Spans, Support, by_depth
+from ..family import Block, Family, Plan, Site, SpanRule, Spans, Support, joint_plan
 
 
 class Lumina(Family):
     name = "lumina"
-    label = "Lumina-Image 2, Z-Image"
-    support = Support("Lumina-Image 2, Z-Image", "Gemma*, Qwen 3", "averaged", "by analogy")
+    label = "Lumina-Image 2, Z-Image, NewBie"
+    support = Support("Lumina-Image 2, Z-Image, NewBie", "Gemma*, Qwen 3", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.lumina.model import NextDiT
 
-        # The variant that paints pixels is a subclass; NewBie has a second text encoder.
-        return type(network) is NextDiT and network.clip_text_pooled_proj is None
+        # The variant that paints pixels is a subclass.
+        return type(network) is NextDiT
 
     def plan(self, network: Any) -> Plan:
         blocks = []
         for number, layer in enumerate(network.layers):
             attention = layer.attention
             blocks.append(Block(f"layer.{number}", Site(attention.n_local_heads, attention.qkv, attention.out), None))
-        reference, middle = by_depth([block.name for block in blocks])
-        return Plan(
-            tuple(blocks),
-            reference,
-            middle,
-            JOINT,
-            FLOW_NOISE,
-            feature="attention",
-            patch=network.patch_size,
-            spans=_filled(network.pad_tokens_multiple or 1),
-        )
+        spans = _filled(network.pad_tokens_multiple or 1)
+        return joint_plan(blocks, network.patch_size, spans, "attention")
 
 
 def _filled(multiple: int) -> SpanRule:

@@ -1,4 +1,5 @@
-"""Qwen-Image and its editing variants: joint attention over the prompt, the picture, and reference pictures."""
+"""Qwen-Image, its editing variants, and Mage-Flow, which has its blocks: joint attention over the prompt, the picture, and
+reference pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, JOINT, Block, Family, Plan, Site, Support, by_depth
+from ..family import Block, Family, Plan, Site, Support, is_a, joint_plan
 
 
 class QwenImage(Family):
@@ -24,5 +25,13 @@ class QwenImage(Family):
             Block(f"block.{number}", Site(block.attn.heads, block.attn.to_q, block.attn.to_out[0]), None)
             for number, block in enumerate(network.transformer_blocks)
         )
-        reference, middle = by_depth([block.name for block in blocks])
-        return Plan(blocks, reference, middle, JOINT, FLOW_NOISE, feature="projected", patch=network.patch_size)
+        return joint_plan(blocks, network.patch_size)
+
+
+class MageFlow(QwenImage):
+    name = "mage-flow"
+    label = "Mage-Flow"
+    support = Support("Mage-Flow, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        return is_a(network, "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel")

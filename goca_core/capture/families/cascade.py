@@ -1,0 +1,55 @@
+"""Stable Cascade, stage C: the picture looks at itself and at the text in one attention call.
+
+The keys are the picture, the tokens of CLIP, and vectors made of its pooled text and of pictures. Stage B sees the
+pooled text alone and so has no attention to words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from ..family import FLOW_NOISE, Block, Family, Plan, Site, SpanRule, Spans, Support, joint_plan
+
+# The noise level of the others is a share; that of Cascade counts noise against signal.
+_NOISE = FLOW_NOISE / (1 - FLOW_NOISE)
+
+
+class StableCascade(Family):
+    name = "stable-cascade"
+    label = "Stable Cascade (stage C)"
+    support = Support("Stable Cascade, stage C", "CLIP", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.cascade.stage_c import StageC
+
+        return isinstance(network, StageC)
+
+    def plan(self, network: Any) -> Plan:
+        from comfy.ldm.cascade.common import AttnBlock
+
+        blocks = []
+        for way, levels in (("down", network.down_blocks), ("up", network.up_blocks)):
+            for level, layers in enumerate(levels):
+                found = (layer.attention.attn for layer in layers if isinstance(layer, AttnBlock))
+                for number, attention in enumerate(found):
+                    site = Site(attention.heads, attention.to_q, attention.out_proj)
+                    blocks.append(Block(f"{way}.{level}.{number}", site, None))
+        plan = joint_plan(blocks, network.embedding[0].downscale_factor, _mixed(network.c_clip_seq), "attention")
+        return replace(plan, noise_level=_NOISE)
+
+
+def _mixed(vectors: int) -> SpanRule:
+    """``vectors``: keys that the pooled text becomes, and each picture."""
+
+    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+        # The host repeats a short prompt that is batched with a longer one.
+        for repeats in range((total - image) // text, 0, -1):
+            rest = total - image - repeats * text
+            if not references and rest >= 2 * vectors and rest % vectors == 0:
+                return Spans(slice(image, image + repeats * text), slice(0, image))
+        return None
+
+    return rule

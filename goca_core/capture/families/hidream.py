@@ -1,0 +1,29 @@
+"""HiDream-I1: joint attention over the picture, the tokens of T5, and those of Llama twice (its last layer, and another)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..family import Block, Family, Plan, Site, Support, image_first, is_a, joint_plan
+
+
+class HiDream(Family):
+    name = "hidream"
+    label = "HiDream-I1"
+    support = Support("HiDream-I1 full, dev, fast", "T5 and Llama 3", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        return is_a(network, "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel")
+
+    def plan(self, network: Any) -> Plan:
+        blocks = []
+        streams = {"double": network.double_stream_blocks, "single": network.single_stream_blocks}
+        for stream, layers in streams.items():
+            for number, layer in enumerate(layers):
+                attention = layer.block.attn1
+                blocks.append(
+                    Block(f"{stream}.{number}", Site(attention.heads, attention.to_q, attention.to_out), None)
+                )
+        return joint_plan(blocks, network.patch_size, image_first)

@@ -1,0 +1,25 @@
+"""HunyuanImage 2.1: Flux's blocks over the prompt's tokens, those of the letters to be painted (ByT5), and the picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..family import Family, Plan, Support
+from .flux import plan_like_flux
+
+
+class HunyuanImage(Family):
+    name = "hunyuan-image"
+    label = "HunyuanImage 2.1"
+    support = Support("HunyuanImage 2.1", "Qwen 2.5 and ByT5", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        from comfy.ldm.hunyuan_video.model import HunyuanVideo
+
+        # Of the video models and of the refiner a patch has a length in time too.
+        return isinstance(network, HunyuanVideo) and len(network.patch_size) == 2
+
+    def plan(self, network: Any) -> Plan:
+        return plan_like_flux(network, network.patch_size[0])

@@ -1,0 +1,26 @@
+"""Krea 2: a single stream of the prompt's tokens, the picture, and reference pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..family import Block, Family, Plan, Site, Support, is_a, joint_plan
+
+
+class Krea2(Family):
+    name = "krea2"
+    label = "Krea 2"
+    support = Support("Krea 2, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy")
+
+    def matches(self, network: nn.Module) -> bool:
+        return is_a(network, "comfy.ldm.krea2.model.SingleStreamDiT")
+
+    def plan(self, network: Any) -> Plan:
+        # What attention gives passes a gate before the projection, so that alone does not say what a head gives.
+        blocks = [
+            Block(f"layer.{number}", Site(block.attn.heads, block.attn.wq, block.attn.wo, weighted=False), None)
+            for number, block in enumerate(network.blocks)
+        ]
+        return joint_plan(blocks, network.patch, feature="attention")
