@@ -50,7 +50,8 @@ def to_api(graph: Graph, schema: Schema, muted: bool = False) -> dict[str, Any]:
                 inputs[name] = [str(ids[id(given.node)]), schema.slot(given)[0]]
             elif name in schema.widgets(node):
                 inputs[name] = schema.value(node, name)
-        title = node.title or schema.of(node)["display_name"]
+        # Some nodes of the host have no name but their own.
+        title = node.title or schema.of(node)["display_name"] or node.type
         prompt[str(ids[id(node)])] = {"inputs": inputs, "class_type": node.type, "_meta": {"title": title}}
     return prompt
 
