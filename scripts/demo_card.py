@@ -53,6 +53,7 @@ THUMBNAILS = {
     "masks_from_words_demo": (TWO, OVERLAY),
     "masks_from_words_sd15_sdxl": (TWO, HEAT),
     "masks_from_words_flux": (TWO, HEAT),
+    "masks_from_words_wan": (TWO, OVERLAY),
     "save_and_reuse_attention_demo": (OTHER, OVERLAY),
     "segment_photo_demo": (SEGMENTED, OVERLAY),
     "segment_photo_sd15_sdxl": (SEGMENTED, HEAT),
