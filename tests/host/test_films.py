@@ -66,8 +66,8 @@ def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "extra", "layout", "more"),
     [
-        # Fun Control: a picture of the film's size in front.
-        ("wan21_fun_control", {"reference_latents": [_latent(16, 1, 15, 22)]}, {"before": 8 * 11}, 8 * 11),
+        # Fun Control: a picture of the film's size in front. The host takes even ones only.
+        ("wan21_fun_control", {"reference_latents": [_latent(16, 1, 16, 22)]}, {"before": 8 * 11}, 8 * 11),
         # Phantom: more frames behind. Bernini: pictures of any size.
         ("wan21", {"time_dim_concat": _latent(16, 2, 15, 22)}, {}, 2 * 8 * 11),
         ("wan21", {"context_latents": [_latent(16, 1, 8, 12), _latent(16, 2, 9, 6)]}, {}, 4 * 6 + 2 * 5 * 3),
@@ -78,7 +78,8 @@ def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
 )
 def test_reference_pictures_of_wan(name: str, extra: dict[str, Any], layout: dict[str, int], more: int) -> None:
     built = tiny.build(name)
-    work = job(built, 1, (15, 22), cfg=4.0, steps=2, positive=built.conditioning(seed=1, **extra))
+    size = (16 if "control" in name else 15, 22)
+    work = job(built, 1, size, cfg=4.0, steps=2, positive=built.conditioning(seed=1, **extra))
     probe, attention = probe_and_record(built.model, work, layout=layout)
     call = probe.positive(attention.sigmas[0])
     assert {seen.q.shape[1] for seen in call.own.values()} == {FRAMES * 8 * 11 + more}
@@ -151,7 +152,7 @@ def test_context_windows_are_named() -> None:
     built = tiny.build("wan21")
     model = built.model.clone()
     model.model_options["context_handler"] = windows.IndexListContextHandler(
-        windows.get_matching_context_schedule("static_standard"),
+        windows.get_matching_context_schedule("standard_static"),
         windows.get_matching_fuse_method("pyramid"),
         context_length=2,
         context_overlap=1,

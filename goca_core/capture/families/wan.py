@@ -40,9 +40,12 @@ class Wan(Family):
         def references(given: Mapping[str, Any]) -> tuple[int, int]:
             """A reference picture comes first (Fun Control), others behind (Phantom: as more frames; Bernini)."""
             first = given.get("reference_latent") if network.ref_conv is not None else None
+            before = 0
+            if first is not None:
+                # That one is not filled up to whole patches.
+                before = math.prod(side // step for side, step in zip(first.shape[-2:], patch[1:], strict=True))
             more = [given["time_dim_concat"]] if given.get("time_dim_concat") is not None else []
             more += given.get("context_latents") or []
-            before = _tokens((1, *first.shape[-2:]), patch) if first is not None else 0
             return before, sum(_tokens(latent.shape[-3:], patch) for latent in more)
 
         return cross_plan(blocks, patch[-1], frame_patch=patch[0], references=references)
