@@ -109,7 +109,7 @@ class Entry:
             value = value.transpose(1, 2).flatten(2)
         else:
             value = post[self.rows, image]
-        weights = _weights(block.text, value, call.v, aim.options.head_methods)
+        weights = _weights(block.text, value, call.v, aim)
         self._keep(aim, block, cross_maps(call, weights, columns), grid)
 
     def take_self(self, aim: Aim, block: Block, call: Call, grid: Grid, image: slice) -> None:
@@ -126,7 +126,7 @@ class Entry:
         call = call.rows(self.rows)
         columns = self._columns(spans.text.stop - spans.text.start, call.q.device)
         value = post[self.rows, spans.image]
-        weights = _weights(block.text, value, call.v[:, :, spans.image], aim.options.head_methods)
+        weights = _weights(block.text, value, call.v[:, :, spans.image], aim)
         call, targets = call.queries(spans.image), aim.targets(block)
         maps, selves = joint_maps(call, spans, weights, columns, grid, targets, aim.frames)
         self._keep(aim, block, maps, grid)
@@ -135,11 +135,13 @@ class Entry:
 
     def take_feature(self, aim: Aim, feature: Tensor, grid: Grid) -> None:
         """The feature [B, N, C] of the reference layer, for the whole call: what all layers are measured by."""
-        picture = by_frame(feature[self.rows], aim.frames).transpose(-1, -2).unflatten(-1, grid).float()
-        picture = resize_bilinear(picture, aim.reference_grid)
-        self._reference = Reference(reference_affinity(picture, aim.options.reference_channel0), aim.reference_grid)
+        affinities = []
+        for frame in feature[self.rows].chunk(aim.frames, 1):  # one by one: in full precision they are large
+            picture = resize_bilinear(frame.transpose(-1, -2).unflatten(-1, grid).float(), aim.reference_grid)
+            affinities.append(reference_affinity(picture, aim.options.reference_channel0))
+        self._reference = Reference(torch.stack(affinities, 1).flatten(0, 1), aim.reference_grid)
         for name, layer, layer_grid in self._held:
-            self._score(aim, name, layer.to(picture.device, torch.float32), layer_grid)
+            self._score(aim, name, layer.to(feature.device, torch.float32), layer_grid)
         self._held.clear()
 
     # -- what is made of it -------------------------------------------------------------------------------------------
@@ -198,18 +200,16 @@ class Entry:
         return self.result
 
 
-def _weights(site: Site, post: Tensor, value: Tensor, methods: tuple[str, ...]) -> dict[str, Tensor]:
+def _weights(site: Site, post: Tensor, value: Tensor, aim: Aim) -> dict[str, Tensor]:
     """Head weights [B, N, H] by each method, from what attention gave [B, N, C] and its values [B, H, T, d]."""
+    methods = aim.options.head_methods
     # The average does not look at the projection, so a model whose projection cannot be read still records it.
     plain = not site.weighted or set(methods) == {"average"}
     weight = post.new_zeros(1, post.shape[-1]) if plain else effective_weight(site.out, post.device)
-    return {
-        method: head_weights(
-            post.float(),
-            weight,
-            site.heads,
-            method if site.weighted else "average",
-            value if "VW" in method else None,
-        )
-        for method in methods
-    }
+
+    def of(method: str, frame: Tensor) -> Tensor:
+        seen = value if "VW" in method else None
+        return head_weights(frame.float(), weight, site.heads, method if site.weighted else "average", seen)
+
+    # Frame by frame, because what attention gave is large in full precision.
+    return {method: torch.cat([of(method, frame) for frame in post.chunk(aim.frames, 1)], 1) for method in methods}
