@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ...words import WordMap
-from . import bert, clip, hidream, hunyuan_image, lens, longcat, mistral, qwen, t5
+from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, mistral, qwen, t5
 
-_KINDS = (clip, t5, bert, qwen, mistral, hidream, hunyuan_image, longcat, lens)
+_KINDS = (clip, t5, bert, qwen, mistral, hidream, hunyuan_image, hunyuan_video, longcat, lens)
 READERS: dict[str, Callable[[Any, str], WordMap]] = {
     name: reader for kind in _KINDS for name, reader in kind.READERS.items()
 }

@@ -1,4 +1,7 @@
-"""HunyuanImage: the tokens of Qwen and, behind them, the letters of what is quoted in the prompt (ByT5)."""
+"""HunyuanImage: the tokens of Qwen and, behind them, the letters of what is quoted in the prompt (ByT5).
+
+HunyuanVideo 1.5 has the letters first.
+"""
 
 from __future__ import annotations
 
@@ -59,12 +62,27 @@ def _in_prompt(token: Token, places: list[int]) -> Token:
     return replace(token, start=own[0], end=own[-1] + 1) if own else replace(token, kind="other", start=0, end=0)
 
 
-def _hunyuan_words(clip: Any, text: str) -> WordMap:
+def _moved(tokens: list[Token], places: int) -> list[Token]:
+    return [replace(token, position=token.position + places) for token in tokens]
+
+
+def _image_words(clip: Any, text: str) -> WordMap:
     found = chat(clip, text, _cut, OWN)
     letters, count = _letters(clip, text)
-    tokens = found.tokens + [replace(token, position=token.position + found.length) for token in letters]
+    tokens = found.tokens + _moved(letters, found.length)
     encoder = "qwen2.5+byt5" if count else "qwen2.5"
     return build(text, found.plain, encoder, found.length + count, tokens, found.breaks)
 
 
-READERS: dict[str, Callable[[Any, str], WordMap]] = {"HunyuanImageTokenizer": _hunyuan_words}
+def _video_words(clip: Any, text: str) -> WordMap:
+    found = chat(clip, text or " ", _cut, OWN)  # the host never gives an empty one
+    letters, count = _letters(clip, text)
+    tokens = letters + _moved(found.tokens, count)
+    encoder = "byt5+qwen2.5" if count else "qwen2.5"
+    return build(text, found.plain, encoder, count + found.length, tokens, found.breaks)
+
+
+READERS: dict[str, Callable[[Any, str], WordMap]] = {
+    "HunyuanImageTokenizer": _image_words,
+    "HunyuanVideo15Tokenizer": _video_words,
+}

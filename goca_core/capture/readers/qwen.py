@@ -133,7 +133,7 @@ READERS: dict[str, Callable[[Any, str], WordMap]] = {
     "ZImageTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer8B": partial(chat_words, encoder="qwen3"),
-    "QwenImageTokenizer": after_system_words,
+    **dict.fromkeys(("QwenImageTokenizer", "Kandinsky5Tokenizer", "Kandinsky5TokenizerImage"), after_system_words),
     "Omnigen2Tokenizer": partial(chat_words, encoder="qwen2.5", weights=True),
     "OvisTokenizer": partial(chat_words, encoder="qwen3", cut=_after_background),
     "Krea2Tokenizer": partial(_QWEN3_VL, cut=after_system),
