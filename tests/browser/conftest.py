@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from scripts import host as provider
 from scripts.comfy_server import ComfyServer
@@ -49,6 +50,8 @@ class Tabs:
         from playwright.sync_api import sync_playwright
 
         self.server = server
+        # A graph shows the example picture of every ComfyUI, which is not in this server's own folder.
+        Image.new("RGB", (96, 64), (90, 140, 60)).save(server.base / "input" / "example.png")
         self.playwright = sync_playwright().start()
         self.browser = launch(self.playwright)
         # One context, so that only the first tab fetches the editor.

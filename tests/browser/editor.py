@@ -60,7 +60,7 @@ class Editor:
     """
 
     def __init__(self, page: Page, server: ComfyServer, *, vue: bool = False) -> None:
-        self.page, self.server = page, server
+        self.page, self.server, self.vue = page, server, vue
         self.errors: list[str] = []
         self.ready = False
         page.set_default_timeout(PATIENCE)
@@ -68,8 +68,6 @@ class Editor:
         page.on("console", self._console)
         page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
         page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), self._outside)
-        for name, value in {**QUIET, "Comfy.VueNodes.Enabled": vue}.items():
-            self._set(name, value)
 
     def close(self) -> None:
         self.page.close()
@@ -97,6 +95,9 @@ class Editor:
 
     def open(self, query: str = "") -> Editor:
         self.ready = False
+        # Settings are the server's, and another tab may have changed them since.
+        for name, value in {**QUIET, "Comfy.VueNodes.Enabled": self.vue}.items():
+            self._set(name, value)
         self.page.goto(f"{self.server.url}/{query}", wait_until="domcontentloaded")
         self.page.wait_for_function(READY)
         self.page.wait_for_load_state("networkidle")

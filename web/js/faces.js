@@ -71,7 +71,7 @@ export class Prompt extends Words {
   constructor(node, tables) {
     super(node, tables);
     this.chips = new Chips((index, joined) => this.#toggle(index, joined));
-    this.panel = addPanel(node, "goca_words", 50);
+    this.panel = addPanel(node, "goca_words", 30);
     this.panel.append(this.chips.element);
   }
 
