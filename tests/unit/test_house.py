@@ -163,6 +163,16 @@ def test_node_has_a_help_page(node_id: str) -> None:
 
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_has_a_picture_and_says_what_goes_wrong(node_id: str) -> None:
+    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
+    picture = ROOT / "web" / "docs" / "images" / f"{node_id}.png"
+    assert f"](images/{picture.name})" in page
+    assert picture.is_file(), "run scripts/make_screenshots.py"
+    assert picture.stat().st_size < 100_000
+    assert "## What goes wrong" in page
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
 def test_node_is_in_a_workflow(node_id: str) -> None:
     shown = f'"{node_id}"' in text_of("workflows", ".json")
     assert shown, f"no graph in workflows/ shows {node_id}"
