@@ -265,7 +265,7 @@ def queued(editor: dict[str, Any], info: dict[str, Any]) -> Prompt:
                         assert next(values) in ("fixed", "randomize", "increment", "decrement")
         assert next(values, None) is None, f"node {node['id']} has more values than widgets"
         inputs |= {entry["name"]: sources[entry["link"]] for entry in node["inputs"] if entry["link"] is not None}
-        title = node.get("title") or info[node["type"]]["display_name"]
+        title = node.get("title") or info[node["type"]]["display_name"] or node["type"]
         prompt[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     return prompt
 

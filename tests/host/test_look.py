@@ -90,7 +90,7 @@ def test_files_are_temporary_small_and_say_nothing_else(server: ComfyServer) -> 
         for seed in (4, 5)
     )
     names = [file["filename"] for file in (*first, *second)]
-    assert len(names) == 20 and len(set(names)) == 20, "files of two runs are mixed up"
+    assert len(names) == 28 and len(set(names)) == 28, "files of two runs are mixed up"
     for file in first:
         assert file["type"] == "temp" and not file["subfolder"]
         assert Path(file["filename"]).name == file["filename"] and len(file["filename"]) > 32

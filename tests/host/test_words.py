@@ -11,8 +11,8 @@ from typing import Any
 import comfy.sd
 import comfy.sd1_clip
 import comfy.sdxl_clip
+import comfy.text_encoders.ace
 import comfy.text_encoders.sd2_clip
-import comfy.text_encoders.wan
 import pytest
 import safetensors.torch
 import torch
@@ -343,8 +343,8 @@ def test_an_embedding_for_one_encoder_of_sdxl_only(folder: Path) -> None:
 
 def test_another_tokenizer_is_refused_by_name() -> None:
     clip = comfy.sd.CLIP(no_init=True)
-    clip.tokenizer = comfy.text_encoders.wan.WanT5Tokenizer.__new__(comfy.text_encoders.wan.WanT5Tokenizer)
-    with pytest.raises(WordMapError, match=r"WanT5Tokenizer yet; these can: SD1Tokenizer.*FluxTokenizer"):
+    clip.tokenizer = comfy.text_encoders.ace.AceT5Tokenizer.__new__(comfy.text_encoders.ace.AceT5Tokenizer)
+    with pytest.raises(WordMapError, match=r"AceT5Tokenizer yet; these can: SD1Tokenizer.*FluxTokenizer"):
         tokens.word_map(clip, "cat")
 
 
