@@ -32,6 +32,18 @@ BOX = """(node) => {
   return { x: own.x + (node.pos[0] + offset[0]) * scale, y: own.y + (node.pos[1] - 30 + offset[1]) * scale,
            width: node.size[0] * scale, height: (height + 30) * scale };
 }"""
+# Where all groups and nodes are.
+GRAPH = """() => {
+  const { graph, canvas } = window.app, { scale, offset } = canvas.ds, own = canvas.canvas.getBoundingClientRect();
+  const boxes = [...graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
+    ...graph.groups.map((group) => [...group.pos, group.pos[0] + group.size[0], group.pos[1] + group.size[1]])];
+  const [left, top] = [0, 1].map((i) => Math.min(...boxes.map((box) => box[i])));
+  const [right, bottom] = [2, 3].map((i) => Math.max(...boxes.map((box) => box[i])));
+  return { x: own.x + (left + offset[0]) * scale, y: own.y + (top + offset[1]) * scale,
+           width: (right - left) * scale, height: (bottom - top) * scale };
+}"""
+# Of the window: a node fits into the first, and words can be read in a graph that fits into the second.
+NEAR, WIDE = {"width": 1400, "height": 1300}, {"width": 2200, "height": 1500}
 FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 
 
@@ -77,16 +89,20 @@ def take(editor: Any, shot: Shot) -> bytes:
     """The picture as PNG."""
     palette = "light" if shot.light else "dark"
     editor.page.evaluate(f"() => window.app.extensionManager.setting.set('Comfy.ColorPalette', '{palette}')")
+    editor.page.set_viewport_size(NEAR if shot.kind else WIDE)
     if not shot.kind:
         editor.page.evaluate(FIT)
         editor.page.wait_for_timeout(1000)  # it moves there
-        return bytes(editor.page.screenshot())
+        return cut(editor, editor.page.evaluate(GRAPH))
     node = editor.centre(shot.kind, shot.title)
     if shot.show:
         editor.look_at(shot.kind, shot.title).query_selector("select").select_option(shot.show)
     editor.page.mouse.move(5, 5)
     editor.settle()
-    box = node.evaluate(BOX)
+    return cut(editor, node.evaluate(BOX))
+
+
+def cut(editor: Any, box: dict[str, float]) -> bytes:
     clip = {
         "x": box["x"] - EDGE,
         "y": box["y"] - EDGE,
@@ -127,7 +143,7 @@ def main() -> int:
         if not options.url:
             server.start()
         with sync_playwright() as playwright:
-            context = launch(playwright).new_context(viewport={"width": 1400, "height": 1300})
+            context = launch(playwright).new_context(viewport=NEAR)
             editor = Editor(context.new_page(), server, vue=True).open()
             for name, shots in by_graph(chosen):
                 editor.load(WORKFLOWS / f"{name}.json").queue()

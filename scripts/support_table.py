@@ -19,11 +19,14 @@ from goca_core.capture.families import FAMILIES
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- families: scripts/support_table.py -->", "<!-- end of families -->"
-HEAD = ("models", "words of", "heads", "layers and settings")
+HEAD = ("models", "recorded", "heads", "words of", "layers and settings", "tested with")
 
 
 def table() -> str:
-    rows = [(row.models, row.words, row.heads, row.settings) for row in (family.support for family in FAMILIES)]
+    rows = [
+        (row.models, row.attention, row.heads, row.words.replace("*", ""), row.settings, row.tested)
+        for row in (family.support for family in FAMILIES)
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
 
 

@@ -151,12 +151,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Support:
-    """A family's row in the README. ``settings``: where its layers and methods come from."""
+    """A family's row in the README.
+
+    ``words``: the text encoders; a star marks those whose vocabulary is not in the host. ``settings``: where its layers and
+    methods come from. ``recorded``: the kind of attention, where heads do not tell it (those of joint attention are averaged).
+    """
 
     models: str
     words: str
     heads: Literal["weighted", "averaged"]
     settings: Literal["of the paper", "by analogy"]
+    recorded: Literal["", "cross-attention", "joint attention"] = ""
+
+    @property
+    def attention(self) -> str:
+        return self.recorded or ("cross-attention" if self.heads == "weighted" else "joint attention")
+
+    @property
+    def tested(self) -> str:
+        return "small model, small vocabulary" if "*" in self.words else "small model, real vocabulary"
 
 
 class Family(ABC):

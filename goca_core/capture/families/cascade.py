@@ -20,7 +20,7 @@ _NOISE = FLOW_NOISE / (1 - FLOW_NOISE)
 class StableCascade(Family):
     name = "stable-cascade"
     label = "Stable Cascade (stage C)"
-    support = Support("Stable Cascade, stage C", "CLIP", "averaged", "by analogy")
+    support = Support("Stable Cascade, stage C", "CLIP", "averaged", "by analogy", "cross-attention")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.cascade.stage_c import StageC
