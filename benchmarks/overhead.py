@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def conditioning() -> list[Any]:
     return tokens.attach([[context, {"pooled_output": None}]], known)
 
 
-def sample(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> torch.Tensor:
+def sample(
+    model: Any, positive: list[Any], sigmas: torch.Tensor, side: int, callback: Callable[..., None] | None = None
+) -> torch.Tensor:
     import comfy.sample
     import comfy.samplers
 
@@ -109,6 +112,7 @@ def sample(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> 
             comfy.samplers.ksampler("euler"),
             sigmas,
             latent_image=latent,
+            callback=callback,
             disable_pbar=True,
             seed=1,
         )
@@ -148,6 +152,20 @@ def seconds(action: Callable[[], Any]) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def laps(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> list[float]:
+    """Seconds of every step of a run, and last of what comes after."""
+    marks = [time.perf_counter()]
+
+    def mark(*_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    sample(model, positive, sigmas, side, mark)
+    mark()
+    return [end - start for start, end in pairwise(marks)]
 
 
 def peak(variant: str, side: int) -> int:
@@ -198,18 +216,19 @@ def main() -> None:
             found.append(seconds(partial(sample, VARIANTS[variant](model), positive, one, side)))
     forward = {variant: statistics.median(found) for variant, found in times.items()}
     schedule = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", options.steps)
-    runs: dict[str, list[float]] = {variant: [] for variant in times}
+    runs: dict[str, list[list[float]]] = {variant: [] for variant in times}
     # In the order plain, recorded, recorded, plain, so that a machine that gets slower or faster favours neither.
     for variant in [*times, *reversed(times)] * options.runs:
-        runs[variant].append(seconds(partial(sample, VARIANTS[variant](model), positive, schedule, side)))
-    run = {variant: statistics.mean(found) for variant, found in runs.items()}
+        runs[variant].append(laps(VARIANTS[variant](model), positive, schedule, side))
+    # Each step as fast as it was at best: whatever else a machine does makes some steps of some runs slower.
+    run = {variant: sum(map(min, zip(*found, strict=True))) for variant, found in runs.items()}
     extra = {variant: peaks[variant] - peaks["plain"] for variant in ("recorded", "keeping all")}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"SD1.5 at full size, {options.size}x{options.size}, batch 1, torch {torch.__version__}, {where}\n")
     rows = [
         (f"one recorded forward (median of {options.repeat})", *(f"{forward[v]:.2f} s" for v in times), ratio(forward)),
         (
-            f"{options.steps} steps, default window (mean of {2 * options.runs})",
+            f"{options.steps} steps, default window (each the best of {2 * options.runs})",
             *(f"{run[v]:.1f} s" for v in times),
             ratio(run),
         ),
