@@ -17,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -173,15 +173,21 @@ def peak(variant: str, side: int) -> int:
     boot()
     model, positive = build(), conditioning()
     sample(VARIANTS[variant](model), positive, torch.tensor([0.346, 0.0]), side)
+    return peak_memory()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in MB: the graphics card's, or without one the system's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
-def measure_peaks(options: argparse.Namespace) -> dict[str, int]:
+def measure_peaks(script: str, variants: Iterable[str], *arguments: str) -> dict[str, int]:
+    """What ``script --peak VARIANT`` prints, each in a process of its own."""
     peaks = {}
-    for variant in VARIANTS:
-        command = [sys.executable, __file__, "--peak", variant, "--size", str(options.size)]
+    for variant in variants:
+        command = [sys.executable, script, "--peak", variant, *arguments]
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
         peaks[variant] = json.loads(lines[-1])
     return peaks
@@ -203,7 +209,7 @@ def main() -> None:
     if options.peak:
         print(json.dumps(peak(options.peak, side)))
         return
-    peaks = measure_peaks(options)
+    peaks = measure_peaks(__file__, VARIANTS, f"--size={options.size}")
     boot()
     import comfy.samplers
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import resource
 import statistics
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from overhead import seconds
+from overhead import measure_peaks, peak_memory, seconds
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 from boot import boot, use
@@ -134,9 +132,7 @@ def peak(variant: str, options: argparse.Namespace) -> int:
     boot("--use-pytorch-cross-attention")
     model, positive = build(options.double, options.single), conditioning()
     sample(VARIANTS[variant](model), positive, options.size // 8)
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() >> 20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return peak_memory()
 
 
 def main() -> None:
@@ -150,12 +146,8 @@ def main() -> None:
     if options.peak:
         print(json.dumps(peak(options.peak, options)))
         return
-    peaks = {}
-    for variant in VARIANTS:
-        shape = [f"--{name}={getattr(options, name)}" for name in ("size", "double", "single")]
-        command = [sys.executable, __file__, "--peak", variant, *shape]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-        peaks[variant] = json.loads(lines[-1])
+    shape = (f"--{name}={getattr(options, name)}" for name in ("size", "double", "single"))
+    peaks = measure_peaks(__file__, VARIANTS, *shape)
     boot("--use-pytorch-cross-attention")
     model, positive = build(options.double, options.single), conditioning()
     times: dict[str, list[float]] = {variant: [] for variant in VARIANTS if variant != "keeping all"}

@@ -11,7 +11,7 @@ from ..goca_core.masks import BACKGROUND_RULES
 from ..goca_core.pipeline import MODES, Request, as_scores, cut
 from ..goca_core.show import draw, flatten, to_show
 from ..goca_core.wordscan import STOP_WORDS
-from . import look, types
+from . import look, parts, types
 
 
 class MaskFromTokens(io.ComfyNode):
@@ -43,15 +43,7 @@ class MaskFromTokens(io.ComfyNode):
                     # The browser colours words before there are masks; here it learns how, from every host.
                     extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
                 ),
-                io.String.Input(
-                    "background",
-                    multiline=True,
-                    default="auto",
-                    tooltip=(
-                        "What is not an object, written like the phrases. auto: everything else that the prompt "
-                        "names. Empty: nothing."
-                    ),
-                ),
+                parts.background_phrases(),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
@@ -72,24 +64,8 @@ class MaskFromTokens(io.ComfyNode):
                         "theta, max the larger, exact b, avg the mean."
                     ),
                 ),
-                io.Float.Input(
-                    "theta",
-                    default=0.0,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Higher gives smaller masks, lower gives larger ones.",
-                ),
-                io.Int.Input(
-                    "propagation",
-                    default=-1,
-                    min=-1,
-                    max=20,
-                    tooltip=(
-                        "How often scores spread to pixels that look alike to the model. -1: the paper's choice "
-                        "for this model. 0: not at all."
-                    ),
-                ),
+                parts.theta(),
+                parts.propagation(),
                 io.Float.Input(
                     "smooth",
                     default=0.0,
@@ -135,16 +111,7 @@ class MaskFromTokens(io.ComfyNode):
                     optional=True,
                     tooltip=("From Prompt Words, for a prompt that was not encoded with Encode Prompt (GoCA)."),
                 ),
-                io.Float.Input(
-                    "remove_small",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Remove connected pieces that cover less than this share of the picture. 0: none.",
-                ),
+                parts.remove_small(optional=True),
                 io.Boolean.Input(
                     "fill_holes",
                     default=False,
@@ -161,10 +128,7 @@ class MaskFromTokens(io.ComfyNode):
                         "and so on. The frames of a film are its pictures."
                     ),
                 ),
-                io.Mask.Output(display_name="background", tooltip="One mask per picture: what belongs to no phrase."),
-                io.String.Output(
-                    display_name="labels", tooltip="The phrases, one per line, in the order of the masks."
-                ),
+                *parts.background_and_labels(),
             ],
             has_intermediate_output=True,
         )

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..goca_core.capture.regional_pass import regional_pass
 from ..goca_core.pipeline import Request
 from ..goca_core.show import flatten
-from . import types
+from . import parts, types
 from .words import NO_CLIP
 
 
@@ -68,22 +68,8 @@ class RegionalPass(io.ComfyNode):
                     step=1.0,
                     tooltip="Width of the soft seam between regions, in pixels of the picture.",
                 ),
-                io.Float.Input(
-                    "theta",
-                    default=0.0,
-                    min=-1.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Higher gives smaller masks, lower gives larger ones.",
-                ),
-                io.String.Input(
-                    "background",
-                    multiline=True,
-                    default="auto",
-                    advanced=True,
-                    tooltip="What is not an object, written like the phrases. auto: everything else that the prompt names. "
-                    "Empty: nothing.",
-                ),
+                parts.theta(),
+                parts.background_phrases(advanced=True),
                 io.Int.Input(
                     "evaluations",
                     default=2,
@@ -92,24 +78,8 @@ class RegionalPass(io.ComfyNode):
                     advanced=True,
                     tooltip="The masks are made of the mean of so many evaluations, the last ones before start_percent.",
                 ),
-                io.Int.Input(
-                    "propagation",
-                    default=-1,
-                    min=-1,
-                    max=20,
-                    advanced=True,
-                    tooltip="How often scores spread to pixels that look alike to the model. -1: the paper's choice for this "
-                    "model. 0: not at all.",
-                ),
-                io.Float.Input(
-                    "remove_small",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    advanced=True,
-                    tooltip="Remove connected pieces that cover less than this share of the picture. 0: none.",
-                ),
+                parts.propagation(advanced=True),
+                parts.remove_small(),
                 io.Boolean.Input(
                     "fill_holes",
                     default=False,
@@ -186,10 +156,7 @@ class CollectMasks(io.ComfyNode):
                     display_name="masks",
                     tooltip="All masks of the first picture in the order of the phrases, then those of the second, and so on.",
                 ),
-                io.Mask.Output(display_name="background", tooltip="One mask per picture: what belongs to no phrase."),
-                io.String.Output(
-                    display_name="labels", tooltip="The phrases, one per line, in the order of the masks."
-                ),
+                *parts.background_and_labels(),
             ],
         )
 

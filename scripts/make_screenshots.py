@@ -16,7 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ViewportSize
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
@@ -43,7 +46,8 @@ GRAPH = """() => {
            width: (right - left) * scale, height: (bottom - top) * scale };
 }"""
 # Of the window: a node fits into the first, and words can be read in a graph that fits into the second.
-NEAR, WIDE = {"width": 1400, "height": 1300}, {"width": 2200, "height": 1500}
+NEAR: ViewportSize = {"width": 1400, "height": 1300}
+WIDE: ViewportSize = {"width": 2200, "height": 1500}
 FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 
 

@@ -292,3 +292,8 @@ def find_family(model: Any) -> Family:
         f"Attention of {type(network).__name__} ({type(model).__name__}) cannot be recorded; "
         f"use a model of one of these families: {known}."
     )
+
+
+def plan_of(model: Any) -> Plan:
+    """The layers of a host model. Raises UnknownFamily with one sentence."""
+    return find_family(model).plan(network_of(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from ..attention import Attention, AttentionError
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
 from .entry import Entry, Options
-from .family import Plan, find_family, network_of
+from .family import Plan, plan_of
 from .forward import Forward
 from .run import Run
 from .window import Window
+from .wrapping import Call, model_call, wrapped
 
 KEY = "goca_record"
 # Names of bounds for the grid on which layers are compared, in tokens; 0 = none.
@@ -55,17 +56,13 @@ class Recorder:
         """A copy of a MODEL (ModelPatcher) that records. Raises UnknownFamily for a kind that cannot be recorded."""
         from comfy.patcher_extension import WrappersMP
 
-        find_family(model.model)
-        patched = model.clone()
-        for kind, wrapper in (
-            (WrappersMP.OUTER_SAMPLE, self._outer_sample),
-            (WrappersMP.PREDICT_NOISE, self._predict_noise),
-            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
-            (WrappersMP.APPLY_MODEL, self._apply_model),
-        ):
-            patched.remove_wrappers_with_key(kind, self.key)
-            patched.add_wrapper_with_key(kind, self.key, wrapper)
-        return patched
+        wrappers: dict[str, Callable[..., Any]] = {
+            WrappersMP.OUTER_SAMPLE: self._outer_sample,
+            WrappersMP.PREDICT_NOISE: self._predict_noise,
+            WrappersMP.CALC_COND_BATCH: self._calc_cond_batch,
+            WrappersMP.APPLY_MODEL: model_call(self._apply_model),
+        }
+        return wrapped(model, self.key, wrappers)
 
     def _open(self, guider: Any, sigmas: Tensor, shape: Sequence[int]) -> Run:
         return Run(guider, sigmas, self.window, shape)
@@ -115,26 +112,15 @@ class Recorder:
         finally:
             run.end_pass()
 
-    def _apply_model(
-        self,
-        executor: Any,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Any = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        options = {} if transformer_options is None else transformer_options
+    def _apply_model(self, call: Call, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]) -> Tensor:
         run = self._run
-        forward = None if run is None else self._forward(run, executor.class_obj, x, options, kwargs)
+        forward = None if run is None else self._forward(run, model, x, options, given)
         if run is None or forward is None:
-            return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            return call(options)
         with forward.installed(options) as recording:
-            out = executor(x, t, c_concat, c_crossattn, control, recording, **kwargs)
+            out = call(recording)
         with _lock:
-            run.commit(forward, executor.class_obj)
+            run.commit(forward, model)
         return out
 
     def _forward(
@@ -227,17 +213,17 @@ def record(
     method. ``full_affinity``: propagation at the finest layer's grid. ``reference_channel0``: as the released code.
     ``grid_limit``: layers are compared on at most so many tokens; 0 = on as many as there are.
     """
-    plan = find_family(model.model).plan(network_of(model.model))
-    recorder = Recorder(window, options_for(plan, all_heads, all_layers, full_affinity, reference_channel0, grid_limit))
+    options = options_for(plan_of(model.model), all_heads, all_layers, full_affinity, reference_channel0, grid_limit)
+    recorder = Recorder(window, options)
     return recorder.install(model), recorder
 
 
 def options_for(
     plan: Plan,
-    all_heads: bool,
-    all_layers: bool,
-    full_affinity: bool,
-    reference_channel0: bool,
+    all_heads: bool = False,
+    all_layers: bool = False,
+    full_affinity: bool = False,
+    reference_channel0: bool = False,
     grid_limit: int = Options.grid_limit,
 ) -> Options:
     """What to reduce to (see ``record``) for a model with this plan."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..pipeline import Cut, Request
 from ..regional import Conditioning, parse_labels, parse_prompts
 from ..words import PhraseError, WordMap, parse_phrases
-from .family import find_family, network_of
+from .family import plan_of
 from .recorder import Recorder, options_for
 from .regional import encode
 from .regional_run import RegionalPlan, RegionalRun
@@ -81,6 +81,6 @@ def regional_pass(
     chosen = tuple((label, texts[label]) for label in labels if label in texts)
     encoded = {text: encode(clip, text) for text in dict.fromkeys(texts.values())}
     plan = RegionalPlan(request, chosen, start, looks, strength, feather)
-    options = options_for(find_family(model.model).plan(network_of(model.model)), False, False, False, False)
+    options = options_for(plan_of(model.model))
     used = RegionalPass(plan, [encoded.get(texts.get(label, "")) for label in labels], options, words)
     return used.install(model), used

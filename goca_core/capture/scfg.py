@@ -9,7 +9,7 @@ kind of prediction.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,8 +17,8 @@ from torch import Tensor
 from ..guidance import rate_map
 from ..semantic import Settings
 from ..words import WordMap
-from .family import find_family
 from .scfg_run import Run
+from .wrapping import Call, model_call, wrapped
 
 KEY = "goca_semantic_cfg"
 
@@ -41,15 +41,12 @@ class SemanticGuidance:
         """
         from comfy.patcher_extension import WrappersMP
 
-        find_family(model.model)
-        patched = model.clone()
-        for kind, wrapper in (
-            (WrappersMP.OUTER_SAMPLE, self._outer_sample),
-            (WrappersMP.PREDICT_NOISE, self._predict_noise),
-            (WrappersMP.APPLY_MODEL, self._apply_model),
-        ):
-            patched.remove_wrappers_with_key(kind, KEY)
-            patched.add_wrapper_with_key(kind, KEY, wrapper)
+        wrappers: dict[str, Callable[..., Any]] = {
+            WrappersMP.OUTER_SAMPLE: self._outer_sample,
+            WrappersMP.PREDICT_NOISE: self._predict_noise,
+            WrappersMP.APPLY_MODEL: model_call(self._apply_model),
+        }
+        patched = wrapped(model, KEY, wrappers)
         others = patched.model_options.get("sampler_post_cfg_function", [])
         patched.model_options["sampler_post_cfg_function"] = [
             function for function in others if not isinstance(function, SemanticGuidance)
@@ -81,24 +78,13 @@ class SemanticGuidance:
         finally:
             run.end()
 
-    def _apply_model(
-        self,
-        executor: Any,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Any = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        options = {} if transformer_options is None else transformer_options
+    def _apply_model(self, call: Call, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]) -> Tensor:
         run = self._current
-        forwards = [] if run is None else run.forwards(executor.class_obj, x, options, kwargs)
+        forwards = [] if run is None else run.forwards(model, x, options, given)
         with contextlib.ExitStack() as stack:
             for forward in forwards:
                 options = stack.enter_context(forward.installed(options))
-            out = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+            out = call(options)
         if run is not None and forwards:
             run.keep(forwards)
         return out

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..attention import Attention, AttentionError, merge
 from ..mirror import mirror
 from .entry import Options
-from .family import find_family, network_of
+from .family import plan_of
 from .mirrored import mirrored
 from .recorder import Recorder, options_for
 from .run import Run
@@ -58,7 +58,7 @@ def segment(
 
     Raises AttentionError with one sentence for inputs that cannot be segmented, UnknownFamily for such a model.
     """
-    plan = find_family(model.model).plan(network_of(model.model))
+    plan = plan_of(model.model)
     samples = _check_latent(model, samples)
     levels = _check_levels(model, plan.noise_level, sigmas)
     if draws < 1:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from goca_core.attention import aggregate
-from goca_core.capture.family import Plan, find_family, network_of
+from goca_core.capture.family import Plan, plan_of
 from goca_core.capture.recorder import Window, record
 from goca_core.wordbuild import Token, build
 from goca_core.words import WordMap
@@ -100,7 +100,7 @@ def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, *
 
 
 def blocks_of(model: Any) -> Plan:
-    return find_family(model.model).plan(network_of(model.model))
+    return plan_of(model.model)
 
 
 def with_lora(model: Any, seed: int = 9) -> Any:
