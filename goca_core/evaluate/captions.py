@@ -89,7 +89,7 @@ def caption_prompt(dataset: Dataset, caption: str, present: Iterable[int], *, re
 
 
 def sentence_prompt(dataset: Dataset, caption: str, present: Iterable[int]) -> Prompt:
-    """A caption in prose: the words for a class are its objects, wherever they stand; the other things named support it."""
+    """A caption in prose: what names a class is its object, with the words that belong to it; the other things support it."""
     text = clean(caption.replace("(", " ").replace(")", " "))
     if dataset.background_word:
         text = ", ".join(filter(None, (text, BACKGROUND)))

@@ -27,7 +27,11 @@ class Text:
         return self._numbered(" ".join(self.map.plain[start:end].replace(",", " ").split()), own)
 
     def classes(self, spellings: Mapping[int, Iterable[tuple[str, ...]]]) -> dict[int, tuple[str, ...]]:
-        """The places where each class is named, as phrases; where two names overlap, the longer one has the words."""
+        """What names each class, as phrases: a name with the words that belong to it, as in "red circle".
+
+        Where two names overlap, the longer one has the words; of things joined into one, such as "a cat dog", each has its
+        name alone.
+        """
         found = sorted(
             ((run, number) for number, known in spellings.items() for keys in known for run in self._runs(keys)),
             key=lambda pair: (-len(pair[0]), pair),
@@ -38,8 +42,16 @@ class Text:
             if taken.isdisjoint(run):
                 taken.update(run)
                 kept.setdefault(number, []).append(run)
+        chunks = [set(chunk) for chunk in self.map.chunks()]
+        wholes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for run in (run for runs in kept.values() for run in runs):
+            around: set[int] = next((chunk for chunk in chunks if chunk.issuperset(run)), set())
+            alone = len(taken & around) == len(run)
+            wholes[run] = tuple(sorted(around)) if alone and around else run
         return {
-            number: tuple(self._numbered(self._spoken(run), run) for run in sorted(kept[number]))
+            number: tuple(
+                self._numbered(self._spoken(whole), whole) for whole in sorted(wholes[run] for run in kept[number])
+            )
             for number in sorted(kept)
         }
 

@@ -328,11 +328,14 @@ def test_sentences() -> None:
     dataset = Words("circle", "heart", "tea cup", "cup", sentences=True, add_missing=True)
     prompt = caption_prompt(dataset, "a red circle and two blue hearts on grass", [1, 2])
     assert prompt.text == "a red circle and two blue hearts on grass"
-    assert prompt.objects == {1: ("circle",), 2: ("hearts",)}
+    assert prompt.objects == {1: ("red circle",), 2: ("two blue hearts",)}
     assert prompt.supports == ("grass",)
     prompt = caption_prompt(dataset, "A cup, and a tea cup (old) on sand", [1, 3, 4])
     assert prompt.text == "A cup, and a tea cup old on sand, circle"
-    assert places(prompt) == ({1: (9,), 3: (4, 5), 4: (1,)}, [(8,)], set())
+    assert places(prompt) == ({1: (9,), 3: (4, 5, 6), 4: (1,)}, [(8,)], set())
+    # Two classes in one run of words: neither is a part of the other.
+    prompt = caption_prompt(dataset, "a heart circle on a red cup", [1, 2, 4])
+    assert prompt.objects == {1: ("circle",), 2: ("heart",), 4: ("red cup",)}
     assert sentence_prompt(dataset, "", [2]).text == "heart"
     assert caption_prompt(dataset, "sky, (circle), sea", [1], reference=True).text == "sky, circle"
 
@@ -342,10 +345,11 @@ def test_captions_of_scenes() -> None:
     for item in dataset.items:
         caption = dataset.caption(item)
         assert caption is not None
-        present = present_classes(dataset.label(item))
-        prompt = caption_prompt(dataset, caption, present)
+        things = {dataset.classes.index(ClassName(t.shape, (t.shape,))): t for t in dataset.scene(item).things}
+        assert set(things) == set(present_classes(dataset.label(item)))
+        prompt = caption_prompt(dataset, caption, tuple(things))
         assert prompt.text == caption
-        assert {number: [dataset.classes[number].name] for number in present} == meant(prompt)[0]
+        assert {number: thing.name.split() for number, thing in things.items()} == meant(prompt)[0]
         assert [" ".join(words) for words in meant(prompt)[1]] == [caption.rsplit(" ", 1)[1]]
 
 
