@@ -150,14 +150,12 @@ def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> t
     for colour, shape in zip(colours, shapes, strict=True):
         for attempt in range(200):
             # Crowded pictures shrink their things a little at each failed attempt, so that this always ends.
-            radius = rng.uniform(0.15, 0.30 if count < 3 else 0.22) * (1 - attempt / 400)
+            radius = rng.uniform(0.17, 0.30 if count < 3 else 0.22) * (1 - attempt / 400)
             x = rng.uniform(radius, width / side - radius)
             y = rng.uniform(radius, height / side - radius)
             if all(math.hypot(x - o.x, y - o.y) > 0.92 * (radius + o.radius) for o in things):
                 break
-        things.append(
-            Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.35, 0.35)))
-        )
+        things.append(Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.1, 0.1))))
     return tuple(things)
 
 
