@@ -2,11 +2,19 @@
 
     python benchmarks/editing.py
 
-Each prompt names two things of different colours. Pictures are painted and recorded, masks found by the words, and the
-first thing is then given another colour: by a regional prompt with the same seed, in one pass, and by painting its mask
-again. A thing was drawn if its colour is there; it was recoloured if at least half of its pixels have the new colour and at most a fifth
-the old one; the rest was left alone if the new colour is hardly anywhere else and the other thing kept its colour.
-Prints a Markdown table with 95 % intervals (Wilson).
+Each prompt names two things of different colours and shapes. Pictures are painted and recorded, masks are found by the words,
+and the first thing is then edited in the ways of the example graphs. Only pictures count in which the first thing was drawn as
+it is named, in colour and shape, and the second one's colour is there (judging.py).
+
+Recolouring: the thing gets a prompt of its own with another colour, by a regional prompt with the same seed, in one pass, or by
+painting its mask again. It is recoloured if at least half of its pixels have the new colour and at most a fifth the old one.
+
+Replacing: its mask is painted again with a thing of another colour and shape. It is replaced if there is a piece of the new
+colour, where the thing was, whose outline is nearest to the new shape of all six.
+
+Nothing else changed if the new colour is hardly anywhere else and the second thing kept its colour. The change outside is the
+mean difference of pixels away from the mask that was used, before anything is pasted. Prints Markdown tables with 95 %
+intervals (Wilson). --turn and --start take several values, for a row each.
 """
 
 from __future__ import annotations
@@ -14,6 +22,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,193 +30,251 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
+from torch import Tensor
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 from boot import boot, use
+from judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
+from painting import Painter
 
-# Pixels count as of a colour of the scenes when they are nearer to it than to any other and not far from it.
-FAR = 70.0
-# Smaller than this share of the picture nothing was drawn; more than SPILL of the new colour elsewhere is a failure.
-DRAWN, SPILL = 0.01, 0.01
-# Pixels around a thing that may change with it: feather, grown masks, and the reach of the picture code.
+# More than this share of the picture in the new colour elsewhere is a failure.
+SPILL = 0.01
+# Pixels around a mask that may change with it: feather, grown masks, and the reach of the picture code.
 MARGIN = 8
-
-
-class Painter:
-    """The demo model with a sampler's settings."""
-
-    def __init__(self, weights: Path | None, steps: int, cfg: float) -> None:
-        demo = use("goca_core.capture.demo_model")
-        self.model, self.clip, self.vae = demo.load(weights or demo.WEIGHTS)
-        self.steps, self.cfg = steps, cfg
-
-    def encode(self, text: str) -> list[Any]:
-        tokens = use("goca_core.capture.tokens")
-        encoded = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
-        return tokens.attach(encoded, tokens.word_map(self.clip, text))
-
-    def paint(self, model: Any, positive: list[Any], seed: int, latent: dict[str, Any]) -> dict[str, Any]:
-        import nodes
-
-        settings = (seed, self.steps, self.cfg, "dpmpp_2m", "karras")
-        return nodes.common_ksampler(model, *settings, positive, self.encode(""), latent)[0]
-
-    def pictures(self, latent: dict[str, Any]) -> np.ndarray:
-        """[B, H, W, 3] in 0..255"""
-        return self.vae.decode(latent["samples"]).float().clamp(0, 1).numpy() * 255
-
-
-@dataclass
-class Count:
-    """Successes among trials."""
-
-    yes: int = 0
-    of: int = 0
-
-    def add(self, success: bool) -> None:
-        self.yes, self.of = self.yes + success, self.of + 1
-
-    def __str__(self) -> str:
-        if not self.of:
-            return "none"
-        share, z = self.yes / self.of, 1.96
-        middle = (share + z * z / (2 * self.of)) / (1 + z * z / self.of)
-        half = z * math.sqrt(share * (1 - share) / self.of + z * z / (4 * self.of**2)) / (1 + z * z / self.of)
-        return f"{share:.1%} of {self.of} ({middle - half:.1%} to {middle + half:.1%})"
 
 
 @dataclass
 class Result:
-    """What one way of editing did."""
+    """What one way of editing did. ``done``: recoloured or replaced; ``alone``: nothing else changed colour."""
 
-    recoloured: Count = field(default_factory=Count)
+    done: Count = field(default_factory=Count)
     alone: Count = field(default_factory=Count)
     both: Count = field(default_factory=Count)
+    coloured: Count = field(default_factory=Count)
+    nearer: Count = field(default_factory=Count)
     outside: list[float] = field(default_factory=list)
 
+    def add(self, done: bool, alone: bool) -> None:
+        self.done.add(done)
+        self.alone.add(alone)
+        self.both.add(done and alone)
 
-def colour_of(picture: np.ndarray, palette: dict[str, tuple[int, int, int]], grounds: list[np.ndarray]) -> np.ndarray:
-    """Index of the palette's colour at each pixel, -1 for ground or nothing."""
-    known = np.array([*palette.values(), *grounds], float)
-    distance = np.linalg.norm(picture[:, :, None].astype(float) - known, axis=-1)
-    nearest = distance.argmin(-1)
-    return np.where((nearest < len(palette)) & (distance.min(-1) < FAR), nearest, -1)
-
-
-def judge(result: Result, before: np.ndarray, after: np.ndarray, colours: list[np.ndarray], names: list[int]) -> None:
-    """before, after: pictures [H, W, 3]; colours: theirs by pixel; names: old, new and the other thing's colour."""
-    old, new, other = names
-    thing = colours[0] == old
-    near = ndimage.binary_dilation(thing, iterations=MARGIN)
-    there = (colours[1] == new) & near
-    recoloured = there.sum() >= 0.5 * thing.sum() and (colours[1][thing] == old).mean() <= 0.2
-    spilled = ((colours[1] == new) & ~near).mean()
-    kept = ((colours[1] == other) & (colours[0] == other)).sum() / max(1, (colours[0] == other).sum())
-    alone = spilled <= SPILL and kept >= 0.7
-    result.recoloured.add(bool(recoloured))
-    result.alone.add(bool(alone))
-    result.both.add(bool(recoloured and alone))
-    result.outside.append(float(np.abs(after - before)[~near].mean()))
+    def change(self) -> str:
+        """Mean over the pictures, and what 95 % of them stay below."""
+        if not self.outside:
+            return "none"
+        return f"{np.mean(self.outside):.1f} (95 % below {np.quantile(self.outside, 0.95):.1f})"
 
 
-def edited(
-    painter: Painter,
-    way: str,
-    prompt: str,
-    new: str,
-    cut: Any,
-    latent: dict[str, Any],
-    options: argparse.Namespace,
-    seed: int,
-) -> np.ndarray:
-    """The pictures with the first thing in its new colour."""
-    masks, labels = cut.masks.flatten(0, 1), "\n".join(cut.labels)
-    if way == "in one pass":
-        request = use("goca_core.pipeline").Request("\n".join(cut.labels), theta=options.theta)
-        asked = request, f"{cut.labels[0]}: {new}", options.turn
-        model, _ = use("goca_core.capture.regional_pass").regional_pass(
-            painter.model, painter.clip, *asked, feather=options.feather
-        )
-        empty = {"samples": torch.zeros_like(latent["samples"])}
-        return painter.pictures(painter.paint(model, painter.encode(prompt), seed, empty))
-    if way == "regional prompt":
-        regional = use("goca_core.capture.regional").regional_prompt
-        positive, _ = regional(
-            painter.encode(prompt), painter.clip, masks, labels, f"{cut.labels[0]}: {new}",
-            feather=options.feather, start=options.start,
+@dataclass(frozen=True)
+class Wish:
+    """The two things of a scene, what the first is to become, and its ground."""
+
+    first: Any
+    second: Any
+    colour: str
+    shape: str
+    ground: str
+
+    def prompt(self, shape: str) -> str:
+        return f"{_some(f'{self.colour} {shape}')} and {_some(self.second.name)} on {self.ground}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The pictures of one prompt: latents, what was found in them, seeds."""
+
+    painter: Painter
+    options: argparse.Namespace
+    wish: Wish
+    caption: str
+    latent: Tensor
+    cut: Any
+    seeds: list[int]
+
+    @property
+    def labels(self) -> str:
+        return "\n".join(self.cut.labels)
+
+    @property
+    def own(self) -> str:
+        return f"{self.cut.labels[0]}: {self.wish.prompt(self.wish.first.shape)}"
+
+
+# Pictures [B, H, W, 3] and the masks [B, H, W] that were used for the first thing.
+Edited = tuple[np.ndarray, np.ndarray]
+Way = Callable[[Work], Edited]
+
+
+def regional(start: float) -> Way:
+    """A second run with the same seed, the mask by its own prompt."""
+
+    def edit(work: Work) -> Edited:
+        painter, masks = work.painter, work.cut.masks
+        make = use("goca_core.capture.regional").regional_prompt
+        positive, _ = make(
+            painter.encode(work.caption), painter.clip, masks.flatten(0, 1), work.labels, work.own,
+            feather=work.options.feather, start=start,
         )  # fmt: skip
-        empty = {"samples": torch.zeros_like(latent["samples"])}
-        return painter.pictures(painter.paint(painter.model, positive, seed, empty))
-    grown = torch.nn.functional.max_pool2d(cut.masks[:, :1], 2 * options.grow + 1, 1, options.grow)
-    hole = {"samples": latent["samples"], "noise_mask": grown}
-    return painter.pictures(painter.paint(painter.model, painter.encode(new), seed + 1, hole))
+        return painter.pictures(painter.paint(painter.model, positive, work.seeds)), masks[:, 0].numpy()
+
+    return edit
+
+
+def one_pass(turn: float) -> Way:
+    """The same in one run, with masks of its own."""
+
+    def edit(work: Work) -> Edited:
+        painter, options = work.painter, work.options
+        request = use("goca_core.pipeline").Request(work.labels, theta=options.theta)
+        make = use("goca_core.capture.regional_pass").regional_pass
+        model, regions = make(painter.model, painter.clip, request, work.own, turn, feather=options.feather)
+        samples = painter.paint(model, painter.encode(work.caption), work.seeds)
+        return painter.pictures(samples), regions.masks(samples)[0].masks[:, 0].numpy()
+
+    return edit
+
+
+def again(shape: Callable[[Wish], str]) -> Way:
+    """The grown mask with a soft edge painted again, by the host's nodes, as in the graph that replaces by word."""
+
+    def edit(work: Work) -> Edited:
+        from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+        from comfy_extras.nodes_mask import GrowMask
+        from comfy_extras.nodes_post_processing import Blur
+
+        painter, options = work.painter, work.options
+        grown = GrowMask.execute(work.cut.masks[:, 0].contiguous(), options.grow, True).result[0]
+        soft = Blur.execute(grown[..., None].repeat(1, 1, 1, 3), 3, 2.0).result[0][..., 0]
+        model = DifferentialDiffusion.execute(painter.model).result[0]
+        positive = painter.encode(work.wish.prompt(shape(work.wish)))
+        seeds = [seed + 1_000_000 for seed in work.seeds]
+        samples = painter.paint(model, positive, seeds, work.latent, soft[:, None])
+        return painter.pictures(samples), soft.numpy()
+
+    return edit
+
+
+def judge_recoloured(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
+    """before, after: colours by pixel [H, W]; thing: the pixels of the first thing."""
+    old, new = index(wish.first.colour), index(wish.colour)
+    done = (after[thing] == new).mean() >= 0.5 and (after[thing] == old).mean() <= 0.2
+    result.add(bool(done), alone(wish, before, after, thing))
+
+
+def judge_replaced(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
+    near = ndimage.binary_dilation(thing, iterations=MARGIN)
+    found = [piece for piece in pieces(after == index(wish.colour)) if (piece & near).sum() >= 0.5 * piece.sum()]
+    result.coloured.add(bool(found))
+    if found:
+        result.nearer.add(likeness(found[0], wish.shape) > likeness(found[0], wish.first.shape))
+    done = bool(found) and shape_of(found[0]) == wish.shape
+    result.add(done, alone(wish, before, after, thing))
+
+
+def alone(wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> bool:
+    """Whether nothing but the thing changed its colour."""
+    near = ndimage.binary_dilation(thing, iterations=MARGIN)
+    new, other = index(wish.colour), before == index(wish.second.colour)
+    spilled = ((after == new) & (before != new) & ~near).mean()
+    return bool(spilled <= SPILL and (after[other] == before[other]).mean() >= 0.7)
 
 
 def one_prompt(
-    painter: Painter, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: Count
+    painter: Painter, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: list[Count]
 ) -> None:
     """Paint some pictures of one prompt, edit them in every way, and count."""
     scenes, pipeline, recorder = use("goca_core.scenes"), use("goca_core.pipeline"), use("goca_core.capture.recorder")
     scene = scenes.draw(seed, plain=True, count=2)
     first, second = scene.things
-    palette = scenes.COLOURS
-    index = {name: number for number, name in enumerate(palette)}
-    new = str(np.random.default_rng(seed).choice([c for c in palette if c not in (first.colour, second.colour)]))
-    things = f"{_article(new)} {new} {first.shape} and {_article(second.name)} {second.name}"
+    rng = np.random.default_rng(seed)
+    colour = str(rng.choice([c for c in scenes.COLOURS if c not in (first.colour, second.colour)]))
+    shape = str(rng.choice([s for s in scenes.SHAPES if s not in (first.shape, second.shape)]))
+    wish = Wish(first, second, colour, shape, scene.ground)
+    seeds = [1000 * seed + number for number in range(size)]
     model, kept = recorder.record(painter.model, recorder.Window())
-    latent = painter.paint(model, painter.encode(scene.caption), seed, {"samples": torch.zeros(size, 12, 32, 32)})
-    before = painter.pictures(latent)
+    latent = painter.paint(model, painter.encode(scene.caption), seeds)
+    pictures = painter.pictures(latent)
     request = pipeline.Request(f"{first.name}\n{second.name}", theta=options.theta)
-    cut = pipeline.cut(kept.collect(latent["samples"]), request)
-    grounds = [np.median(scene.image[scene.labels == 0], 0)]
-    seen = [colour_of(picture, palette, grounds) for picture in before]
-    present = [all((s == index[thing.colour]).mean() >= DRAWN for thing in scene.things) for s in seen]
-    for there in present:
-        drawn.add(there)
-    names = [index[first.colour], index[new], index[second.colour]]
-    for way, result in results.items():
-        after = edited(painter, way, scene.caption, f"{things} on {scene.ground}", cut, latent, options, seed)
-        for sample in np.flatnonzero(present):
-            colours = [seen[sample], colour_of(after[sample], palette, grounds)]
-            judge(result, before[sample], after[sample], colours, names)
+    cut = pipeline.cut(kept.collect(latent), request)
+    before = [colours_of(picture, scene) for picture in pictures]
+    things = [named(colours, first) for colours in before]
+    coloured = [all((c == index(thing.colour)).mean() >= DRAWN for thing in scene.things) for c in before]
+    present = [n for n in range(size) if things[n] is not None and coloured[n]]
+    for number in range(size):
+        drawn[0].add(coloured[number])
+        drawn[1].add(number in present)
+    if not present:
+        return
+    work = Work(painter, options, wish, scene.caption, latent, cut, seeds)
+    for way, (edit, judge) in ways(options).items():
+        edited, masks = edit(work)
+        for sample in present:
+            thing = things[sample]
+            assert thing is not None
+            judge(results[way], wish, before[sample], colours_of(edited[sample], scene), thing)
+            far = ~ndimage.binary_dilation(masks[sample] > 0, iterations=MARGIN)
+            if far.any():
+                results[way].outside.append(float(np.abs(edited[sample] - pictures[sample])[far].mean()))
 
 
-def _article(noun: str) -> str:
-    return "an" if noun[0] in "aeiou" else "a"
+def ways(options: argparse.Namespace) -> dict[str, tuple[Way, Callable[..., None]]]:
+    """The ways of editing by name, and who judges them."""
+    found: dict[str, tuple[Way, Callable[..., None]]] = {}
+    for start in options.start:
+        found[f"regional prompt from {start:.0%} on"] = regional(start), judge_recoloured
+    for turn in options.turn:
+        found[f"in one pass from {turn:.0%} on"] = one_pass(turn), judge_recoloured
+    found["painting the mask again"] = again(lambda wish: wish.first.shape), judge_recoloured
+    found["replacing by word"] = again(lambda wish: wish.shape), judge_replaced
+    return found
+
+
+def _some(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=8, help="pictures of one prompt, painted at once")
+    parser.add_argument("--batch", type=int, default=4, help="pictures of one prompt, painted at once")
     parser.add_argument("--seed", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--theta", type=float, default=0.0, help="of Mask From Tokens")
-    parser.add_argument("--feather", type=float, default=4.0, help="of Regional Prompt")
-    parser.add_argument("--start", type=float, default=0.2, help="of Regional Prompt")
-    parser.add_argument("--turn", type=float, default=0.3, help="start_percent of Regional Pass")
+    parser.add_argument("--feather", type=float, default=4.0, help="of Regional Prompt and Regional Pass")
+    parser.add_argument("--start", type=float, nargs="+", default=[0.2], help="start_percent of Regional Prompt")
+    parser.add_argument("--turn", type=float, nargs="+", default=[0.2], help="start_percent of Regional Pass")
     parser.add_argument(
-        "--grow", type=int, default=3, help="pixels by which a mask is grown before it is painted again"
+        "--grow", type=int, default=4, help="pixels by which a mask is grown before it is painted again"
     )
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
     options = parser.parse_args()
     boot()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     painter = Painter(options.weights, options.steps, options.cfg)
-    results = {way: Result() for way in ("regional prompt", "in one pass", "painting the mask again")}
-    drawn = Count()
+    chosen = ways(options)
+    results = {way: Result() for way in chosen}
+    drawn = [Count(), Count()]
     with torch.inference_mode():
         for number in tqdm(range(math.ceil(options.pictures / options.batch)), disable=not sys.stderr.isatty()):
             size = min(options.batch, options.pictures - number * options.batch)
             one_prompt(painter, options.seed + number, size, options, results, drawn)
-    print(f"{options.pictures} pictures, {options.steps} steps, cfg {options.cfg:g}; both things drawn in {drawn}\n")
-    print("| way | recoloured | nothing else changed colour | both | change far from the thing, of 255 |")
-    print("|---|---|---|---|---|")
+    print(f"{options.pictures} pictures, {options.steps} steps, cfg {options.cfg:g}")
+    print(f"both colours are there in {drawn[0]}, and the first thing as it is named in {drawn[1]}: these count\n")
+    last = "nothing else changed colour | both | change outside, of 255"
+    print(f"| way | recoloured | {last} |\n|---|---|---|---|---|")
     for way, result in results.items():
-        change = f"{np.mean(result.outside):.1f}" if result.outside else "none"
-        print(f"| {way} | {result.recoloured} | {result.alone} | {result.both} | {change} |")
+        if chosen[way][1] is judge_recoloured:
+            print(f"| {way} | {result.done} | {result.alone} | {result.both} | {result.change()} |")
+    heads = f"the new colour is there | of these nearer to the new shape than to the old | of the new shape | {last}"
+    print(f"\n| way | {heads} |\n|---|---|---|---|---|---|---|")
+    for way, r in results.items():
+        if chosen[way][1] is judge_replaced:
+            print(f"| {way} | {r.coloured} | {r.nearer} | {r.done} | {r.alone} | {r.both} | {r.change()} |")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
 
 Each prompt names two or three things of different colours and shapes. It is painted with plain guidance, with S-CFG's and
 with GoCA's regions, with the same seed and scale. It is obeyed if every thing is there: a connected piece of its colour
-whose outline is nearest to its shape. Prints a Markdown table with 95 % intervals (Wilson for the rates, paired for the
-difference to plain guidance), and how often the judge is right about drawn scenes.
+whose outline is nearest to its shape (judging.py). Prints a Markdown table with 95 % intervals (Wilson for the rates, paired
+for the difference to plain guidance), the rate for single things, and how often the judge is right about drawn scenes.
+Prompts whose words are at the same places are painted together; rows of a batch do not see each other.
 """
 
 from __future__ import annotations
@@ -13,59 +14,38 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from boot import boot, use
-from editing import DRAWN, Count, Painter, colour_of
+from judging import Count, colours_of, named, rate
+from painting import Painter
 
 PLAIN = "plain"
-# Things are drawn turned by up to this much, either way.
-TURNS = np.linspace(-0.35, 0.35, 7)
 
 
-def outline(shape: str, turn: float, area: float, centre: tuple[float, float], side: int) -> np.ndarray:
-    """A shape as it is drawn, with this area and centre of mass (row, column), in a picture of this side."""
-    scenes = use("goca_core.scenes")
+@dataclass
+class Result:
+    """What one way of guiding did: for each prompt whether it was obeyed, and its things that were there."""
 
-    def drawn(x: float, y: float, radius: float) -> np.ndarray:
-        thing = scenes.Thing("red", shape, x / side, y / side, radius / side, turn)
-        return np.asarray(scenes.stencil(thing, side, side) >= 0.5)
+    obeyed: dict[int, bool] = field(default_factory=dict)
+    things: Count = field(default_factory=Count)
 
-    model = drawn(side / 2, side / 2, side / 4)
-    radius = side / 4 * math.sqrt(area / model.sum())
-    row, column = (np.array(ndimage.center_of_mass(model)) - side / 2) * radius / (side / 4)
-    return drawn(centre[1] - column, centre[0] - row, radius)
-
-
-def shape_of(piece: np.ndarray) -> str:
-    """The shape whose outline covers a piece [H, W] best."""
-
-    def overlap(shape: str, turn: float) -> float:
-        other = outline(shape, turn, piece.sum(), ndimage.center_of_mass(piece), len(piece))
-        return float((piece & other).sum() / (piece | other).sum())
-
-    best = {shape: max(overlap(shape, turn) for turn in TURNS) for shape in use("goca_core.scenes").SHAPES}
-    return max(best, key=best.__getitem__)
-
-
-def obeyed(picture: np.ndarray, scene: Any) -> bool:
-    """Whether every thing of a scene is in a picture [H, W, 3] of 0..255."""
-    palette = use("goca_core.scenes").COLOURS
-    colours = colour_of(picture, palette, [np.median(scene.image[scene.labels == 0], 0)])
-    for thing in scene.things:
-        pieces, count = ndimage.label(colours == list(palette).index(thing.colour))
-        large = [pieces == number for number in range(1, count + 1)]
-        if not any(shape_of(piece) == thing.shape for piece in large if piece.mean() >= DRAWN):
-            return False
-    return True
+    def add(self, seed: int, picture: np.ndarray, scene: Any) -> None:
+        colours = colours_of(picture, scene)
+        there = [named(colours, thing) is not None for thing in scene.things]
+        self.obeyed[seed] = all(there)
+        for one in there:
+            self.things.add(one)
 
 
 def difference(ours: list[bool], plain: list[bool]) -> str:
@@ -77,42 +57,58 @@ def difference(ours: list[bool], plain: list[bool]) -> str:
     return f"{mean:+.1%} ({mean - half:+.1%} to {mean + half:+.1%}); {gains} gained, {losses} lost"
 
 
-def rate(found: list[bool]) -> Count:
-    return Count(sum(found), len(found))
+def batches(painter: Painter, drawn: dict[int, Any], size: int) -> Iterator[list[int]]:
+    """The seeds of scenes whose prompts can be painted together, at most so many at once."""
+    groups = defaultdict(list)
+    for seed, scene in drawn.items():
+        groups[painter.alike(scene.caption)].append(seed)
+    for seeds in groups.values():
+        for start in range(0, len(seeds), size):
+            yield seeds[start : start + size]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=16, help="prompts painted at once")
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=4.0)
+    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, a table for each")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
     options = parser.parse_args()
     boot()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     scenes, scfg, semantic = use("goca_core.scenes"), use("goca_core.capture.scfg"), use("goca_core.semantic")
-    painter = Painter(options.weights, options.steps, options.cfg)
+    seeds = range(options.seed, options.seed + options.prompts)
+    drawn = {seed: scenes.draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
+    judge = Result()
+    for seed, scene in drawn.items():
+        judge.add(seed, scene.image, scene)
+    painter = Painter(options.weights, options.steps, options.cfg[0])
     models = {PLAIN: painter.model}
     models |= {rule: scfg.guide(painter.model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
-    results: dict[str, list[bool]] = {way: [] for way in models}
-    drawn: list[bool] = []
-    channels = painter.model.model.latent_format.latent_channels
-    with torch.inference_mode():
-        for number in tqdm(range(options.prompts), disable=not sys.stderr.isatty()):
-            seed = options.seed + number
-            scene = scenes.draw(seed, plain=True, count=2 + number % 2)
-            drawn.append(obeyed(scene.image.astype(float), scene))
-            for way, model in models.items():
-                empty = {"samples": torch.zeros(1, channels, 32, 32)}
-                latent = painter.paint(model, painter.encode(scene.caption), seed, empty)
-                results[way].append(obeyed(painter.pictures(latent)[0], scene))
-    print(
-        f"{options.prompts} prompts, {options.steps} steps, cfg {options.cfg:g}; judge right about drawn scenes: {rate(drawn)}\n"
-    )
-    print("| guidance | fully obeyed | against plain |\n|---|---|---|")
-    for way, found in results.items():
-        print(f"| {way} | {rate(found)} | {'' if way == PLAIN else difference(found, results[PLAIN])} |")
+    work = list(batches(painter, drawn, options.batch))
+    for painter.cfg in options.cfg:
+        results = {way: Result() for way in models}
+        with torch.inference_mode():
+            for group in tqdm(work, disable=not sys.stderr.isatty()):
+                positive = painter.encode(*(drawn[seed].caption for seed in group))
+                for way, model in models.items():
+                    pictures = painter.pictures(painter.paint(model, positive, group))
+                    for seed, picture in zip(group, pictures, strict=True):
+                        results[way].add(seed, picture, drawn[seed])
+        print(
+            f"\n{options.prompts} prompts, {options.steps} steps, cfg {painter.cfg:g}; judge right about drawn scenes:"
+        )
+        print(f"{rate(list(judge.obeyed.values()))}\n")
+        print("| guidance | fully obeyed | against plain | things there |\n|---|---|---|---|")
+        for way, found in results.items():
+            ours, plain = ([one.obeyed[seed] for seed in seeds] for one in (found, results[PLAIN]))
+            print(
+                f"| {way} | {rate(ours)} | {'' if way == PLAIN else difference(ours, plain)} | {found.things} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

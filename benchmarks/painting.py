@@ -1,0 +1,67 @@
+"""The demo model with a sampler's settings, for benchmarks that paint many pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from boot import use
+from torch import Tensor
+
+SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
+
+
+class Painter:
+    """MODEL, CLIP and VAE of the demo model."""
+
+    def __init__(self, weights: Path | None, steps: int, cfg: float) -> None:
+        demo = use("goca_core.capture.demo_model")
+        self.model, self.clip, self.vae = demo.load(weights or demo.WEIGHTS)
+        self.steps, self.cfg = steps, cfg
+        form = self.model.model.latent_format
+        self._cell = (form.latent_channels, 64 // form.spacial_downscale_ratio, 64 // form.spacial_downscale_ratio)
+
+    def words(self, text: str) -> Any:
+        return use("goca_core.capture.tokens").word_map(self.clip, text)
+
+    def encode(self, *texts: str) -> list[Any]:
+        """One CONDITIONING for a batch of prompts, a row each. Their words must be at the same places (`alike`)."""
+        encoded = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts]
+        (tensor, extra), *rest = (entry for (entry,) in encoded)
+        tensors = [tensor, *(other for other, _ in rest)]
+        return use("goca_core.capture.tokens").attach([[torch.cat(tensors), extra]], self.words(texts[0]))
+
+    def alike(self, text: str) -> tuple[Any, ...]:
+        """The same for prompts whose words are at the same places."""
+        words = self.words(text)
+        return words.length, tuple((word.positions, word.content) for word in words.words)
+
+    def empty(self, count: int) -> Tensor:
+        return torch.zeros(count, *self._cell)
+
+    def paint(
+        self,
+        model: Any,
+        positive: list[Any],
+        seeds: Sequence[int],
+        latent: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Latents painted with a seed for each, as KSampler paints one; ``latent`` and ``mask``: a part of it again."""
+        import comfy.sample
+
+        latent = self.empty(len(seeds)) if latent is None else latent
+        noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])
+        done: Tensor = comfy.sample.sample(
+            model, noise, self.steps, self.cfg, SAMPLER, SCHEDULER, positive, self.encode(""), latent,
+            denoise=1.0, noise_mask=mask, disable_pbar=True, seed=seeds[0],
+        )  # fmt: skip
+        return done
+
+    def pictures(self, samples: Tensor) -> np.ndarray:
+        """[B, H, W, 3] in 0..255"""
+        found: np.ndarray = self.vae.decode(samples).float().clamp(0, 1).numpy() * 255
+        return found
