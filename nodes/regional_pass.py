@@ -45,7 +45,7 @@ class RegionalPass(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start_percent",
-                    default=0.3,
+                    default=0.2,
                     min=0.0,
                     max=1.0,
                     step=0.01,

@@ -61,7 +61,7 @@ def regional_pass(
     clip: Any,
     request: Request,
     prompts: str,
-    start: float = 0.3,
+    start: float = 0.2,
     looks: int = 2,
     strength: float = 1.0,
     feather: float = 0.0,

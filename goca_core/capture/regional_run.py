@@ -42,7 +42,7 @@ class RegionalPlan:
 
     request: Request
     prompts: tuple[tuple[str, str], ...]
-    start: float = 0.3
+    start: float = 0.2
     looks: int = 2
     strength: float = 1.0
     feather: float = 0.0
