@@ -40,6 +40,7 @@ EXTRAS = {
     "layers, mass-preserving": dict(PARTS["layers"], layer="mass-preserving"),
     "mass-preserving layer scores": dict(layer="mass-preserving"),
     "hand-picked layers": dict(layer=VANILLA, layers="manual"),
+    "propagation weighted by layer score": dict(affinity="by score"),
     "L2 head weights": dict(head="l2-norm"),
     "rescaling x raw": dict(rescale="sum-1 rescaling + per-token renorm+ x raw"),
     "rescaling x raw + renorm": dict(rescale="sum-1 rescaling + per-token renorm+ x raw + renorm"),

@@ -1,4 +1,4 @@
-"""The record: what a sampling run leaves behind, how evaluations are merged, and the global map made of it.
+"""The record: what a sampling run leaves behind, and the global map made of it.
 
 All sizes are carried explicitly (``height``, ``width``, in tokens); image tokens are in raster order.
 """
@@ -6,7 +6,7 @@ All sizes are carried explicitly (``height``, ``width``, in tokens); image token
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .heads import HEAD_METHODS
-from .layers import LAYER_METHODS, aggregate_layers, normalise_scores
+from .layers import LAYER_CHOICES, LAYER_METHODS, MASS_PRESERVING, aggregate_layers, normalise_scores
 from .refinement import Step
 from .resize import Range
 from .words import WordMap, WordMapError
@@ -54,11 +54,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Affinity:
-    """Mean self-attention of the propagation layers, [B, N, N] on a grid of height x width tokens."""
+    """Mean self-attention of the propagation layers, [B, N, N] on a grid of height x width tokens.
+
+    ``parts``: that of each of them by name, where it was asked for (see ``weighted_affinity``).
+    """
 
     height: int
     width: int
     matrix: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,10 +197,13 @@ class Scores:
     steps: tuple[Step, ...] = ()
 
 
-def _chosen(what: str, method: str, default: str, available: Sequence[str], known: Sequence[str]) -> str:
+def _chosen(
+    what: str, method: str, default: str, available: Sequence[str], known: Sequence[str], choices: Sequence[str] = ()
+) -> str:
+    """``choices``: what to offer where that is more than what can be recorded."""
     method = default if method == AUTO else method
     if method not in known:
-        raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(known)}.")
+        raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(choices or known)}.")
     if method not in available:
         raise AttentionError(
             f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set "
@@ -208,17 +215,45 @@ def _chosen(what: str, method: str, default: str, available: Sequence[str], know
 def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
     """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others.
 
+    "mass-preserving": the dot-product score as if resizing self-attention to the reference's grid had kept the sum of its
+    rows. Resizing keeps values, so rows that summed to one sum to Nr / Nl afterwards, and the score, linear in them, is too
+    large by as much. Nr is the same for all layers and goes away when the weights are normalised.
     All frames of a film have the mean of theirs, so that no layer comes and goes with time.
     """
-    method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS)
+    method = attention.defaults.layer if method == AUTO else method
+    kept = method == MASS_PRESERVING
+    method = "dot-product similarity" if kept else method
+    method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES)
     if method == "vanilla":
         scores = torch.ones(attention.batch, len(attention.layers))
     else:
         scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
         films = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
         scores = films.expand(-1, attention.frames, -1).flatten(0, 1)
+    if kept:
+        scores = scores * torch.tensor([float(layer.height * layer.width) for layer in attention.layers])
     mean = torch.nanmean(scores, -1, keepdim=True)
     return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
+
+
+def weighted_affinity(attention: Attention, method: str = "dot-product similarity") -> Affinity:
+    """Self-attention for propagation with each of its layers weighted by its score, in place of their plain mean.
+
+    Not of the paper. Raises AttentionError when the recording holds the mean alone, or not this layer method.
+    """
+    affinity = attention.affinity
+    parts = {} if affinity is None else affinity.parts
+    layers = tuple(layer for layer in attention.layers if layer.name in parts)
+    if affinity is None or not layers:
+        raise AttentionError(
+            "The recording does not hold the self-attention of each propagation layer, which weighting them by score needs; "
+            "record it with affinity_parts."
+        )
+    weights = layer_weights(replace(attention, layers=layers), method)
+    matrix = torch.zeros_like(affinity.matrix, dtype=torch.float32)
+    for layer, weight in zip(layers, weights.unbind(-1), strict=True):
+        matrix.addcmul_(parts[layer.name].float(), weight.to(matrix)[:, None, None])
+    return replace(affinity, matrix=matrix)
 
 
 def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO) -> Maps:
@@ -234,54 +269,6 @@ def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str =
     size = max(grids, key=lambda grid: grid[0] * grid[1])
     maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size)
     return Maps(maps, attention, weights)
-
-
-def merge(records: Iterable[Attention]) -> Attention:
-    """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise).
-
-    They are taken one by one, so a generator of them never has more than two alive.
-    """
-    merged: Attention | None = None
-    for count, record in enumerate(records, start=1):
-        merged = record if merged is None else blend(merged, record, 1 / count)
-    if merged is None:
-        raise AttentionError("There is nothing to merge: pass at least one recording.")
-    return merged
-
-
-def alike(first: Attention, second: Attention) -> bool:
-    """Whether two recordings have the same layers, tokens and batch, and so can be averaged."""
-    layers = [[(layer.name, layer.height, layer.width) for layer in record.layers] for record in (first, second)]
-    tokens = [(record.tokens.positions, record.tokens.rest, record.tokens.length) for record in (first, second)]
-    sizes = [(record.batch, record.frames) for record in (first, second)]
-    return layers[0] == layers[1] and tokens[0] == tokens[1] and sizes[0] == sizes[1]
-
-
-def blend(mean: Attention, new: Attention, share: float) -> Attention:
-    """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
-    if not alike(mean, new):
-        raise AttentionError(
-            "Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart."
-        )
-
-    def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
-
-    def mix_scores(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # A score that could be measured only once counts as it is.
-        return {
-            name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
-            for name, mixed in mix(first, second).items()
-        }
-
-    layers = tuple(
-        replace(a, maps=mix(a.maps, b.maps), scores=mix_scores(a.scores, b.scores))
-        for a, b in zip(mean.layers, new.layers, strict=True)
-    )
-    affinity = mean.affinity
-    if affinity is not None and new.affinity is not None:
-        affinity = replace(affinity, matrix=torch.lerp(affinity.matrix.float(), new.affinity.matrix.float(), share))
-    return replace(mean, layers=layers, affinity=affinity, sigmas=mean.sigmas + new.sigmas)
 
 
 def save(path: str, attention: Attention, half: bool = False) -> None:

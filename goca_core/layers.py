@@ -14,6 +14,10 @@ from torch import Tensor
 from .resize import Grid, check_choice, check_ndim, check_tokens, finite, nearest_index, resize_bilinear, working_dtype
 
 LAYER_METHODS: tuple[str, ...] = ("dot-product similarity", "mse", "iou-like", "vanilla")
+MASS_PRESERVING = "mass-preserving"
+"""The dot-product similarity of self-attention whose rows keep their sum on any grid; made of the recorded dot-product score."""
+LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
+"""What layers can be weighted by: the methods that are recorded, and what is made of them."""
 
 _ROWS_AT_ONCE = 1024  # query rows of one layer compared at a time: bounds memory at 1024 x Nr
 

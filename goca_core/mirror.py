@@ -26,7 +26,8 @@ def mirror(attention: Attention) -> Attention:
     affinity = attention.affinity
     if affinity is not None:
         places = _places(affinity.height, affinity.width, affinity.matrix)
-        affinity = replace(affinity, matrix=affinity.matrix[:, places][:, :, places])
+        parts = {name: part[:, places][:, :, places] for name, part in affinity.parts.items()}
+        affinity = replace(affinity, matrix=affinity.matrix[:, places][:, :, places], parts=parts)
     return replace(attention, layers=layers, affinity=affinity)
 
 

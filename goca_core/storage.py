@@ -14,11 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .attention import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
+from .layers import MASS_PRESERVING
 from .rescale import RESCALE_METHODS
 from .words import WordMap
 
 FORMAT = "goca-attention"
 VERSION = 1
+_PART = "affinity.part."
 
 
 def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> None:
@@ -50,6 +52,7 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
     if attention.affinity is not None:
         header["affinity"] = {"height": attention.affinity.height, "width": attention.affinity.width}
         tensors["affinity"] = attention.affinity.matrix
+        tensors |= {f"{_PART}{name}": part for name, part in attention.affinity.parts.items()}
     kept = torch.float16 if half else torch.float32
     tensors = {
         name: value.detach().to("cpu", torch.float32 if ".score." in name else kept).contiguous().clone()
@@ -116,7 +119,9 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
     words = WordMap.from_json(header["words"]) if header["words"] is not None else None
     affinity = None
     if "affinity" in header:
-        affinity = Affinity(header["affinity"]["height"], header["affinity"]["width"], tensors["affinity"])
+        size = header["affinity"]["height"], header["affinity"]["width"]
+        parts = {key.removeprefix(_PART): value for key, value in tensors.items() if key.startswith(_PART)}
+        affinity = Affinity(*size, tensors["affinity"], parts)
     attention = Attention(
         header["family"],
         header["height"],
@@ -152,7 +157,8 @@ def _check(attention: Attention) -> None:
     _expect(attention.batch % attention.frames == 0, "frames")
     _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")
     _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
-    _expect(defaults.head in attention.head_methods and defaults.layer in attention.layer_methods, "methods")
+    layers = *attention.layer_methods, MASS_PRESERVING
+    _expect(defaults.head in attention.head_methods and defaults.layer in layers, "methods")
     _expect(defaults.rescale in RESCALE_METHODS and type(defaults.order) is int and defaults.order >= 0, "methods")
     _expect(all(isinstance(sigma, float) for sigma in attention.sigmas) and isinstance(attention.note, str), "notes")
     first = attention.layers[0]
@@ -164,7 +170,9 @@ def _check(attention: Attention) -> None:
     if attention.affinity is not None:
         height, width = attention.affinity.height, attention.affinity.width
         _expect(type(height) is int and type(width) is int and min(height, width) > 0, "affinity")
-        _expect(tuple(attention.affinity.matrix.shape) == (attention.batch, height * width, height * width), "affinity")
+        matrices = attention.affinity.matrix, *attention.affinity.parts.values()
+        shape = (attention.batch, height * width, height * width)
+        _expect(all(tuple(matrix.shape) == shape for matrix in matrices), "affinity")
 
 
 def _expect(holds: bool, what: str) -> None:

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..goca_core.attention import AUTO, Scores, aggregate
 from ..goca_core.heads import HEAD_METHODS
-from ..goca_core.layers import LAYER_METHODS
+from ..goca_core.layers import LAYER_CHOICES
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.resize import RANGES
 from . import types
@@ -39,11 +39,12 @@ class Aggregate(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "layer_method",
-                    options=[AUTO, *LAYER_METHODS],
+                    options=[AUTO, *LAYER_CHOICES],
                     default=AUTO,
                     tooltip=(
                         "How much each layer counts. auto: by agreement of its self-attention with a dense "
-                        "feature, as in the paper. vanilla: all alike."
+                        "feature, as in the paper. mass-preserving: the same without its preference for coarse layers. "
+                        "vanilla: all alike."
                     ),
                 ),
             ],

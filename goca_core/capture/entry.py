@@ -26,13 +26,15 @@ _HOLD_EXACT = 1024
 @dataclass(frozen=True)
 class Options:
     """What to reduce to, chosen in the node. ``grid_limit``: at most so many tokens in the reference grid; 0 = any. All
-    frames of a film together get no more memory than a picture on that grid."""
+    frames of a film together get no more memory than a picture on that grid. ``affinity_parts``: keep the self-attention of
+    each propagation layer beside their mean."""
 
     head_methods: tuple[str, ...]
     layer_methods: tuple[str, ...]
     reference_channel0: bool = False
     full_affinity: bool = False
     grid_limit: int = 64 * 64
+    affinity_parts: bool = False
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -79,6 +81,7 @@ class EntryResult:
     layers: dict[str, Layer] = field(default_factory=dict)
     affinity: Tensor | None = None
     affinity_grid: Grid = (0, 0)
+    affinity_parts: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Entry:
@@ -170,10 +173,12 @@ class Entry:
                 held = layer if small else layer.to("cpu", torch.float16)
                 self._held.append((block.name, held, grid))
         if block.name in aim.plan.affinity:
-            self._add_affinity(aim, *maps.result(aim.affinity_grid))
+            self._add_affinity(aim, block.name, *maps.result(aim.affinity_grid))
 
-    def _add_affinity(self, aim: Aim, layer: Tensor, grid: Grid) -> None:
+    def _add_affinity(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
         layer = resize_self_map(layer, grid, aim.affinity_grid)
+        if aim.options.affinity_parts:
+            self.result.affinity_parts[name] = layer.to("cpu", copy=True)
         self._affinity_count += 1
         if self.result.affinity is None:
             self.result.affinity, self.result.affinity_grid = layer.clone(), aim.affinity_grid

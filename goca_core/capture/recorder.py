@@ -206,14 +206,17 @@ def record(
     full_affinity: bool = False,
     reference_channel0: bool = False,
     grid_limit: int = Options.grid_limit,
+    affinity_parts: bool = False,
 ) -> tuple[Any, Recorder]:
     """A recording copy of a MODEL and its recorder.
 
     Kept are the family's own head and layer methods and the plain averages; ``all_heads`` and ``all_layers`` keep every
     method. ``full_affinity``: propagation at the finest layer's grid. ``reference_channel0``: as the released code.
-    ``grid_limit``: layers are compared on at most so many tokens; 0 = on as many as there are.
+    ``grid_limit``: layers are compared on at most so many tokens; 0 = on as many as there are. ``affinity_parts``: the
+    self-attention of each propagation layer as well, beside their mean.
     """
-    options = options_for(plan_of(model.model), all_heads, all_layers, full_affinity, reference_channel0, grid_limit)
+    kept = all_heads, all_layers, full_affinity, reference_channel0, grid_limit, affinity_parts
+    options = options_for(plan_of(model.model), *kept)
     recorder = Recorder(window, options)
     return recorder.install(model), recorder
 
@@ -225,6 +228,7 @@ def options_for(
     full_affinity: bool = False,
     reference_channel0: bool = False,
     grid_limit: int = Options.grid_limit,
+    affinity_parts: bool = False,
 ) -> Options:
     """What to reduce to (see ``record``) for a model with this plan."""
     defaults = plan.defaults
@@ -232,4 +236,4 @@ def options_for(
     layers = (
         LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "dot-product similarity", "vanilla")))
     )
-    return Options(heads, layers, reference_channel0, full_affinity, grid_limit)
+    return Options(heads, layers, reference_channel0, full_affinity, grid_limit, affinity_parts)

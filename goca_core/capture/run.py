@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention import Affinity, Attention, AttentionError, Tokens, alike, blend
+from ..attention import Affinity, Attention, AttentionError, Tokens
+from ..merge import alike, blend
 from . import passthrough
 from .entry import EntryResult
 from .family import Plan, find_family, network_of
@@ -133,7 +134,8 @@ class Run:
 
         affinity = None
         if result.affinity is not None:
-            affinity = Affinity(*result.affinity_grid, whole(result.affinity))
+            parts = {name: whole(part) for name, part in result.affinity_parts.items()}
+            affinity = Affinity(*result.affinity_grid, whole(result.affinity), parts)
         layers = [
             replace(
                 layer,

@@ -16,7 +16,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..attention import Attention, AttentionError, merge
+from ..attention import Attention, AttentionError
+from ..merge import merge
 from ..mirror import mirror
 from .entry import Options
 from .family import plan_of
@@ -45,6 +46,7 @@ def segment(
     full_affinity: bool = False,
     reference_channel0: bool = False,
     grid_limit: int = Options.grid_limit,
+    affinity_parts: bool = False,
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
 ) -> Attention:
@@ -67,7 +69,8 @@ def segment(
         raise AttentionError(
             "The conditioning has no text, so there is no attention to words; encode a prompt, best with Encode Prompt (GoCA)."
         )
-    observer = _Observer(options_for(plan, all_heads, all_layers, full_affinity, reference_channel0, grid_limit))
+    kept = all_heads, all_layers, full_affinity, reference_channel0, grid_limit, affinity_parts
+    observer = _Observer(options_for(plan, *kept))
     recording = observer.install(model)
     views = [(samples, positive, noise_mask)]
     if flip:

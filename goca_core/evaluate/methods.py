@@ -13,17 +13,15 @@ from typing import Any, NamedTuple
 
 from ..attention import AUTO, Defaults
 from ..heads import HEAD_METHODS
-from ..layers import LAYER_METHODS
+from ..layers import LAYER_CHOICES, MASS_PRESERVING
 from ..masks import BACKGROUND_RULES
 from ..refinement import REFINEMENTS
 from ..rescale import RESCALE_METHODS
 from ..resize import RANGES
 
-MASS_PRESERVING = "mass-preserving"
-"""Layer weights by the dot-product similarity of self-attention whose rows keep their sum on any grid."""
-
-LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
 SELECTIONS = ("all", "manual")
+BY_SCORE = "by score"
+AFFINITIES = ("mean", BY_SCORE)
 
 
 class MethodError(ValueError):
@@ -70,7 +68,8 @@ class Method:
     """How masks are made.
 
     head, layer, rescale: method names of the method's steps. layers: "all" or "manual" (`scores.manual_layers`). order:
-    times of propagation, -1 = the family's. refine: a refinement after it, by name. range: "robust" takes extreme pixels out
+    times of propagation, -1 = the family's. affinity: what it goes along: the mean of the propagation layers, or each "by
+    score", its dot-product similarity with the reference. refine: a refinement after it, by name. range: "robust" takes extreme pixels out
     wherever scores are stretched (`resize.stretch`). rule and thetas: background rule and its
     sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.Subject.sigma`). draws: how many
     draws of the noise are averaged at each level. flip: "yes" averages the mirrored picture in.
@@ -83,6 +82,7 @@ class Method:
     layers: str = "all"
     rescale: str = AUTO
     order: int = -1
+    affinity: str = "mean"
     refine: str = "none"
     range: str = "full"
     rule: str = ""
@@ -96,6 +96,7 @@ class Method:
         _check(self.name, "layer", self.layer, (AUTO, *LAYER_CHOICES))
         _check(self.name, "layers", self.layers, SELECTIONS)
         _check(self.name, "rescale", self.rescale, (AUTO, *RESCALE_METHODS))
+        _check(self.name, "affinity", self.affinity, AFFINITIES)
         _check(self.name, "refine", self.refine, ("none", *REFINEMENTS))
         _check(self.name, "range", self.range, RANGES)
         _check(self.name, "rule", self.rule, ("", *BACKGROUND_RULES))
@@ -206,10 +207,12 @@ class Shot:
 
 
 class Maps(NamedTuple):
-    """What one look has to leave behind: the maps of every head method or the family's, and the same of layer scores."""
+    """What one look has to leave behind: the maps of every head method or the family's, the same of layer scores, and
+    whether the self-attention of each propagation layer."""
 
     all_heads: bool
     all_layers: bool
+    affinity_parts: bool = False
 
 
 def shots_of(method: Method) -> tuple[Shot, ...]:
@@ -224,7 +227,8 @@ def needs(methods: Iterable[Method], defaults: Defaults) -> dict[Shot, Maps]:
         # Mass-preserving weights are made from the dot-product score.
         score = "dot-product similarity" if method.layer == MASS_PRESERVING else method.layer
         heads, layers = method.head not in ("average", defaults.head), score not in ("vanilla", defaults.layer)
+        wanted = Maps(heads, layers, method.affinity == BY_SCORE)
         for shot in shots_of(method):
             known = found.get(shot, Maps(False, False))
-            found[shot] = Maps(known.all_heads or heads, known.all_layers or layers)
+            found[shot] = Maps(*(a or b for a, b in zip(known, wanted, strict=True)))
     return found

@@ -11,17 +11,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import Attention, AttentionError, Layer, Tokens, aggregate, layer_weights, merge
-from ..layers import aggregate_layers, normalise_scores
+from ..attention import Affinity, Attention, AttentionError, Layer, Tokens, aggregate, layer_weights, weighted_affinity
+from ..layers import aggregate_layers
+from ..merge import merge
 from ..refine import propagate
 from ..refinement import REFINEMENTS, apply, cell_of
 from ..rescale import merge_background, rescale
 from ..resize import Grid, Range, resize_bilinear
 from ..words import resolve
 from .captions import Prompt
-from .methods import MASS_PRESERVING, Method, Shot, shots_of
+from .methods import BY_SCORE, Method, Shot, shots_of
 
 T = TypeVar("T")
+# What propagated scores depend on beside the rescaled ones.
+_SPREAD = ("order", "affinity")
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,14 @@ def manual_layers(layers: Sequence[Layer]) -> tuple[int, ...]:
     return tuple(chosen or late or [i for i, count in enumerate(tokens) if count == sizes[1]])
 
 
-def mass_preserving_weights(attention: Attention) -> Tensor:
-    """Weights [B, L] of the layers, as if resizing their self-attention to the reference's grid had kept the sum of rows.
-
-    Resizing keeps values, so rows that summed to one sum to Nr / Nl afterwards, and the dot-product score, linear in them, is
-    too large by as much. Nr is the same for all layers and goes away when the weights are normalised.
-    """
-    tokens = torch.tensor([float(layer.height * layer.width) for layer in attention.layers])
-    return normalise_scores(layer_weights(attention, "dot-product similarity") * tokens)
-
-
 def global_map(attention: Attention, head: str, layer: str, layers: str) -> Tensor:
     """The global map [B, T, h, w], at the size of the finest layer, for a choice of layers and of their weights."""
-    if layer != MASS_PRESERVING and layers == "all":
+    if layers == "all":
         return aggregate(attention, head, layer).maps
     attention.check_finite()
-    kept = manual_layers(attention.layers) if layers == "manual" else tuple(range(len(attention.layers)))
+    kept = manual_layers(attention.layers)
     chosen = replace(attention, layers=tuple(attention.layers[i] for i in kept))
-    weights = mass_preserving_weights(chosen) if layer == MASS_PRESERVING else layer_weights(chosen, layer)
+    weights = layer_weights(chosen, layer)
     if head not in chosen.head_methods:
         raise AttentionError(f'The head method "{head}" was not recorded.')
     grids = [(one.height, one.width) for one in attention.layers]
@@ -115,7 +108,7 @@ class Scorer:
         one after the other (`alike` sorts them so): they share what is largest.
         """
         method = method.filled(self._defaults)
-        key = _key(method, "order", "refine")
+        key = _key(method, *_SPREAD, "refine")
         if self._sized is None or self._sized[0] != key:
             # Only the last is kept: labels are large where maps are small.
             self._sized = key, resize_bilinear(self._refined(method), self._size)
@@ -154,20 +147,27 @@ class Scorer:
         """The same after propagation, on the affinity's grid."""
 
         def make() -> Tensor:
-            maps, affinity = self._rescaled(method), self._record(method).affinity
+            maps, affinity = self._rescaled(method), self._affinity(method)
             if not method.order or affinity is None:
                 return maps
             fitted = resize_bilinear(maps, (affinity.height, affinity.width))
             return propagate(fitted, affinity.matrix, method.order, _range(method))
 
-        return self._once(("spread", *_key(method, "order")), make)
+        return self._once(("spread", *_key(method, *_SPREAD)), make)
+
+    def _affinity(self, method: Method) -> Affinity | None:
+        """The self-attention that scores spread along."""
+        record = self._record(method)
+        if method.affinity != BY_SCORE or not method.order:
+            return record.affinity
+        return self._once(("affinity", shots_of(method)), lambda: weighted_affinity(record))
 
     def _refined(self, method: Method) -> Tensor:
         """The same after a refinement; not kept, for it may be as large as the picture."""
         maps = self._spread(method)
         if method.refine == "none":
             return maps
-        refinement, affinity = REFINEMENTS[method.refine](), self._record(method).affinity
+        refinement, affinity = REFINEMENTS[method.refine](), self._affinity(method)
         if refinement.guide == "affinity":
             if affinity is None:
                 raise AttentionError(f"The recording holds no self-attention, which {method.refine} needs.")
@@ -179,7 +179,7 @@ class Scorer:
 
 def alike(methods: Iterable[Method]) -> list[Method]:
     """The methods, those whose scores are the same next to each other."""
-    return sorted(methods, key=lambda method: repr(_key(method, "order", "refine")))
+    return sorted(methods, key=lambda method: repr(_key(method, *_SPREAD, "refine")))
 
 
 def _key(method: Method, *more: str) -> tuple[Hashable, ...]:

@@ -197,6 +197,7 @@ class Worker:
                 flip=shot.flip,
                 all_heads=maps.all_heads,
                 all_layers=maps.all_layers,
+                affinity_parts=maps.affinity_parts,
                 full_affinity=not job.lean,
                 reference_channel0=job.channel0,
             )

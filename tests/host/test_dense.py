@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import aggregate, layer_weights
+from goca_core.attention import aggregate, layer_weights, weighted_affinity
 from goca_core.capture.recorder import Window
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
@@ -20,6 +20,7 @@ from .dense import (
     dense_affinity,
     dense_global,
     dense_map,
+    dense_resize,
     dense_scores,
     probe_and_record,
 )
@@ -156,6 +157,22 @@ def test_affinity_of_a_small_picture_is_that_of_the_finest_layers(name: str) -> 
     grid = max((call.grids[name] for name in probe.plan.affinity), key=lambda g: g[0] * g[1])
     assert (affinity.height, affinity.width) == grid
     assert_near(affinity.matrix, dense_affinity(probe, call, grid))
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
+def test_each_layer_of_the_affinity(name: str) -> None:
+    built = tiny.build(name)
+    probe, attention = probe_and_record(built.model, job(built, 2), affinity_parts=True)
+    affinity, call = attention.affinity, probe.positive(attention.sigmas[0])
+    assert affinity is not None and set(affinity.parts) == set(probe.plan.affinity)
+    grid = affinity.height, affinity.width
+    for layer, part in affinity.parts.items():
+        assert_near(part, dense_resize(call.own[layer].to_itself().mean(1), call.grids[layer], grid))
+    assert_near(affinity.matrix, dense_affinity(probe, call, grid))
+    exact = dense_scores(call, probe.plan.reference, "dot-product similarity")
+    weighted = sum(exact[layer][:, None, None] * part.double() for layer, part in affinity.parts.items())
+    total = sum(exact[layer] for layer in affinity.parts)
+    assert_near(weighted_affinity(attention).matrix, weighted / total[:, None, None])
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -200,6 +200,14 @@ def test_every_method_can_be_asked_for(node: Callable[..., Any]) -> None:
         assert torch.isfinite(node("Aggregate", attention, head, "mse").maps).all()
 
 
+def test_layers_that_keep_the_sum_of_their_rows(node: Callable[..., Any], chain: SimpleNamespace) -> None:
+    maps = node("Aggregate", chain.attention, "auto", "mass-preserving")
+    layers = chain.attention.layers
+    scores = torch.stack([one.scores["dot-product similarity"] * one.height * one.width for one in layers], -1)
+    torch.testing.assert_close(maps.weights, scores / scores.sum(-1, keepdim=True))
+    assert not torch.allclose(maps.weights, chain.maps.weights, atol=1e-3)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 import nodes as host_nodes
-from goca_core.attention import Attention, aggregate, merge
+from goca_core.attention import Attention, aggregate
 from goca_core.capture.family import network_of
 from goca_core.capture.mirrored import mirrored
 from goca_core.capture.segment import sigmas_at, spread
+from goca_core.merge import merge
 from goca_core.mirror import mirror
 from goca_core.scenes import draw
 

@@ -30,8 +30,9 @@ def recording(
     batch: int = 2,
     text: str | None = "a red cat on grass",
     affinity: bool = True,
+    parts: bool = False,
 ) -> Attention:
-    """A recording of a latent of 4 x 6 cells with layers on two grids."""
+    """A recording of a latent of 4 x 6 cells with layers on two grids. ``parts``: of the affinity, for its first and last."""
     generator = torch.Generator().manual_seed(seed)
     words = None if text is None else words_of(text)
     positions = tuple(range(12)) if words is None else tuple(range(len(words.words) + 1))
@@ -51,4 +52,7 @@ def recording(
         for name, height, width in GRIDS
     )
     spread = Affinity(4, 6, chances(batch, 24, 24)) if affinity else None
+    if parts:
+        own = {layers[number].name: chances(batch, 24, 24) for number in (0, 2)}
+        spread = Affinity(4, 6, torch.stack(list(own.values())).mean(0), own)
     return Attention("unet", 4, 6, 8, layers, tokens, DEFAULTS, spread, (0.35,), "a note")

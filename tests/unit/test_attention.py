@@ -14,7 +14,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from goca_core.attention import Attention, AttentionError, Tokens, aggregate, layer_weights, load, merge, save
+from goca_core.attention import (
+    Attention,
+    AttentionError,
+    Tokens,
+    aggregate,
+    layer_weights,
+    load,
+    save,
+    weighted_affinity,
+)
+from goca_core.merge import merge
 from goca_core.words import WordMapError
 
 from .recordings import DEFAULTS, recording, words_of
@@ -76,6 +86,15 @@ def test_merge_is_the_mean() -> None:
     assert merged.sigmas == (0.35,) * 5
 
 
+def test_merge_of_the_layers_of_propagation() -> None:
+    records = [recording(seed, parts=True) for seed in range(3)]
+    merged = merge(records).affinity
+    assert merged is not None and list(merged.parts) == ["input.1.0", "output.3.0"]
+    for name, part in merged.parts.items():
+        expected = torch.stack([record.affinity.parts[name] for record in records if record.affinity]).mean(0)
+        assert torch.allclose(part, expected, atol=1e-6)
+
+
 def test_merge_of_one_is_that_one() -> None:
     assert same(merge([recording(3)]), recording(3))
     with pytest.raises(AttentionError, match="at least one"):
@@ -112,6 +131,40 @@ def test_unmeasured_layers_count_as_the_mean_of_the_others() -> None:
     assert torch.allclose(weights, torch.tensor([1.0, 2.0, 3.0]) / 6)
     assert torch.allclose(layer_weights(with_scores(recording(), *[torch.nan] * 3)), torch.tensor(1 / 3))
     assert torch.allclose(layer_weights(recording(), "vanilla"), torch.tensor(1 / 3))
+
+
+def test_mass_preserving_counts_a_layer_by_its_tokens_as_well() -> None:
+    """The middle layer has a quarter of the tokens, so its rows weigh four times as much on the reference's grid."""
+    weights = layer_weights(with_scores(recording(), 1.0, 4.0, 2.0), "mass-preserving")
+    assert torch.allclose(weights, torch.tensor([1.0, 1.0, 2.0]) / 4)
+    unknown = layer_weights(with_scores(recording(), 1.0, torch.nan, 3.0), "mass-preserving")
+    assert torch.allclose(unknown, torch.tensor([1.0, 2.0, 3.0]) / 6)
+    trusting = replace(recording(), defaults=replace(DEFAULTS, layer="mass-preserving"))
+    assert torch.equal(layer_weights(trusting), layer_weights(recording(), "mass-preserving"))
+
+
+# -- self-attention for propagation -----------------------------------------------------------------------------------
+
+
+def test_propagation_layers_weighted_by_their_scores() -> None:
+    record = with_scores(recording(parts=True), 1.0, 50.0, 3.0)
+    assert record.affinity is not None
+    first, last = record.affinity.parts.values()
+    found = weighted_affinity(record)
+    assert torch.allclose(found.matrix, (first + 3 * last) / 4, atol=1e-6)
+    assert torch.allclose(weighted_affinity(record, "vanilla").matrix, record.affinity.matrix, atol=1e-6)
+    # A layer without a score counts as the mean of the others, here of one.
+    unknown = weighted_affinity(with_scores(record, 2.0, 5.0, torch.nan))
+    assert torch.allclose(unknown.matrix, record.affinity.matrix, atol=1e-6)
+
+
+@pytest.mark.parametrize("affinity", [True, False])
+def test_weighting_needs_each_layer(affinity: bool) -> None:
+    with pytest.raises(AttentionError, match="affinity_parts"):
+        weighted_affinity(recording(affinity=affinity))
+
+
+# -- the global map, made ---------------------------------------------------------------------------------------------
 
 
 def test_aggregate_takes_the_finest_grid_and_sums_to_one() -> None:
@@ -178,6 +231,15 @@ def test_a_file_gives_back_the_recording(tmp_path: Path, text: str | None, affin
     save(str(path), record)
     assert same(load(str(path)), record)
     assert [file.name for file in path.parent.iterdir()] == ["one.safetensors"]
+
+
+def test_a_file_holds_each_layer_of_propagation(tmp_path: Path) -> None:
+    record, path = recording(7, parts=True), tmp_path / "one.safetensors"
+    save(str(path), record)
+    found = load(str(path))
+    assert same(found, record) and found.affinity is not None and record.affinity is not None
+    assert found.affinity.parts.keys() == record.affinity.parts.keys()
+    assert all(torch.equal(found.affinity.parts[name], part) for name, part in record.affinity.parts.items())
 
 
 def test_half_precision_rounds_maps_and_not_scores(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, Layer, Tokens, aggregate, merge
+from goca_core.attention import Affinity, Attention, Layer, Tokens, aggregate
+from goca_core.merge import merge
 from goca_core.mirror import mirror
 
 from .recordings import DEFAULTS, recording
@@ -82,6 +83,12 @@ def test_each_place_goes_to_the_opposite_one_of_its_row() -> None:
     height, width = record.affinity.height, record.affinity.width
     whole = record.affinity.matrix.unflatten(2, (height, width)).unflatten(1, (height, width))
     assert torch.equal(seen.affinity.matrix, whole.flip(2, 4).flatten(3).flatten(1, 2))
+
+
+def test_each_layer_of_propagation_is_mirrored_like_their_mean() -> None:
+    seen = mirror(recording(3, parts=True)).affinity
+    assert seen is not None and len(seen.parts) == 2
+    assert torch.allclose(torch.stack(list(seen.parts.values())).mean(0), seen.matrix, atol=1e-6)
 
 
 def test_twice_is_not_at_all() -> None:

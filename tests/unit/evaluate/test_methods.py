@@ -31,6 +31,7 @@ def test_a_name_alone() -> None:
     )
     assert parse("manual").layers == "manual"
     assert parse("manual,refine=guided filter,range=robust").refine == "guided filter"
+    assert parse("goca").affinity == "mean" and parse("goca,affinity=by score").affinity == "by score"
 
 
 def test_parts_alone_and_changes_of_a_name() -> None:
@@ -59,6 +60,7 @@ def test_parts_alone_and_changes_of_a_name() -> None:
         ("goca,layers=some", "use one of all, manual"),
         ("fttm", 'use "manual", or "manual,refine=pamr"'),
         ("goca,refine=dense-crf", "use one of none, pamr, guided filter, proposal merge"),
+        ("goca,affinity=best", "use one of mean, by score"),
         ("goca,range=half", "use one of full, robust"),
         ("goca,rule=none", "use one of offset"),
         ("goca,order=two", "a whole number"),
@@ -105,11 +107,11 @@ def test_all_methods_share_their_looks() -> None:
 
 
 def test_more_is_recorded_only_where_a_method_asks_for_it() -> None:
-    methods = ["goca", "head=l2-norm,noise=0.5", "layer=iou-like,noise=0.5+0.7", "vanilla,noise=0.7"]
+    methods = ["goca", "head=l2-norm,noise=0.5", "layer=iou-like,noise=0.5+0.7", "vanilla,noise=0.7,affinity=by score"]
     assert needs(map(settled, methods), DEFAULTS) == {
         Shot("auto", 0): Maps(False, False),
         Shot("0.5", 0): Maps(True, True),
-        Shot("0.7", 0): Maps(False, True),
+        Shot("0.7", 0): Maps(False, True, True),
     }
 
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from goca_core.attention import Attention, AttentionError, Layer, Scores, aggregate, merge
+from goca_core.attention import Attention, AttentionError, Layer, Scores, aggregate, layer_weights, weighted_affinity
 from goca_core.evaluate import scores as scores_module
 from goca_core.evaluate.captions import Prompt
 from goca_core.evaluate.methods import Method, Shot, parse
-from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers, mass_preserving_weights
+from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers
 from goca_core.layers import layer_score, normalise_scores, reference_affinity, resize_self_map
+from goca_core.merge import merge
 from goca_core.pipeline import Request, cut, refined
 from goca_core.refinement import REFINEMENTS
 from goca_core.words import PhraseError
@@ -67,6 +68,21 @@ def test_a_refinement_by_self_attention_needs_some() -> None:
     assert without.scores(settled("goca"))[0].shape == (2, *SIZE)
     with pytest.raises(AttentionError, match="proposal merge needs"):
         without.scores(settled("goca,refine=proposal merge"))
+
+
+def test_propagation_by_score() -> None:
+    record = recording(batch=1, parts=True)
+    found = scorer(record=record).scores(settled("goca,affinity=by score"))[0]
+    expected = scorer(record=replace(record, affinity=weighted_affinity(record))).scores(settled("goca"))[0]
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, scorer(record=record).scores(settled("goca"))[0])
+    # Both in one run, and neither without propagation.
+    both = scorer(record=record)
+    texts = ("goca", "goca,affinity=by score", "goca,order=0", "goca,order=0,affinity=by score")
+    first, second, third, fourth = (both.scores(settled(text))[0] for text in texts)
+    assert torch.equal(second, found) and not torch.equal(first, second) and torch.equal(third, fourth)
+    with pytest.raises(AttentionError, match="does not hold the self-attention of each"):
+        scorer().scores(settled("goca,affinity=by score"))
 
 
 def test_without_words_for_the_background() -> None:
@@ -196,7 +212,7 @@ def test_mass_preserving_is_the_score_of_rows_that_keep_their_sum() -> None:
         maps = {"average": torch.rand(2, count, 3, generator=generator)}
         layers.append(Layer(name, *grid, maps, {"dot-product similarity": score}))
     record = replace(recording(), layers=tuple(layers))
-    torch.testing.assert_close(mass_preserving_weights(record), normalise_scores(torch.stack(kept, -1)))
+    torch.testing.assert_close(layer_weights(record, "mass-preserving"), normalise_scores(torch.stack(kept, -1)))
 
 
 def test_a_selection_keeps_the_finest_size() -> None:
