@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import importlib
+import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -106,3 +108,10 @@ def pack(host: SimpleNamespace) -> ModuleType:
     assert asyncio.run(host.nodes.load_custom_node(folder, module_parent="custom_nodes")), "the pack did not load"
     # The host names the module after its path, with dots replaced.
     return sys.modules[folder.replace(".", "_x_")]
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], list[str]]]:
+    """The warnings so far that name something."""
+    with caplog.at_level(logging.WARNING):
+        yield lambda name: [r.getMessage() for r in caplog.records if name in r.getMessage()]

@@ -197,11 +197,12 @@ def said(run: Run, prompt: Prompt) -> str:
     return str(text)
 
 
-def test_the_photo_graph_runs_with_another_model(server: ComfyServer) -> None:
+@pytest.mark.parametrize("kind", ["sd15_sdxl", "flux"])
+def test_the_photo_graph_runs_with_another_model(server: ComfyServer, kind: str) -> None:
     """The demo model takes the place of the checkpoint; the photo is drawn, of another size than the model's."""
     scene = draw(6, 90, 90, plain=True)
     Image.fromarray(scene.image).save(server.base / "input" / "photo.png")
-    prompt = graph("segment_photo_sd15_sdxl")
+    prompt = graph(f"segment_photo_{kind}")
     prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
     prompt[by_type(prompt, "LoadImage")]["inputs"]["image"] = "photo.png"
     prompt[by_type(prompt, "ImageScaleToTotalPixels")]["inputs"] |= {"megapixels": 0.015, "resolution_steps": 64}

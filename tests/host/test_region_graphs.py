@@ -16,15 +16,19 @@ __all__ = ["weights"]  # a fixture that every test here uses
 SHAPES = "a red circle and a blue square on grass", "red circle\nblue square"
 
 
+def pictures_of_any_model(prompt: Prompt) -> Prompt:
+    for node in prompt.values():
+        if node["class_type"] == "EmptySD3LatentImage":
+            node["class_type"] = "EmptyLatentImage"
+    return prompt
+
+
 def on_the_demo_model(name: str, steps: int = 3, phrases: str = SHAPES[1]) -> Prompt:
     """A graph for a checkpoint, with the demo model in its place; Flux's latents have more channels than it.
 
     What it takes for a cat may be nothing or everything; words that it knows have a place.
     """
-    prompt = short(name, steps)
-    for node in prompt.values():
-        if node["class_type"] == "EmptySD3LatentImage":
-            node["class_type"] = "EmptyLatentImage"
+    prompt = pictures_of_any_model(short(name, steps))
     prompt[by_type(prompt, "GOCA_EncodePrompt", "Prompt")]["inputs"]["text"] = SHAPES[0]
     assert demo.put(prompt, phrases, ["phrases"]) == 1
     return with_demo_model(prompt)
@@ -82,7 +86,7 @@ def test_replace_by_word_with_flux(server: ComfyServer) -> None:
 # -- into other nodes -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["demo", "sd15_sdxl"])
+@pytest.mark.parametrize("kind", ["demo", "sd15_sdxl", "flux"])
 def test_masks_into_the_nodes_of_the_host(server: ComfyServer, kind: str) -> None:
     """The same picture as by Regional Prompt with the same prompts: the base has what the masks leave over."""
     name = f"masks_into_other_nodes_{kind}"
@@ -111,10 +115,18 @@ def test_masks_into_the_nodes_of_the_host(server: ComfyServer, kind: str) -> Non
 # -- semantic guidance ------------------------------------------------------------------------------------------------
 
 
-def test_semantic_guidance_with_another_model(server: ComfyServer) -> None:
-    prompt = short("semantic_cfg_sd15_sdxl", 2)
-    prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
-    assert demo.put(prompt, 64, ["width", "height"], ["EmptyLatentImage"]) == 2
+@pytest.mark.parametrize("kind", ["sd15_sdxl", "flux"])
+def test_semantic_guidance_with_another_model(server: ComfyServer, kind: str) -> None:
+    prompt = with_demo_model(pictures_of_any_model(short(f"semantic_cfg_{kind}", 2)))
+    if kind == "flux":
+        # Both prompts at one number, and a cfg at which there is something to weigh.
+        guidance = {node["inputs"]["guidance"] for node in prompt.values() if node["class_type"] == "FluxGuidance"}
+        scales = {node["inputs"]["cfg"] for node in prompt.values() if node["class_type"] == "KSampler"}
+        assert len(guidance) == len(scales) == 1 and min(scales) > 1
+        for node in prompt.values():
+            if node["class_type"] == "KSampler":
+                sources = [prompt[node["inputs"][name][0]]["class_type"] for name in ("positive", "negative")]
+                assert sources == ["FluxGuidance"] * 2
     run = server.run(prompt)
     plain, ours = (saved(server, run, prompt, title) for title in ("Plain guidance", "GoCA's regions"))
     assert plain.shape == (64, 64, 3) and not np.array_equal(plain, ours)

@@ -1,0 +1,70 @@
+"""Regional passes over tiny models, and the two passes that give the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from goca_core.capture.recorder import Recorder, options_for
+from goca_core.capture.regional_pass import RegionalPass
+from goca_core.capture.regional_run import RegionalPlan
+from goca_core.capture.tokens import length_of
+from goca_core.pipeline import Cut, Request, cut, latent_frames
+from goca_core.regional import compose, delayed, shares
+from goca_core.resize import resize_bilinear
+from goca_core.show import flatten
+
+from . import tiny
+from .helpers import Job, blocks_of, job, words_of
+
+TEXT = "a red cat on grass under a sky of blue"
+PLAN = RegionalPlan(Request("red cat\ngrass\nsky"), (("red cat", "one"), ("sky", "two")), start=0.5)
+# Latents of a random model reach several hundreds.
+CLOSE = {"atol": 2e-3, "rtol": 1e-4}
+
+
+def speaking(built: tiny.Tiny, seed: int = 1, **extra: Any) -> Any:
+    positive = built.conditioning(seed=seed, **extra)
+    words = words_of(TEXT, length_of(*positive[0]))
+    return [[tensor, {**own, "goca_words": words}] for tensor, own in positive]
+
+
+def work(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, **options: Any) -> Job:
+    return job(built, batch, size, **{"positive": speaking(built), "steps": 4, **options})
+
+
+@dataclass
+class Asked:
+    """A regional pass over a tiny model."""
+
+    built: tiny.Tiny
+    plan: RegionalPlan = PLAN
+    own: tuple[Any, ...] | None = None
+    words: Any = None
+
+    def prompts(self) -> list[Any]:
+        if self.own is not None:
+            return list(self.own)
+        return [self.built.conditioning(seed=11), None, self.built.conditioning(seed=12)]
+
+    def install(self, model: Any = None) -> tuple[Any, RegionalPass]:
+        options = options_for(blocks_of(self.built.model), False, False, False, False)
+        made = RegionalPass(self.plan, self.prompts(), options, self.words)
+        return made.install(model or self.built.model), made
+
+    def reference(self, run: Job) -> tuple[Tensor, Cut]:
+        """Two passes: the picture and the masks."""
+        recorder = Recorder(self.plan.window, options_for(blocks_of(self.built.model), False, False, False, False))
+        plain = run.run(recorder.install(self.built.model))["samples"]
+        record = recorder.collect(plain)
+        found = cut(record, self.plan.request, self.words)
+        parts = shares(flatten(found.masks), len(found.labels), None, self.plan.feather)
+        if self.built.frames:
+            # The host takes masks of a film as they are only at the latent's own size.
+            parts = latent_frames(resize_bilinear(parts, tuple(plain.shape[-2:])), record)
+            parts = parts.unflatten(0, (-1, record.frames)).movedim(1, 2)
+        regional = compose(run.positive, self.prompts(), parts, self.plan.strength)
+        positive = delayed(run.positive, regional, self.plan.start)
+        return replace(run, positive=positive).run(self.built.model)["samples"], found
