@@ -177,8 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Stopped. What was counted is kept: the same command goes on from there.", file=sys.stderr)
         return 130
     print(report.table(found))
-    if left_out := report.skipped(found):
-        print(left_out, file=sys.stderr)
+    for sentence in filter(None, (report.skipped(found), report.unnamed(found))):
+        print(sentence, file=sys.stderr)
     print(f"Everything is in {given.out}.", file=sys.stderr)
     return 0
 

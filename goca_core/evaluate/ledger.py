@@ -33,7 +33,8 @@ class LedgerError(ValueError):
 class Record:
     """What came of one picture: `counts`, method -> the cells for each of its thetas; or an `error` and its `kind`.
 
-    on: what it was computed on.
+    on: what it was computed on. unnamed: ids of classes that it shows and its prompt has no words for; they count as not
+    found.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Record:
     error: str = ""
     kind: str = ""
     on: str = ""
+    unnamed: Sequence[int] = ()
 
 
 def cells(labels: NDArray[Any], truth: NDArray[np.int64], classes: int, ignore: int) -> tuple[Cells, ...]:
@@ -101,6 +103,7 @@ class Ledger:
             return False
         line: dict[str, Any] = {"key": record.key, "on": record.on}
         line |= {"error": record.error, "kind": record.kind} if record.error else {"counts": record.counts}
+        line |= {"unnamed": list(record.unnamed)} if record.unnamed else {}
         self._append(line)
         self._note(record)
         return True
@@ -110,9 +113,8 @@ class Ledger:
         counted: set[str] = set()
         errors: dict[str, Record] = {}
         for line in self._lines():
-            record = Record(
-                line["key"], line.get("counts", {}), line.get("error", ""), line.get("kind", ""), line.get("on", "")
-            )
+            about = (line.get(name, "") for name in ("error", "kind", "on"))
+            record = Record(line["key"], line.get("counts", {}), *about, unnamed=line.get("unnamed", ()))
             if record.error:
                 errors[record.key] = record
             elif record.key not in counted:

@@ -81,12 +81,15 @@ def results(methods: Sequence[Method], dataset: Dataset, ledger: Ledger) -> dict
     classes = len(dataset.classes)
     sums = ledger.totals(classes)
     names = [name.name for name in dataset.classes]
-    devices = Counter(record.on for record in ledger.records() if record.on)
+    records = list(ledger.records())
+    devices = Counter(record.on for record in records if record.on)
+    unnamed = Counter(names[number] for record in records for number in record.unnamed)
     found: dict[str, Any] = {
         "pictures": len(ledger.done),
         "devices": dict(devices),
         "skipped": [{"key": one.key, "kind": one.kind, "error": one.error} for one in ledger.failed.values()],
         "skipped_by_kind": dict(Counter(one.kind for one in ledger.failed.values())),
+        "unnamed": dict(unnamed.most_common()),
         "classes": names,
         "scored": [names[number] for number in dataset.scored],
         "methods": {},
@@ -150,6 +153,15 @@ def skipped(found: Mapping[str, Any]) -> str:
     total = sum(kinds.values())
     which = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     return f"{total} of {total + found['pictures']} pictures were left out ({which})."
+
+
+def unnamed(found: Mapping[str, Any]) -> str:
+    """One sentence on the classes that pictures show and their prompts do not name, empty if there is none."""
+    classes = found["unnamed"]
+    if not classes:
+        return ""
+    which = ", ".join(f"{name} in {count}" for name, count in classes.items())
+    return f"Prompts without words for a class of the picture, which then counts as not found: {which}."
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------

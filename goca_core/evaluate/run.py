@@ -108,7 +108,7 @@ def title(job: Job, dataset: Dataset) -> str:
 
 def _write(out: Path, found: dict[str, Any]) -> None:
     (out / RESULTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    parts = [report.table(found), report.class_table(found), report.skipped(found)]
+    parts = [report.table(found), report.class_table(found), report.skipped(found), report.unnamed(found)]
     (out / TABLE).write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 

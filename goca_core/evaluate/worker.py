@@ -136,7 +136,7 @@ class Worker:
         """The counts of one picture, by every method."""
         item = self.items[index]
         try:
-            _, truth, found = self._segment(item, self.job.methods)
+            _, truth, prompt, found = self._segment(item, self.job.methods)
         except DataError as error:
             return Record(item.key, error=str(error), kind=error.kind)
         except (PhraseError, WordMapError) as error:
@@ -148,26 +148,27 @@ class Worker:
         counts: dict[str, tuple[Cells, ...]] = {
             name: cells(labels, truth, len(self.dataset.classes), IGNORE) for name, labels in found.items()
         }
-        return Record(item.key, counts, on="" if self._model is None else self._model.device)
+        unnamed = [number for number in present_classes(truth) if number not in prompt.objects]
+        return Record(item.key, counts, on="" if self._model is None else self._model.device, unnamed=unnamed)
 
     def show(self, index: int, method: str, theta: float) -> Shown:
         """The same prediction as was counted, to look at."""
         item = self.items[index]
         chosen = next(known for known in self.job.methods if known.name == method)
-        picture, truth, found = self._segment(item, [replace(chosen, thetas=(theta,))])
+        picture, truth, _, found = self._segment(item, [replace(chosen, thetas=(theta,))])
         return Shown(item.key, picture, truth, found[method][0])
 
     def _segment(
         self, item: Item, methods: Sequence[Method]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
-        """The picture, its label, and for every method the predictions [T, H, W] at its thetas."""
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Prompt, dict[str, NDArray[np.int64]]]:
+        """The picture, its label, its prompt, and for every method the predictions [T, H, W] at its thetas."""
         truth = self.dataset.label(item)
         picture = self.dataset.picture(item)
         prompt = self._prompt(item, present_classes(truth))
         if not prompt.objects:
             # Nothing is asked for, so everything is background; no model is needed for that.
             nothing = {method.name: np.zeros((len(method.thetas), *truth.shape), np.int64) for method in methods}
-            return picture, truth, nothing
+            return picture, truth, prompt, nothing
         with torch.inference_mode():
             scorer = self._look(item, picture, prompt, methods)
             found = {}
@@ -183,7 +184,7 @@ class Worker:
                     method.thetas,
                 )
                 found[method.name] = labels.cpu().numpy()
-        return picture, truth, found
+        return picture, truth, prompt, found
 
     def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
         """One look for each noise level and draw, for all methods together."""
@@ -225,6 +226,8 @@ class Worker:
             caption = next((self._captions[name] for name in names if name in self._captions), None)
         if caption is None:
             raise DataError(f"There is no caption for the picture {item.key}.", "caption")
+        if not caption.strip():
+            raise DataError(f"The caption of the picture {item.key} is empty.", "caption")
         return caption
 
 

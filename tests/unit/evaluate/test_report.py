@@ -97,6 +97,16 @@ def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
     assert report.skipped(results(tmp_path / "whole")) == ""
 
 
+def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
+    one = ledger(tmp_path)
+    for key, classes in (("third", (1, 2)), ("fourth", (2,))):
+        one.add(Record(key, {"goca": cells(np.zeros((2, 2, 2), np.int64), TRUTH, 3, -1)}, unnamed=classes))
+    found = report.results([METHOD], Four(), Ledger(one.path, {"settings": {}}))
+    assert found["unnamed"] == {"dog": 2, "cat": 1}
+    assert report.unnamed(found).endswith("which then counts as not found: dog in 2, cat in 1.")
+    assert report.unnamed(results(tmp_path / "whole")) == ""
+
+
 def test_a_method_without_counts_scores_nothing(tmp_path: Path) -> None:
     other: Method = parse("vanilla").settled("offset", "auto", 1)
     found = report.results([other], Four(), ledger(tmp_path))

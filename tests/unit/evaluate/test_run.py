@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from goca_core.evaluate import data as data_module
 from goca_core.evaluate import run
@@ -119,6 +122,74 @@ def test_a_picture_without_a_caption_is_named(tmp_path: Path) -> None:
     found = worker.do(Task(1))
     assert found.kind == "caption" and "p1" in found.error  # type: ignore[union-attr]
     assert not worker.do(Task(0)).error  # type: ignore[union-attr]
+
+
+def test_an_empty_caption_is_named(tmp_path: Path) -> None:
+    (tmp_path / "captions.json").write_text('{"p0": "  ", "p1": "grass"}')
+    worker = Worker(job(prompts="captions", captions=str(tmp_path / "captions.json")))
+    found = worker.do(Task(0))
+    assert found.kind == "caption" and "p0 is empty" in found.error  # type: ignore[union-attr]
+    assert not worker.do(Task(1)).error  # type: ignore[union-attr]
+
+
+def test_a_class_without_words_in_the_prompt_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every picture shows a cat, of which no caption speaks; it counts as not found, and that is said."""
+    monkeypatch.setattr(Empty, "label", lambda *_: np.ones((4, 5), np.int64))
+    (tmp_path / "captions.json").write_text(json.dumps({f"p{number}": "grass" for number in range(6)}))
+    captions = ["--prompts", "captions", str(tmp_path / "captions.json"), "--sheets", "0"]
+    out = ["--data", "empty", "--root", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main([*out, *captions, "--methods", "goca"]) == 0
+    found = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
+    assert found["unnamed"] == {"cat": 6} and found["methods"]["goca"]["best"]["miou"] == 0.0
+    said = "Prompts without words for a class of the picture, which then counts as not found: cat in 6."
+    assert said in capsys.readouterr().err and said in (tmp_path / "out" / "results.md").read_text("utf-8")
+
+
+# -- watching and stopping ---------------------------------------------------------------------------------------------
+
+
+def test_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
+    def bar(**about: Any) -> Any:
+        return tqdm(file=shown, mininterval=0, **about)
+
+    shown = io.StringIO()
+    run.evaluate(job(), tmp_path, sheets=0, progress=bar)
+    assert "pictures:   0%" in shown.getvalue() and "6/6" in shown.getvalue()
+    # What was counted before is done from the beginning.
+    (tmp_path / "again").mkdir()
+    lines = (tmp_path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "again" / "ledger.jsonl").write_bytes(b"".join(lines[:4]))
+    shown = io.StringIO()
+    run.evaluate(job(), tmp_path / "again", sheets=0, progress=bar)
+    assert "3/6" in shown.getvalue() and "0/6" not in shown.getvalue() and "6/6" in shown.getvalue()
+
+
+def test_an_interrupt_keeps_what_was_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl+C in the third picture; the same command then counts what is left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    count, seen = Worker.count, []
+
+    def interrupted(self: Worker, index: int) -> Any:
+        seen.append(index)
+        if len(seen) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return count(self, index)
+
+    command = ["--data", "empty", "--root", str(tmp_path), "--out", str(tmp_path / "out"), "--sheets", "0"]
+    monkeypatch.setattr(Worker, "count", interrupted)
+    try:
+        assert main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    said = capsys.readouterr().err
+    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert main(command) == 0
+    assert seen == [0, 1, 2, 2, 3, 4, 5]
+    assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["pictures"] == 6
 
 
 def test_noise_is_of_the_picture() -> None:
