@@ -108,6 +108,26 @@ def test_each_picture_of_a_batch_has_its_own_masks(built: tiny.Tiny, texts: list
     torch.testing.assert_close(both[[0]], together[[0]], atol=ROUNDING, rtol=1e-4)
 
 
+def test_masks_for_another_number_of_pictures(built: tiny.Tiny, texts: list[Any]) -> None:
+    """Of more masks than pictures the first are used; fewer are taken again from the start."""
+    base, *own = texts
+    masks = [halves(7, 15), halves(3, 20)]
+    start = torch.cat([noise(seed=seed) for seed in (3, 4, 5, 6)])
+    positive = compose(base, own, shares(torch.cat(masks), 2))
+    four, one = sampled(built.model, positive, start), sampled(built.model, positive, start[:1])
+    for number in range(4):
+        alone = sampled(built.model, compose(base, own, shares(masks[number % 2], 2)), start[[number]])
+        torch.testing.assert_close(four[[number]], alone, atol=ROUNDING, rtol=1e-4)
+    torch.testing.assert_close(one, four[:1], atol=ROUNDING, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.uint8])
+def test_masks_of_another_kind(built: tiny.Tiny, texts: list[Any], dtype: torch.dtype) -> None:
+    base, *own = texts
+    plain, other = (compose(base, own, shares(halves(7, 15).to(kind), 2)) for kind in (torch.float32, dtype))
+    assert torch.equal(sampled(built.model, plain, noise()), sampled(built.model, other, noise()))
+
+
 def test_before_the_start_the_base_paints_alone(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, _ = texts
     regional = compose(base, [own], shares(halves(8), 1))
