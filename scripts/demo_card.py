@@ -57,6 +57,7 @@ THUMBNAILS = {
     "save_and_reuse_attention_demo": (OTHER, OVERLAY),
     "segment_photo_demo": (SEGMENTED, OVERLAY),
     "segment_photo_sd15_sdxl": (SEGMENTED, HEAT),
+    "segment_photo_flux": (SEGMENTED, HEAT),
     "sharper_masks_demo": (SHARPER, OVERLAY),
 }
 

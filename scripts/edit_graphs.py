@@ -52,6 +52,16 @@ Each region of a word is pushed as hard as the foreground on average. What that 
 raise *cfg* of all three to see more of it."""
 
 
+SEMANTIC_FLUX_NOTE = """\
+1. Put **flux1-dev-fp8** into *models/checkpoints* (the editor offers the download).
+2. Press **Run**. The same prompt, seed and scale are painted plainly, weighed by **S-CFG**'s regions and weighed by **GoCA**'s.
+
+Semantic guidance weighs the difference between prompt and negative prompt, so it needs a **cfg above 1**. Flux dev is made to \
+run without: its own *guidance* is a number that it was trained with. Here that is set low and *cfg* to 2.5; each step then takes \
+twice as long. At *cfg* 1 all three pictures are the same.
+
+Models without built-in guidance, such as Chroma, run with a cfg anyway: take *Flux Guidance* out for them."""
+
 FLUX_REPLACE_NOTE = """\
 1. Put **flux1-dev-fp8** into *models/checkpoints* (the editor offers the download).
 2. *phrases* says what is to be replaced, the second prompt by what: say the whole picture.
@@ -120,7 +130,12 @@ def _inpainted(start: Start, first: FirstPass, text: str, mask: Wire) -> list[li
 
 
 def semantic_graph(start: Start, prompt: str, note: str) -> Graph:
-    first = Beginning(start, prompt, Note(note, "Semantic guidance", height=300))
+    first = Beginning(start, prompt, Note(note, "Semantic guidance", height=400 if start.guidance else 300))
+    if start.guidance is not None:
+        # Without it the host takes another number for the negative prompt, and the difference means less.
+        wires = {"conditioning": first.negative[0], "guidance": start.guidance}
+        first.negative = Node("FluxGuidance", wires, "Guidance of the negative prompt")
+        first.guided.append(first.negative)
 
     def row(source: Wire, title: str, prefix: str) -> list[list[Node | Note]]:
         painted, picture = first.paint(start, source, title)
@@ -133,7 +148,7 @@ def semantic_graph(start: Start, prompt: str, note: str) -> Graph:
     return Graph(
         f"semantic_cfg_{start.name}",
         [
-            ("", first.columns),
+            ("", [*first.columns, *([[*first.guided]] if first.guided else [])]),
             ("Plain guidance", row(first.model, "Plain guidance", "plain")),
             ("Weighed by S-CFG's regions", [[scfg], *row(scfg[0], "S-CFG's regions", "scfg")]),
             ("Weighed by GoCA's regions", [[goca], *row(goca[0], "GoCA's regions", "semantic")]),
@@ -146,11 +161,14 @@ def edit_graphs() -> list[Graph]:
     scene = "a red circle and a green square on grass", "red circle", "a blue star and a green square on grass"
     photo = "a photo of a dog on a lawn in front of a house", "dog", "a photo of a cat on a lawn in front of a house"
     guided = replace(DEMO, sampling={**DEMO.sampling, "seed": 5, "cfg": 6.0})
+    undistilled = replace(FLUX, sampling={**FLUX.sampling, "cfg": 2.5}, guidance=1.5)
+    objects = "a photo of a red apple and a green cup on a wooden table"
     return [
         *region_graphs(),
         replace_graph(DEMO, *scene, (4, 3, 2.0), REPLACE_NOTE),
         replace_graph(SD15, *photo, (24, 15, 6.0), REPLACE_PHOTO_NOTE),
         replace_graph(FLUX, *photo, (48, 31, 10.0), FLUX_REPLACE_NOTE),
         semantic_graph(guided, "a yellow star, a purple heart and a red circle on snow", SEMANTIC_NOTE),
-        semantic_graph(SD15, "a photo of a red apple and a green cup on a wooden table", SEMANTIC_NOTE),
+        semantic_graph(SD15, objects, SEMANTIC_NOTE),
+        semantic_graph(undistilled, objects, SEMANTIC_FLUX_NOTE),
     ]

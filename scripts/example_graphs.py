@@ -104,33 +104,12 @@ gets the same CLIP and the same text. **Save Attention** keeps the recording in 
 
 `yellow star, purple heart` on one line pools both into one mask."""
 
-SEGMENT_DEMO_NOTE = """\
-Masks for a picture that is already there, made by any other means. Everything here comes with the pack.
-
-1. Press **Run**. The upper row only stands for your picture: the demo model paints one, and it goes on as a plain picture.
-2. Below, *VAE Encode* takes it up again. **Segment Image** adds a little noise and lets the model look at it once, with a \
-prompt that says what is in it. Nothing is painted.
-3. Change the second prompt and *phrases*: the upper row does not run again.
-
-With more *draws*, *flip* or a range of noise levels the model looks more often and the masks are steadier."""
-
-SEGMENT_PHOTO_NOTE = """\
-1. Choose a checkpoint (SD 1.x, SD 2.x, SDXL or a relative) and a picture; *example.png* comes with ComfyUI.
-2. **SDXL**: set *megapixels* to 1.00. Models see best at the size they were trained for: 0.25 for SD 1.x.
-3. Write a prompt that says what is in the picture, the surroundings too, and words of it into *phrases*, one object per \
-line.
-4. Press **Run**. It takes about as long as one sampling step.
-
-**Masks too small?** Lower *theta* in **Mask From Tokens** (for example -0.1); too large? Raise it. That runs nothing again.
-
-**Ragged masks?** Set *draws* to 4 and turn *flip* on: the mean of several looks is steadier."""
-
 
 def _save(title: str, prefix: str, images: Wire) -> Node:
     return Node("SaveImage", {"images": images, "filename_prefix": f"goca/{prefix}"}, title, more=PREVIEW)
 
 
-def _save_masks(masks: Wire, overlay: Wire, heat: Wire) -> list[Node]:
+def save_masks(masks: Wire, overlay: Wire, heat: Wire) -> list[Node]:
     return [_save("Masks", "mask", masks), _save("Overlay", "overlay", overlay), _save("Heat maps", "heat", heat)]
 
 
@@ -191,7 +170,7 @@ def _words(
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
     heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
     images = Node("MaskToImage", {"mask": masks["masks"]})
-    saved = [_save("Picture", "picture", picture[0]), *_save_masks(images[0], overlay[0], heat[0])]
+    saved = [_save("Picture", "picture", picture[0]), *save_masks(images[0], overlay[0], heat[0])]
     painting: list[list[Node | Note]] = [
         [note],
         [model, positive],
@@ -297,57 +276,6 @@ def save_graph() -> Graph:
     )  # fmt: skip
 
 
-def _segmented(model: Node, picture: Wire, prompt: str, phrases: str) -> list[list[Node | Note]]:
-    """From a picture to masks, in columns."""
-    positive = Node("GOCA_EncodePrompt", {"clip": model[1], "text": prompt}, "What is in the picture", more=150)
-    latent = Node("VAEEncode", {"pixels": picture, "vae": model[2]})
-    wires = {"model": model[0], "latent": latent[0], "positive": positive[0]}
-    segment = Node("GOCA_SegmentImage", wires, more=80)
-    masks = Node("GOCA_MaskFromTokens", {"source": segment[0], "phrases": phrases}, width=330, more=LOOK)
-    shown = {"image": picture, "source": masks["masks"], "labels": masks["labels"]}
-    overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
-    heat = Node("GOCA_Overlay", {"image": picture, "source": segment[0]}, "Heat map of every word", more=PREVIEW)
-    images = Node("MaskToImage", {"mask": masks["masks"]})
-    columns: list[list[Node | Note]] = [[positive, latent], [segment], [masks, images], [overlay], [heat]]
-    return columns + [[node] for node in _save_masks(images[0], overlay[0], heat[0])]
-
-
-def segment_demo_graph() -> Graph:
-    model = Node("GOCA_DemoModel")
-    text = "a yellow star and a blue heart on snow"
-    painted = Node("CLIPTextEncode", {"clip": model["clip"], "text": text}, "Prompt of the painter")
-    negative = Node("CLIPTextEncode", {"clip": model["clip"], "text": ""}, "Negative prompt")
-    latent = Node("EmptyLatentImage", {"width": 64, "height": 64})
-    wires = {"model": model["model"], "positive": painted[0], "negative": negative[0], "latent_image": latent[0]}
-    sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
-    sampler = Node("KSampler", {**wires, **sampling}, more=160)
-    picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
-    painting: list[list[Node | Note]] = [
-        [Note(SEGMENT_DEMO_NOTE, "Segment a picture", height=400)],
-        [model, latent],
-        [painted, negative],
-        [sampler, picture],
-        [_save("Picture", "picture", picture[0])],
-    ]
-    cutting = _segmented(model, picture[0], "a blue heart and a yellow star on snow", "blue heart\nyellow star")
-    return Graph("segment_photo_demo", [("Any picture", painting), ("From the picture to masks", cutting)])
-
-
-def segment_photo_graph() -> Graph:
-    model = _checkpoint()
-    load = Node("LoadImage", {"image": "example.png"}, more=PREVIEW)
-    size = {"image": load["image"], "upscale_method": "lanczos", "megapixels": 0.25, "resolution_steps": 64}
-    scale = Node("ImageScaleToTotalPixels", size)
-    reading: list[list[Node | Note]] = [
-        [Note(SEGMENT_PHOTO_NOTE, "Segment a photo", height=400)],
-        [load],
-        [model, scale],
-    ]
-    prompt = "a girl with yellow hair and a pink dress on a green hill under a blue sky"
-    cutting = _segmented(model, scale[0], prompt, "yellow hair\npink dress\ngreen hill")
-    return Graph("segment_photo_sd15_sdxl", [("The picture", reading), ("From the picture to masks", cutting)])
-
-
 def refine_graph() -> Graph:
     """Masks of the same phrases as they are, and refined in two ways."""
     model = Node("GOCA_DemoModel")
@@ -394,7 +322,5 @@ def graphs() -> list[Graph]:
         checkpoint_graph(),
         flux_graph(),
         save_graph(),
-        segment_demo_graph(),
-        segment_photo_graph(),
         refine_graph(),
     ]

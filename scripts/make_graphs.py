@@ -25,6 +25,7 @@ from scripts.edit_graphs import edit_graphs
 from scripts.example_graphs import Graph, Node, Note, Wire, graphs
 from scripts.film_graphs import film_graphs
 from scripts.graph_schema import GraphError, Info, Schema
+from scripts.segment_graphs import segment_graphs
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflows"
@@ -161,7 +162,7 @@ def _layout(graph: Graph, schema: Schema) -> tuple[dict[int, list[int]], list[di
 def files(info: Info) -> dict[Path, str]:
     """Every file and what should be in it. Raises GraphError."""
     schema, texts = Schema(info), {}
-    for graph in [*graphs(), *edit_graphs(), *film_graphs()]:
+    for graph in [*graphs(), *segment_graphs(), *edit_graphs(), *film_graphs()]:
         for node in graph.nodes():
             schema.check(node)
         texts[FOLDER / f"{graph.name}.json"] = _json(to_editor(graph, schema))

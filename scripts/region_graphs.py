@@ -45,6 +45,13 @@ the base prompt as here. Those masks cover every pixel and sum to one, which suc
 latter. Detailers and inpainting nodes take them as they are."""
 
 
+_COUPLE = OTHERS_NOTE[OTHERS_NOTE.index("**Attention couple**") : OTHERS_NOTE.index("**Region nodes**")]
+OTHERS_FLUX_NOTE = OTHERS_NOTE.replace(
+    _COUPLE,
+    "**Attention couple** nodes mix prompts inside cross-attention layers, which Flux does not have; the way below is its own.\n\n",
+)
+
+
 def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feather: float) -> Graph:
     first = FirstPass(start, prompt, phrases, Note(REGIONAL_NOTE, "Regional prompts from words"))
     regional = Node(
@@ -73,12 +80,23 @@ def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
     )
 
 
+# When the masks are made, by model: as late as what is to change still can.
+TURN = {"demo": 0.2, "sd15_sdxl": 0.2, "flux": 0.2}
+
+
 def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feather: float) -> Graph:
     first = Beginning(start, prompt, Note(ONE_PASS_NOTE, "Regional prompts in one pass", height=440))
     plain, shown = first.paint(start, first.model, "The prompt alone")
     regional = Node(
         "GOCA_RegionalPass",
-        {"model": first.model, "clip": first.clip, "phrases": phrases, "prompts": prompts, "feather": feather},
+        {
+            "model": first.model,
+            "clip": first.clip,
+            "phrases": phrases,
+            "prompts": prompts,
+            "start_percent": TURN[start.name],
+            "feather": feather,
+        },
         width=360,
     )
     painted, picture = first.paint(start, regional["model"], "In one pass")
@@ -97,26 +115,33 @@ def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
     )  # fmt: skip
 
 
-def others_graph(start: Start, prompt: str, phrases: str, texts: tuple[str, str]) -> Graph:
-    first = FirstPass(start, prompt, phrases, Note(OTHERS_NOTE, "Masks into other nodes", height=520))
+def others_graph(start: Start, prompt: str, phrases: str, texts: tuple[str, str], note: str = OTHERS_NOTE) -> Graph:
+    first = FirstPass(start, prompt, phrases, Note(note, "Masks into other nodes", height=520))
     images = Node("MaskToImage", {"mask": first.masks["masks"]})
     single, prompts = [], []
     for number, text in enumerate(texts):
         picked = Node("ImageFromBatch", {"image": images[0], "batch_index": number}, f"Mask {number + 1}")
         single.append((picked, Node("ImageToMask", {"image": picked[0], "channel": "red"})))
         prompts.append(Node("CLIPTextEncode", {"clip": first.clip, "text": text}, f"Prompt of mask {number + 1}"))
-    one = Node("ConditioningSetProperties", {"cond_NEW": prompts[0][0], "mask": single[0][1][0]})
-    two = Node(
-        "ConditioningSetPropertiesAndCombine", {"cond": one[0], "cond_NEW": prompts[1][0], "mask": single[1][1][0]}
-    )
+    guided: list[Node] = []
+    own: list[Node] = prompts
+    if start.guidance is not None:
+        guided = own = [
+            Node("FluxGuidance", {"conditioning": text[0], "guidance": start.guidance}, f"Guidance of mask {number}")
+            for number, text in enumerate(prompts, start=1)
+        ]
+    one = Node("ConditioningSetProperties", {"cond_NEW": own[0][0], "mask": single[0][1][0]})
+    two = Node("ConditioningSetPropertiesAndCombine", {"cond": one[0], "cond_NEW": own[1][0], "mask": single[1][1][0]})
     whole = Node("ConditioningSetDefaultCombine", {"cond": two[0], "cond_DEFAULT": first.positive})
     second, picture = first.paint(start, first.model, "Second pass", whole[0])
     return Graph(
         f"masks_into_other_nodes_{start.name}",
         [
             ("First pass: paint, record, find", first.columns),
-            ("Second pass: the host's own masked prompts", [[images, *single[0]], [*single[1]], [*prompts], [one, two, whole],
-                                                            [second, picture], [save("Second picture", "second", picture[0])]]),
+            ("Second pass: the host's own masked prompts", [
+                [images, *single[0]], [*single[1]], [*prompts], *([[*guided]] if guided else []), [one, two, whole],
+                [second, picture], [save("Second picture", "second", picture[0])],
+            ]),
         ],
     )  # fmt: skip
 
@@ -141,4 +166,5 @@ def region_graphs() -> list[Graph]:
             DEMO, *shapes, ("a yellow circle and a blue square on grass", "a red circle and a green square on grass")
         ),
         others_graph(SD15, *animals, pets),
+        others_graph(FLUX, *animals, pets, OTHERS_FLUX_NOTE),
     ]
