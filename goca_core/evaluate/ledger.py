@@ -113,8 +113,14 @@ class Ledger:
         counted: set[str] = set()
         errors: dict[str, Record] = {}
         for line in self._lines():
-            about = (line.get(name, "") for name in ("error", "kind", "on"))
-            record = Record(line["key"], line.get("counts", {}), *about, unnamed=line.get("unnamed", ()))
+            record = Record(
+                line["key"],
+                line.get("counts", {}),
+                line.get("error", ""),
+                line.get("kind", ""),
+                line.get("on", ""),
+                line.get("unnamed", ()),
+            )
             if record.error:
                 errors[record.key] = record
             elif record.key not in counted:
