@@ -33,7 +33,7 @@ class RegionalPass(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip="One object per line, in words of the sampler's positive prompt, as in Mask From Tokens. Commas "
-                    "pool several phrases into one object.",
+                    "pool several phrases into one object. Click words of the prompt below to add or remove them.",
                 ),
                 io.String.Input(
                     "prompts",

@@ -98,6 +98,7 @@ def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
             "feather": feather,
         },
         width=360,
+        more=80,
     )
     painted, picture = first.paint(start, regional["model"], "In one pass")
     wires = {"regions": regional["regions"], "latent": painted[0]}

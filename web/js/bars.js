@@ -5,7 +5,8 @@ const [WIDTH, HEIGHT, EDGE, FONT] = [512, 256, 26, 14];
 export class Bars {
   /** `layers`: as goca_core/view.py makes it. `colour`: of the bars, as [red, green, blue]. */
   constructor(layers, colour) {
-    Object.assign(this, { layers, colour });
+    this.layers = layers;
+    this.colour = colour;
   }
 
   get count() {

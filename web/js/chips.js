@@ -11,7 +11,7 @@ function describe(word, guess) {
 
 export class Chips {
   /** `toggle(index, joined)` is called for a click, `look(index)` for the word under the pointer, or -1. */
-  constructor(toggle, look = () => {}) {
+  constructor(toggle, look = (_index) => {}) {
     this.toggle = toggle;
     this.look = look;
     this.shown = "";

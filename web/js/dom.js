@@ -40,8 +40,15 @@ const STYLE = `
 @container (max-height: 200px) { .goca-legend { max-height: 17px; } .goca-view { gap: 2px; } }
 `;
 
-/** An element with properties, attributes (in `attributes`) and children. */
-export function make(tag, { attributes = {}, ...properties } = {}, ...children) {
+/**
+ * An element with properties, attributes (in `attributes`) and children.
+ * @param {string} tag
+ * @param {Record<string, any>} [given]
+ * @param {...(Node | string)} children
+ * @returns {any}
+ */
+export function make(tag, given = {}, ...children) {
+  const { attributes = {}, ...properties } = given;
   const element = Object.assign(document.createElement(tag), properties);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   element.append(...children);

@@ -10,7 +10,12 @@ const STEPS = ["recorded", "rescaled", "at last"]; // and the mask, under the na
 /** One sample, decoded: `heat`, `masks` and `steps` are Maps or null, `picture` an image or null. */
 export class Drawing {
   constructor({ heat, masks, steps, picture }, tables) {
-    Object.assign(this, { heat, masks, steps, picture, tables, kept: new Map() });
+    this.heat = heat;
+    this.masks = masks;
+    this.steps = steps;
+    this.picture = picture;
+    this.tables = tables;
+    this.kept = new Map();
     const of = picture ? { width: picture.naturalWidth, height: picture.naturalHeight } : masks ?? heat;
     const scale = Math.max(1, Math.ceil(SMALL / of.width));
     this.size = [of.width * scale, of.height * scale];

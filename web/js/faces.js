@@ -1,11 +1,12 @@
 // What the pack's nodes show in the editor, kept beside each node: chips, viewers, and what the last run said.
 import { Chips } from "./chips.js";
 import { addPanel, change } from "./dom.js";
-import { inputNode, isWired, MASKS, masksOf, overlaysOf, promptsOf, textOf, widgetOf } from "./graph.js";
+import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
 import { Viewer } from "./viewer.js";
 import { estimate, including, isDynamic, owners, without } from "./words.js";
 
 const KEPT = "goca_view"; // the property of a node that keeps how it is looked at
+const NOT_WIRED = "The words appear here when the model goes to a sampler whose prompt is from Encode Prompt.";
 
 const faces = new WeakMap();
 
@@ -32,29 +33,35 @@ function toggled(words, text, index, joined) {
   return chosen ? without(words, text, index) : including(words, text, index, joined);
 }
 
-/** Why the phrases of a mask node cannot be clicked, or nothing. */
-function fixed(masks) {
-  return isWired(masks, "phrases") ? "The phrases come from another node." : "";
+/** Why the phrases of a node cannot be clicked, or nothing. */
+function fixed(node) {
+  return isWired(node, "phrases") ? "The phrases come from another node." : "";
 }
 
-function phrasesOf(masks) {
-  return String(widgetOf(masks, "phrases")?.value ?? "");
+function phrasesOf(node) {
+  return String(widgetOf(node, "phrases")?.value ?? "");
 }
 
-function setPhrases(masks, text) {
-  widgetOf(masks, "phrases").value = text;
+function setPhrases(node, text) {
+  widgetOf(node, "phrases").value = text;
 }
 
 /** Remembers the words of a prompt; has nothing to show. */
 export class Words {
+  found = null; // the words of the last run
+  typed = null; // the text that they were read from
+
   constructor(node, tables) {
-    Object.assign(this, { node, tables });
+    this.node = node;
+    this.tables = tables;
     faces.set(node, this);
   }
 
   executed(output) {
     const [found] = output.goca_words ?? [];
-    if (found) Object.assign(this, { found, typed: textOf(this.node) });
+    if (!found) return;
+    this.found = found;
+    this.typed = textOf(this.node);
   }
 
   /** The words of the prompt, and whether they are a guess. */
@@ -66,7 +73,7 @@ export class Words {
   refresh() {}
 }
 
-/** Chips under a prompt; they change the phrases of the mask nodes downstream. */
+/** Chips under a prompt; they change the phrases of the nodes that ask for its words. */
 export class Prompt extends Words {
   constructor(node, tables) {
     super(node, tables);
@@ -77,55 +84,97 @@ export class Prompt extends Words {
 
   refresh() {
     const { words, guess } = this.words();
-    const targets = masksOf(this.node);
-    const found = targets.map((masks) => owners(words, phrasesOf(masks)));
-    const free = targets.some((masks) => !fixed(masks));
+    const targets = phrasedOf(this.node);
+    const found = targets.map((node) => owners(words, phrasesOf(node)));
+    const free = targets.some((node) => !fixed(node));
     this.chips.update({
       words,
       guess,
       owners: words.map((_, i) => found.find((one) => one[i].line >= 0)?.[i] ?? { line: -1, phrase: "" }),
       colours: this.tables.colours,
-      fixed: free ? "" : targets.map(fixed)[0] ?? "No Mask From Tokens takes phrases of this prompt yet.",
+      fixed: free ? "" : targets.map(fixed)[0] ?? "No node takes phrases of this prompt yet.",
       empty: textOf(this.node) === null ? "The words are known after a run." : "No words.",
     });
   }
 
   #toggle(index, joined) {
     const { words } = this.words();
-    const targets = masksOf(this.node).filter((masks) => !fixed(masks));
-    const has = (masks) => owners(words, phrasesOf(masks))[index].line >= 0;
+    const targets = phrasedOf(this.node).filter((node) => !fixed(node));
+    const has = (node) => owners(words, phrasesOf(node))[index].line >= 0;
     // Where some have the word and some do not, it leaves those that have it.
     const changed = targets.some(has) ? targets.filter(has) : targets;
     change(this.node, () => {
-      for (const masks of changed) setPhrases(masks, toggled(words, phrasesOf(masks), index, joined));
+      for (const node of changed) setPhrases(node, toggled(words, phrasesOf(node), index, joined));
     });
   }
 }
 
-/** Chips and a viewer under the masks. */
-export class Masks {
-  constructor(node, tables) {
-    Object.assign(this, { node, tables });
+/** Chips under phrases; they change those of their own node. */
+export class Phrases {
+  constructor(node, tables, { look = (_index) => {}, height = 30, empty = NOT_WIRED } = {}) {
+    this.node = node;
+    this.tables = tables;
+    this.empty = empty;
     faces.set(node, this);
+    this.chips = new Chips((index, joined) => this.#toggle(index, joined), look);
+    this.panel = addPanel(node, "goca_phrases", height);
+    this.panel.append(this.chips.element);
+  }
+
+  /** The words of the prompt, and whether they are a guess. */
+  words() {
+    return promptsOf(this.node).map(faceOf).find(Boolean)?.words() ?? { words: [], guess: true };
+  }
+
+  executed() {}
+
+  refresh() {
+    const { words, guess } = this.words();
+    this.chips.update({
+      words,
+      guess,
+      owners: owners(words, phrasesOf(this.node)),
+      colours: this.tables.colours,
+      fixed: fixed(this.node),
+      empty: this.empty,
+    });
+  }
+
+  #toggle(index, joined) {
+    const { words } = this.words();
+    change(this.node, () => setPhrases(this.node, toggled(words, phrasesOf(this.node), index, joined)));
+  }
+}
+
+/** Chips and a viewer under the masks. */
+export class Masks extends Phrases {
+  view = null; // the last run: what it showed, the areas, the text of its prompts, its phrases
+  table = null;
+  typed = new Map();
+  phrases = "";
+
+  constructor(node, tables) {
+    super(node, tables, {
+      look: (index) => this.viewer.preview(index < 0 ? "" : this.words().words[index].name),
+      height: 132,
+      empty: "The words of the prompt appear here after a run.",
+    });
     this.viewer = new Viewer({
       tables,
       settings: settings(node, { opacity: 0.55 }),
       empty: "Masks and heat maps appear here after a run.",
     });
-    this.chips = new Chips(
-      (index, joined) => change(node, () => setPhrases(node, toggled(this.#words().words, phrasesOf(node), index, joined))),
-      (index) => this.viewer.preview(index < 0 ? "" : this.#words().words[index].name),
-    );
-    this.panel = addPanel(node, "goca_masks", 132);
     this.panel.classList.add("goca-with-view");
-    this.panel.append(this.chips.element, this.viewer.element);
+    this.panel.append(this.viewer.element);
   }
 
   executed(output) {
     const [view] = output.goca_view ?? [];
     if (!view) return;
-    const typed = new Map(promptsOf(this.node).map((prompt) => [prompt, textOf(prompt)]));
-    Object.assign(this, { view, typed, table: output.goca_masks?.[0], phrases: phrasesOf(this.node) });
+    this.view = view;
+    this.table = output.goca_masks?.[0];
+    this.typed = new Map(promptsOf(this.node).map((prompt) => [prompt, textOf(prompt)]));
+    this.phrases = phrasesOf(this.node);
     this.look();
   }
 
@@ -138,34 +187,27 @@ export class Masks {
   }
 
   refresh() {
-    const { words, guess } = this.#words();
-    const text = phrasesOf(this.node);
-    this.chips.update({
-      words,
-      guess,
-      owners: owners(words, text),
-      colours: this.tables.colours,
-      fixed: fixed(this.node),
-      empty: "The words of the prompt appear here after a run.",
-    });
-    const stale = this.view && text !== this.phrases && !fixed(this.node);
+    super.refresh();
+    const stale = this.view && phrasesOf(this.node) !== this.phrases && !fixed(this.node);
     this.viewer.note(stale ? "The phrases changed: run again to see their masks." : "");
     this.viewer.refresh();
   }
 
-  #words() {
+  words() {
     const prompts = promptsOf(this.node);
     const own = this.view?.words;
     // Of several prompts the recording says which one it is about.
     if (own && (!prompts.length || prompts.some((prompt) => fits(own, this.typed.get(prompt), prompt)))) {
       return { words: own.words, guess: false };
     }
-    return prompts.map(faceOf).find(Boolean)?.words() ?? { words: [], guess: true };
+    return super.words();
   }
 }
 
 /** A viewer in the place of the picture. */
 export class Overlay {
+  view = null;
+
   constructor(node, tables) {
     this.node = node;
     faces.set(node, this);

@@ -1,12 +1,12 @@
 // Hangs the pack's faces on its nodes, through the host's extension hooks.
 import { app } from "../../../scripts/app.js";
-import { faceOf, Masks, Overlay, Prompt, Words } from "./faces.js";
-import { MASKS, OVERLAY, PROMPT, widgetOf, WORDS } from "./graph.js";
+import { faceOf, Masks, Overlay, Phrases, Prompt, Words } from "./faces.js";
+import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
 
-const FACES = { [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [OVERLAY]: Overlay };
+const FACES = { [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay };
 // Widgets that change what is shown, and what a new node is given beyond its least height.
 const WATCHED = ["text", "phrases", "labels", "opacity"];
-const ROOM = { [PROMPT]: 24, [MASKS]: 220, [OVERLAY]: 160 };
+const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
 
 let tables = { colours: [[128, 128, 128]], maps: {}, stop: [] };
 let waiting = false;

@@ -1,12 +1,14 @@
-// Which nodes belong together: the prompts that a mask node can ask for, the mask nodes of a prompt, the picture of masks.
+// Which nodes belong together: the prompts whose words a node can ask for, the nodes that ask for a prompt's, the picture of masks.
 
 export const PROMPT = "GOCA_EncodePrompt";
 export const WORDS = "GOCA_Words";
 export const MASKS = "GOCA_MaskFromTokens";
+export const PASS = "GOCA_RegionalPass";
 export const OVERLAY = "GOCA_Overlay";
 
 const RECORD = ["GOCA_SCORES", "GOCA_MAPS", "GOCA_ATTENTION"];
 const PROMPTS = ["CONDITIONING", "GUIDER"];
+const PHRASED = [MASKS, PASS];
 
 export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
@@ -55,20 +57,39 @@ function follow(node, stage, found, seen) {
   else upstream(node, ["LATENT"]).forEach((next) => follow(next, "latent", found, seen));
 }
 
-/** The nodes whose prompt the phrases of a mask node are words of. */
-export function promptsOf(masks) {
-  const words = inputNode(masks, "words");
+/** The nodes that an output is wired to. */
+function targets(node, slot) {
+  const links = (node.outputs?.[slot]?.links ?? []).map((id) => node.graph?.getLink?.(id));
+  return links.map((link) => link && node.graph.getNodeById(link.target_id)).filter(Boolean);
+}
+
+/** Where a model ends up, by way of nodes that hand it on: samplers and guiders, which are given a prompt as well. */
+function samplersOf(node, seen = new Set()) {
+  const slots = (node.outputs ?? []).map((output, slot) => (["MODEL", "*"].includes(output.type) ? slot : -1));
+  return slots.filter((slot) => slot >= 0).flatMap((slot) => targets(node, slot)).flatMap((next) => {
+    if (seen.has(next)) return [];
+    seen.add(next);
+    return upstream(next, PROMPTS).length ? [next] : samplersOf(next, seen);
+  });
+}
+
+/** The nodes whose prompt the phrases of a node are words of. */
+export function promptsOf(node) {
+  const words = inputNode(node, "words");
   if (words) return words.comfyClass === WORDS ? [words] : [];
-  const source = inputNode(masks, "source");
-  const found = [];
-  if (source) follow(source, "record", found, new Set());
+  const [found, seen] = [[], new Set()];
+  if (node.comfyClass === PASS) samplersOf(node).forEach((sampler) => follow(sampler, "sampler", found, seen));
+  else {
+    const source = inputNode(node, "source");
+    if (source) follow(source, "record", found, seen);
+  }
   return found;
 }
 
-/** The mask nodes, in the same graph, whose phrases are words of this prompt. */
-export function masksOf(prompt) {
+/** The nodes, in the same graph, whose phrases are words of this prompt. */
+export function phrasedOf(prompt) {
   const nodes = prompt.graph?.nodes ?? [];
-  return nodes.filter((node) => node.comfyClass === MASKS && promptsOf(node).includes(prompt));
+  return nodes.filter((node) => PHRASED.includes(node.comfyClass) && promptsOf(node).includes(prompt));
 }
 
 /** The text of a prompt node, also when another node gives it; null when that cannot be seen before a run. */
@@ -80,7 +101,5 @@ export function textOf(prompt) {
 
 /** The overlay nodes that show the masks of a mask node. */
 export function overlaysOf(masks) {
-  const links = masks.outputs?.[0]?.links ?? [];
-  const targets = links.map((id) => masks.graph?.getLink?.(id)).map((link) => link && masks.graph.getNodeById(link.target_id));
-  return targets.filter((node) => node?.comfyClass === OVERLAY);
+  return targets(masks, 0).filter((node) => node.comfyClass === OVERLAY);
 }

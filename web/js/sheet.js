@@ -9,7 +9,10 @@ export async function load(file) {
   return image;
 }
 
-/** A canvas of a size, and its context. */
+/**
+ * A canvas of a size, and its context.
+ * @returns {[HTMLCanvasElement, CanvasRenderingContext2D]}
+ */
 export function sheetOf(width, height) {
   const canvas = Object.assign(document.createElement("canvas"), { width, height });
   return [canvas, canvas.getContext("2d", { willReadFrequently: true })];
@@ -18,7 +21,9 @@ export function sheetOf(width, height) {
 /** The maps of one sample: numbers 0..255 by place. */
 export class Maps {
   constructor(layout, image) {
-    Object.assign(this, { names: layout.names, width: layout.width, height: layout.height });
+    this.names = layout.names;
+    this.width = layout.width;
+    this.height = layout.height;
     const [canvas, context] = sheetOf(image.naturalWidth, image.naturalHeight);
     context.drawImage(image, 0, 0);
     this.tiles = layout.names.map((_, k) => {

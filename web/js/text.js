@@ -27,8 +27,10 @@ app.registerExtension({
   name: "goca.text",
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!NODES.includes(nodeData.name)) return;
-    const before = nodeType.prototype.onExecuted;
-    nodeType.prototype.onExecuted = function (output) {
+    /** @type {any} */ // the host's types know no onExecuted
+    const { prototype } = nodeType;
+    const before = prototype.onExecuted;
+    prototype.onExecuted = function (output) {
       before?.apply(this, arguments);
       const text = output?.text?.join("\n");
       if (text) show(this, text);

@@ -16,12 +16,23 @@ function option(value, text) {
 }
 
 export class Viewer {
+  view = null; // of the last run
+  table = null;
+  bars = null;
+  sample = 0;
+  drawing = null; // of the sample, once its pictures are there
+  ticket = 0; // which pictures are on their way
+  word = -1; // shown for a moment
+  mark = null; // where the keyboard points
+  noted = "";
+
   /**
    * `tables`: the colours. `settings`: read(name) and write(name, value) of what is kept with the graph, among them
    * `show`, `map` and `opacity`. `empty`: what to say before there is anything.
    */
   constructor({ tables, settings, empty }) {
-    Object.assign(this, { tables, settings, ticket: 0, sample: 0, word: -1, mark: null, view: null, drawing: null });
+    this.tables = tables;
+    this.settings = settings;
     this.canvas = make("canvas", { tabIndex: 0, hidden: true, attributes: { role: "img" } });
     this.empty = make("div", { className: "goca-note", textContent: empty });
     this.legend = make("ul", { className: "goca-legend", attributes: { "aria-label": "Legend" } });
@@ -49,7 +60,9 @@ export class Viewer {
 
   /** Show what a run gave: `view` as nodes/look.py makes it, `table` with the areas of masks if there are any. */
   async open(view, table) {
-    Object.assign(this, { view, table, sample: 0 });
+    this.view = view;
+    this.table = table;
+    this.sample = 0;
     const count = (view.heat ?? view.masks).files.length;
     this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Picture ${i + 1}`)));
     this.samples.hidden = count < 2;
@@ -96,7 +109,8 @@ export class Viewer {
         [maps(view.heat), maps(view.masks), maps(view.steps), file ? load(file) : null]);
       // A newer run may have come while these were on their way.
       if (ticket !== this.ticket) return;
-      Object.assign(this, { sample, drawing: new Drawing({ heat, masks, steps, picture }, this.tables) });
+      this.sample = sample;
+      this.drawing = new Drawing({ heat, masks, steps, picture }, this.tables);
     } catch {
       if (ticket !== this.ticket) return;
       this.drawing = null;

@@ -40,7 +40,7 @@ export function estimate(text, stop) {
     const own = match[0];
     const keys = match.groups.other ? [] : [keysOf(own)];
     if (match.groups.embedding) keys.push(keysOf(own.slice(EMBEDDING.length)));
-    return { text: own, keys, tokens: [], pieces: [], content: keys.length > 0 && !stop.has(fold(own)) };
+    return { text: own, name: own, keys, tokens: [], pieces: [], content: keys.length > 0 && !stop.has(fold(own)) };
   });
   const count = new Map();
   for (const word of words) count.set(fold(word.text), (count.get(fold(word.text)) ?? 0) + 1);
@@ -107,7 +107,7 @@ export function meant(words, phrase) {
     // A prompt may really say "room #2".
     const said = (run) => words.slice(run[0], run.at(-1) + 1).map((word) => word.text).join("");
     const typed = runs.filter((run) => squeeze(said(run)) === squeeze(text));
-    runs = typed.length ? typed : runsOf(words, keysOf(numbered[1])).slice(numbered[2] - 1, Number(numbered[2]) || 0);
+    runs = typed.length ? typed : runsOf(words, keysOf(numbered[1])).slice(Number(numbered[2]) - 1, Number(numbered[2]) || 0);
   }
   return runs.flat();
 }
