@@ -33,7 +33,7 @@ class Forward:
 
     ``entries``: conditioning key -> its rows and tokens. ``size``: height and width of the latent of this call.
     ``batch``: rows of the call, of all conditionings together. ``frames``: of tokens, one after the other. ``given``: what
-    else the network is given.
+    else the network is given. ``passed``, once set, is called for each site that has run.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Forward:
         self._grids: dict[str, Grid] = {}
         self.failure: str | None = None
         self.unclear = ""
+        self.passed: Callable[[], None] | None = None
 
     # -- installing -------------------------------------------------------------------------------------------------
 
@@ -157,6 +158,8 @@ class Forward:
                 self._take_replaced(block, site, pending, args[0])
             for module in (site.query, site.key, site.value):
                 self._projected.pop(module, None)
+            if self.passed is not None:
+                self.passed()
 
         return hook
 

@@ -6,7 +6,9 @@ through the host's own sampling, so whatever hangs on the MODEL or on the CONDIT
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -21,6 +23,7 @@ from ..merge import merge
 from ..mirror import mirror
 from .entry import Options
 from .family import plan_of
+from .forward import Forward
 from .mirrored import mirrored
 from .recorder import Recorder, options_for
 from .run import Run
@@ -76,16 +79,26 @@ def segment(
     if flip:
         views.append((samples.flip(-1), mirrored(positive), None if noise_mask is None else noise_mask.flip(-1)))
 
+    # A look at a batch of large pictures takes long, so progress goes by layers.
+    layers = sum(len(block.sites) for block in plan.blocks)
+
     def look() -> Iterator[Attention]:
-        progress = comfy.utils.ProgressBar(draws * len(levels) * len(views))
+        progress = comfy.utils.ProgressBar(draws * len(levels) * len(views) * layers)
+        ends = itertools.count(layers, layers)
+
+        def passed(end: int) -> None:
+            if progress.current < end - 1:  # the last step is the look itself
+                progress.update(1)
+
         for number in range(draws):
             own = (seed + number) % 2**64
             noise = comfy.sample.prepare_noise(samples, own, batch_index)
             for sigma in levels:
                 for is_mirrored, view in enumerate(views):
                     comfy.model_management.throw_exception_if_processing_interrupted()
-                    record = observer.observe(recording, *view, noise, sigma, own)
-                    progress.update(1)
+                    end = next(ends)
+                    record = observer.observe(recording, *view, noise, sigma, own, partial(passed, end))
+                    progress.update_absolute(end)
                     yield mirror(record) if is_mirrored else record
 
     return merge(look())
@@ -128,17 +141,27 @@ class _Observer(Recorder):
     def __init__(self, options: Options) -> None:
         super().__init__(_ALL, options)
         self._seen: list[Run] = []
+        self._passed: Callable[[], None] = lambda: None
 
     def keep(self, run: Run, samples: Tensor) -> None:
         run.close()
         self._seen = [run]
 
+    def _forward(self, *call: Any) -> Forward | None:
+        forward = super()._forward(*call)
+        if forward is not None:
+            forward.passed = self._passed
+        return forward
+
     def observe(
         self, recording: Any, samples: Tensor, positive: list[Any], noise_mask: Tensor | None, noise: Tensor,
-        sigma: float, seed: int,
+        sigma: float, seed: int, passed: Callable[[], None],
     ) -> Attention:  # fmt: skip
-        """One forward pass of the recording model: a sampler's only step, from ``sigma`` to zero."""
-        self._seen = []
+        """One forward pass of the recording model: a sampler's only step, from ``sigma`` to zero.
+
+        ``passed`` is called for each layer.
+        """
+        self._seen, self._passed = [], passed
         guider = _Guider(recording)
         guider.inner_set_conds({"positive": positive})
         euler, steps = comfy.samplers.ksampler("euler"), torch.tensor([sigma, 0.0])
