@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 Run = tuple[int, ...]
 """Words that make up a phrase, as indices."""
 
-_NUMBERED = re.compile(r"(.*\S)\s*#(\d+)", re.DOTALL)
-_SHOWN_WORDS = 40
+# Longer numbers are no numbers of occurrences, and Python does not read numbers of any length.
+_NUMBERED = re.compile(r"(.*\S)\s*#(\d{1,9})", re.DOTALL)
+# Of a prompt, and of a word or phrase, that an error tells.
+_SHOWN_WORDS, _SHOWN_LETTERS = 40, 80
 
 
 class PhraseError(ValueError):
@@ -59,7 +61,12 @@ def runs_of(keys: tuple[str, ...], words: Sequence[Word]) -> list[Run]:
 
 
 def quote(text: str) -> str:
-    return f'"{text.strip()}"'
+    return f'"{_short(text.strip())}"'
+
+
+def _short(text: str) -> str:
+    """A text as an error can tell it, however long somebody made it."""
+    return text if len(text) <= _SHOWN_LETTERS else f"{text[: _SHOWN_LETTERS - 1]}…"
 
 
 def _run_at(index: int, keys: tuple[str, ...], words: Sequence[Word]) -> Run:
@@ -90,7 +97,7 @@ def _missing(phrase: str, plain: str, words: Sequence[Word]) -> str:
     named = [w for w in words if w.content] or [w for w in words if w.keys]
     if not named:
         return f"{quote(phrase)} is not in the prompt, which has no words."
-    shown = ", ".join(w.name for w in named[:_SHOWN_WORDS]) + (", …" if len(named) > _SHOWN_WORDS else "")
+    shown = ", ".join(_short(w.name) for w in named[:_SHOWN_WORDS]) + (", …" if len(named) > _SHOWN_WORDS else "")
     message = f"{quote(phrase)} is not in the prompt, whose words are: {shown}"
     # A slip of the pen is looked for among single words and among neighbours, as many as the phrase has.
     size, spoken = len(fold_words(phrase)), [i for i, w in enumerate(words) if w.keys]

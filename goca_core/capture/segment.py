@@ -80,7 +80,7 @@ def segment(
         views.append((samples.flip(-1), mirrored(positive), None if noise_mask is None else noise_mask.flip(-1)))
 
     # A look at a batch of large pictures takes long, so progress goes by layers.
-    layers = sum(len(block.sites) for block in plan.blocks)
+    layers = sum(1 for block in plan.blocks for _ in block.sites)
 
     def look() -> Iterator[Attention]:
         progress = comfy.utils.ProgressBar(draws * len(levels) * len(views) * layers)

@@ -91,6 +91,6 @@ def test_a_look_at_a_batch_tells_each_layer(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0.0, raising=False)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, most, *_, **__: seen.append((value, most)))
     look(built.model, latents(batch=3), built.conditioning(seed=1), draws=2)
-    layers = sum(len(block.sites) for block in plan_of(built.model.model).blocks)
+    layers = sum(1 for block in plan_of(built.model.model).blocks for _ in block.sites)
     assert layers > 8
     assert seen == [(value, 2 * layers) for value in range(1, 2 * layers + 1)]

@@ -247,6 +247,14 @@ def test_a_long_prompt_is_not_listed_whole() -> None:
     assert "word40" not in str(caught.value)
 
 
+@pytest.mark.parametrize("phrase", ["x" * 100_000, "cat " * 50_000, "cat#" + "9" * 5_000, "red " + "#1" * 5_000])
+def test_input_of_any_length_is_answered_in_one_short_sentence(phrase: str) -> None:
+    for prompt in ("a red cat", "a " + "cat" * 50_000):
+        with pytest.raises(PhraseError, match="is not in the prompt") as caught:
+            words_of(prompt).find(phrase)
+        assert len(str(caught.value)) < 300
+
+
 def test_an_empty_prompt_has_no_words() -> None:
     words = words_of("")
     assert words.words == ()
