@@ -97,11 +97,7 @@ def build_unet(dtype: Any, device: Any) -> Any:
     """The host's BaseModel, weights not yet set."""
     config = DemoConfig(UNET)
     config.set_inference_dtype(dtype, None)
-    model = config.get_model({}, "", device=device)
-    # Its coarse layers do not know where things are, and the paper's layer weights favour coarse layers: on drawn scenes
-    # they cost more than half of the score, so here all layers count alike unless asked otherwise.
-    model.diffusion_model.goca_layer_method = "vanilla"
-    return model
+    return config.get_model({}, "", device=device)
 
 
 def _text_weights(weights: dict) -> dict:

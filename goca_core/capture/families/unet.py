@@ -50,8 +50,7 @@ class UNet(Family):
         finest = min(block.level for block in blocks)
         defaults = Defaults(
             head="dot-product w/o clamp",
-            # A network may know better about itself than its relatives do.
-            layer=getattr(network, "goca_layer_method", "dot-product similarity"),
+            layer="dot-product similarity",
             rescale="sum-1 rescaling + per-token renorm+",
             order=2,
         )
