@@ -5,11 +5,11 @@ HOST_PYTHON = $$($(PYTHON) "$(CURDIR)/scripts/host.py" --print python)
 CHECK = .host/check/bin
 MYPY = $(CHECK)/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" --python-executable "$(HOST_PYTHON)"
 
-.PHONY: help host demo test unit check format clean distclean
+.PHONY: help host demo test test-hosts unit check format clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 host: ## a real ComfyUI in .host/ (COMFYUI_DIR and COMFYUI_PYTHON use your own)
 	@$(PYTHON) scripts/host.py
@@ -19,6 +19,9 @@ demo: host ## a picture, its masks, an overlay and a table into ./output (ARGS="
 
 test: host ## all tests, against the real ComfyUI (ARGS="-k words")
 	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(ARGS)
+
+test-hosts: host ## tests/host on the oldest supported ComfyUI, then on the newest (ARGS="--only oldest -- -k families")
+	@$(PYTHON) scripts/test_hosts.py $(ARGS)
 
 unit: host ## the tests of the method alone
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)

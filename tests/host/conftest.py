@@ -63,6 +63,8 @@ def _boot() -> None:
         options = importlib.import_module("comfy.options")
         options.enable_args_parsing()
         importlib.import_module("comfy.cli_args")
+        # As main.py does: nodes.py puts another module of this name on the path.
+        importlib.import_module("utils")
     finally:
         sys.argv = kept
 

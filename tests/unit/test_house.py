@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import host
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # Top-level modules of the host. `nodes` inside the pack is only ever imported relatively.
@@ -212,9 +214,11 @@ def test_versions_agree() -> None:
     assert newest and newest[1] == project("version")
 
 
-def test_the_tested_host_is_the_one_asked_for() -> None:
-    provided = re.search(r'^COMFYUI_VERSION = "(.+)"', (ROOT / "scripts" / "host.py").read_text("utf-8"), re.MULTILINE)
-    assert provided and project("requires-comfyui") == f">={provided[1]}"
+def test_the_oldest_host_asked_for_is_tested() -> None:
+    oldest, newest = host.OLDEST.version, host.NEWEST.version
+    assert project("requires-comfyui") == f">={oldest}"
+    assert f"It needs ComfyUI {oldest} or newer" in (ROOT / "README.md").read_text("utf-8")
+    assert f"ComfyUI {oldest} and {newest}" in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 
 
 def test_requirements_agree() -> None:

@@ -98,21 +98,43 @@ def test_a_users_checkout_is_used_in_place(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"dir={tmp_path}", f"python={sys.executable}"]
 
 
-def test_only_the_host_is_unpacked(tmp_path: Path) -> None:
-    inside = f"{provider.SDIST.replace('-', '_')}-{provider.SDIST_VERSION}"
-    source = tmp_path / "file"
-    source.write_text("pass\n", encoding="utf-8")
-    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
-        for name in ("setup.py", f"{provider.SDIST_FOLDER}/main.py", f"{provider.SDIST_FOLDER}/../escape.py"):
-            tar.add(source, f"{inside}/{name}")
-    provider._unpack(tmp_path / "archive.tar.gz", tmp_path / "out" / "tree")
-    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["main.py"]
+def packed(release: provider.Release) -> None:
+    """The source archive of a release, with what must not come out of it too."""
+    release.archive.parent.mkdir()
+    source = release.archive.parent / "file"
+    source.write_text(f'__version__ = "{release.version}"\n', encoding="utf-8")
+    with tarfile.open(release.archive, "w:gz") as tar:
+        inside = f"{provider.SDIST_FOLDER}/main.py", f"{provider.SDIST_FOLDER}/comfyui_version.py"
+        for name in ("setup.py", *inside, f"{provider.SDIST_FOLDER}/../escape.py"):
+            tar.add(source, f"{release.archive.name.removesuffix('.tar.gz')}/{name}")
 
 
-def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
-    damaged = tmp_path / "a.tar.gz"
-    damaged.write_bytes(b"half of it")
-    assert provider._sha256(damaged) != provider.SDIST_SHA256
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> provider.Release:
+    monkeypatch.setattr(provider, "STORE", tmp_path)
+    packed(provider.Release("1.2.3", "4.5.6", ""))
+    return provider.Release("1.2.3", "4.5.6", provider._sha256(provider.Release("1.2.3", "4.5.6", "").archive))
+
+
+def test_only_the_host_is_unpacked(tmp_path: Path, release: provider.Release) -> None:
+    provider.provide_release(release, tmp_path / "out")
+    found = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == {"main.py", "comfyui_version.py"}
+
+
+def test_a_damaged_archive_is_noticed(
+    tmp_path: Path, release: provider.Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_arguments: object, **_options: object) -> int:
+        release.archive.write_bytes(b"half of it")
+        return 0
+
+    monkeypatch.setattr(provider, "run_pip", download)
+    monkeypatch.setattr(provider, "_tool_python", lambda: Path(sys.executable))
+    release.archive.write_bytes(b"something else")
+    with pytest.raises(provider.HostError, match="another sha256"):
+        provider.provide_release(release, tmp_path / "tree")
+    assert not release.archive.exists() and not (tmp_path / "tree").exists()
 
 
 def test_the_base_directory_links_the_pack(tmp_path: Path) -> None:

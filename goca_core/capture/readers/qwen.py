@@ -94,13 +94,15 @@ def chat(
     weights: bool = False,
 ) -> Chat:
     """``own``: beginnings of a text that brings its own template. ``weights``: whether the host reads weights syntax."""
-    around = "{}" if own and text.startswith(own) else template(clip.tokenizer, text)
-    before = around.partition("{}")[0]
     name = clip.tokenizer.clip_name
     chunks = clip.tokenize(text, return_word_ids=True)[name]
+    ids = [None if is_vector(entry[0]) else entry[0] for entry in chunks[0]]
+    # Older hosts put some of these texts into the template all the same.
+    as_it_is = bool(own) and text.startswith(own) and ids.count(_START) <= text.count(_OPENING)
+    around = "{}" if as_it_is else template(clip.tokenizer, text)
+    before = around.partition("{}")[0]
     reader = Reader(getattr(clip.tokenizer, name), chunks, around.format(text), byte_spans, weights)
     plain, _ = plain_of(text, weights)
-    ids = [None if is_vector(entry[0]) else entry[0] for entry in chunks[0]]
     first, start, end = cut(ids), len(before), len(before) + len(plain)
     tokens = []
     for token in reader.tokens():
