@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from goca_core.capture.families import FAMILIES
+from goca_core.capture.family import Support
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- families: scripts/support_table.py -->", "<!-- end of families -->"
@@ -24,10 +25,14 @@ HEAD = ("models", "recorded", "heads", "words of", "layers and settings", "teste
 
 def table() -> str:
     rows = [
-        (row.models, row.attention, row.heads, row.words.replace("*", ""), row.settings, row.tested)
+        (_models(row), row.attention, row.heads, row.words.replace("*", ""), row.settings, row.tested)
         for row in (family.support for family in FAMILIES)
     ]
     return "\n".join(f"| {' | '.join(row)} |" for row in (HEAD, ["---"] * len(HEAD), *rows))
+
+
+def _models(row: Support) -> str:
+    return f"{row.models} (ComfyUI {row.since} or newer)" if row.since else row.models
 
 
 def renewed(text: str) -> str:

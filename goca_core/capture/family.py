@@ -155,6 +155,7 @@ class Support:
 
     ``words``: the text encoders; a star marks those whose vocabulary is not in the host. ``settings``: where its layers and
     methods come from. ``recorded``: the kind of attention, where heads do not tell it (those of joint attention are averaged).
+    ``since``: the version of the host that it is tested on from, where the oldest supported one does not have it.
     """
 
     models: str
@@ -162,6 +163,7 @@ class Support:
     heads: Literal["weighted", "averaged"]
     settings: Literal["of the paper", "by analogy"]
     recorded: Literal["", "cross-attention", "joint attention"] = ""
+    since: str = ""
 
     @property
     def attention(self) -> str:

@@ -224,7 +224,7 @@ class Run:
         if self._blind:
             return (
                 "the model ran without its attention being visible, because it is compiled or its attention is replaced as a whole; "
-                "take the compile or acceleration node off this MODEL"
+                "take the compile, acceleration or attention couple node off this MODEL"
             )
         return (
             "the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped the step; "

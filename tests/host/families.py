@@ -15,6 +15,7 @@ class Kind(NamedTuple):
     grid: tuple[int, int] = (8, 11)  # the tokens of the odd latent
     other: tuple[int, int] | None = (18, 12)  # a latent that is higher than wide
     together: bool = False  # prompts of all lengths go into one call
+    since: str = ""  # the host that it is tested on from, where the oldest supported one does not have it
 
 
 CROSS = Kind(None, hidden=True, other=None)
@@ -44,12 +45,12 @@ FAMILIES = {
     "chroma_radiance": Kind((40, 70), joint=True, grid=(3, 5), other=(64, 48)),
     "hidream": JOINT_ODD._replace(layout={**PICTURE_FIRST, "more": 2 * 12}),
     "omnigen2": JOINT_ODD,
-    "boogu": JOINT_ODD,
+    "boogu": JOINT_ODD._replace(since="0.30.0"),
     "hunyuan_image": CELLS._replace(layout={"more": 9}),
-    "krea2": JOINT_ODD._replace(layout={"gated": True}),
+    "krea2": JOINT_ODD._replace(layout={"gated": True}, since="0.30.0"),
     "cascade_c": CELLS._replace(layout={**PICTURE_FIRST, "behind": 8}),
-    "mage_flow": CELLS,
-    "joyimage": JOINT_ODD._replace(layout=PICTURE_FIRST),
+    "mage_flow": CELLS._replace(since="0.30.0"),
+    "joyimage": JOINT_ODD._replace(layout=PICTURE_FIRST, since="0.30.0"),
     "lens": CELLS._replace(layout=PICTURE_FIRST),
     "ideogram4": CELLS,
     "ernie": CELLS._replace(layout=PICTURE_FIRST, hidden=True),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import comfy.supported_models
 import pytest
 import torch
 
 from goca_core.attention import AttentionError, aggregate
+from goca_core.capture.families import FAMILIES as KNOWN
+from goca_core.capture.family import find_family
 from goca_core.capture.recorder import Window, record
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
@@ -26,6 +29,7 @@ from .dense import (
 )
 from .families import FAMILIES, ODD
 from .helpers import blocks_of, identical, job, names, words_of
+from .older import is_before
 from .tiny_models import MT5
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -272,3 +276,18 @@ def test_the_layers_by_analogy() -> None:
     assert (joyimage.reference, joyimage.feature) == ("block.8", "projected")
     assert {plan.noise_level for plan in (flux2, omnigen2, hidream, joyimage)} == {0.407}
     assert {plan.defaults for plan in (flux2, omnigen2, hidream, joyimage)} == {plan_of("flux").defaults}
+
+
+# -- older hosts ------------------------------------------------------------------------------------------------------
+
+
+def test_what_an_older_host_lacks_is_what_the_readme_says() -> None:
+    newer = {name: kind.since for name, kind in FAMILIES.items() if kind.since}
+    lacking = {name for name in FAMILIES if not hasattr(comfy.supported_models, tiny.MODELS[name].model)}
+    # A version between the two may have some of them already.
+    assert lacking <= {name for name, since in newer.items() if is_before(since)}
+    found = {
+        find_family(tiny.build(name).model.model).name: since for name, since in newer.items() if name not in lacking
+    }
+    stated = {family.name: family.support.since for family in KNOWN if family.support.since}
+    assert len(stated) == len(newer) and found.items() <= stated.items()

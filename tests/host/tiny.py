@@ -35,8 +35,11 @@ class Tiny(NamedTuple):
     frames: int  # of the latent; 0 for models that know pictures only
 
 
-def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
-    """A fresh model; two built with one seed are equal. Leaves the test out where the host is older than the model."""
+def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None) -> Tiny:
+    """A fresh model; two built with one seed are equal. ``cast``: the precision to compute in, if not that of the weights.
+
+    Leaves the test out where the host is older than the model.
+    """
     import comfy.model_patcher
     import comfy.supported_models
 
@@ -45,7 +48,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tiny:
     config = getattr(comfy.supported_models, kind.model)(dict(kind.config))
     # The constructor lays the class's own numbers (the real model's head count) over ours, hence afterwards.
     config.unet_config.update(kind.forced)
-    config.set_inference_dtype(dtype, None)
+    config.set_inference_dtype(dtype, cast)
     model = config.get_model({}, "", device=CPU)
     _fill(model, seed)
     patcher = comfy.model_patcher.ModelPatcher(model.eval(), load_device=CPU, offload_device=CPU)

@@ -12,7 +12,7 @@ from ..family import Block, Family, Plan, Site, Support, counted_references, ima
 class JoyImage(Family):
     name = "joyimage"
     label = "JoyImage"
-    support = Support("JoyImage, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy")
+    support = Support("JoyImage, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.joyimage.model.JoyImageTransformer3DModel")

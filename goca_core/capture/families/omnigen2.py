@@ -28,7 +28,7 @@ class Omnigen2(Family):
 class Boogu(Family):
     name = "boogu"
     label = "Boogu-Image"
-    support = Support("Boogu-Image, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy")
+    support = Support("Boogu-Image, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.boogu.model.BooguTransformer2DModel")

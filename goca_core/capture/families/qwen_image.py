@@ -31,7 +31,7 @@ class QwenImage(Family):
 class MageFlow(QwenImage):
     name = "mage-flow"
     label = "Mage-Flow"
-    support = Support("Mage-Flow, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy")
+    support = Support("Mage-Flow, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel")
