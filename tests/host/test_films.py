@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from goca_core.pipeline import Request, cut
 from . import tiny
 from .dense import assert_near, check, check_maps, dense_map, probe_and_record
 from .helpers import blocks_of, identical, job, names, words_of
+from .older import need
 from .tiny_video import FRAMES
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -77,6 +79,7 @@ def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
     ids=["fun control", "phantom", "bernini", "ignored"],
 )
 def test_reference_pictures_of_wan(name: str, extra: dict[str, Any], layout: dict[str, int], more: int) -> None:
+    need("context_latents" not in extra or find_spec("comfy_extras.nodes_bernini") is not None, "model Bernini")
     built = tiny.build(name)
     size = (16 if "control" in name else 15, 22)
     work = job(built, 1, size, cfg=4.0, steps=2, positive=built.conditioning(seed=1, **extra))
