@@ -23,6 +23,10 @@ QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy
 # The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.
 READY = """() => window.LiteGraph?.registered_node_types['GOCA_Overlay']
   && window.app?.extensionManager?.workflow?.activeWorkflow?.activeState"""
+# In the template browser: a graph's picture has come. And then: the editor shows that graph.
+PICTURE = "(name) => document.querySelector(`[data-testid='template-workflow-${name}'] img`)?.naturalWidth > 0"
+ACTIVE = """(name) => window.app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)
+  && window.app.graph.nodes.some((node) => node.type.startsWith('GOCA_'))"""
 # The node of a type, and of a title if there are several.
 NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
 # As by a user's hand: a widget tells what follows from its new value.
@@ -93,21 +97,27 @@ class Editor:
     def _outside(route: Route) -> None:
         route.abort()
 
-    def open(self, query: str = "") -> Editor:
+    def open(self) -> Editor:
         self.ready = False
         # Settings are the server's, and another tab may have changed them since.
         for name, value in {**QUIET, "Comfy.VueNodes.Enabled": self.vue}.items():
             self._set(name, value)
-        self.page.goto(f"{self.server.url}/{query}", wait_until="domcontentloaded")
+        self.page.goto(self.server.url, wait_until="domcontentloaded")
         self.page.wait_for_function(READY)
         self.page.wait_for_load_state("networkidle")
         self.ready = True
         return self
 
     def template(self, name: str) -> Editor:
-        """Open an example graph as the template browser does."""
-        self.open(f"?template={name}&source={PACK}")
-        self.page.wait_for_function("() => window.app.graph?.nodes.some((node) => node.type.startsWith('GOCA_'))")
+        """Open an example graph by hand: Templates, Extensions, this pack, a click on its picture."""
+        self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        self.page.get_by_text(PACK, exact=True).first.click()
+        card = self.page.get_by_test_id(f"template-workflow-{name}")
+        card.scroll_into_view_if_needed()
+        self.page.wait_for_function(PICTURE, arg=name)
+        card.click()
+        card.wait_for(state="detached")
+        self.page.wait_for_function(ACTIVE, arg=name)
         self.settle()
         return self
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from scripts.comfy_server import ComfyServer, Run
 
 from .editor import Editor
+from .panels import chips, hover, legend, pressed
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
@@ -19,7 +22,8 @@ DEMO = "masks_from_words_demo"
 BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
 OLD = ROOT / "tests" / "fixtures" / "graph_0_1.json"
 # Nodes on which the pack shows something before they ran.
-FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
+MASKS = "GOCA_MaskFromTokens"
+FACES = ("GOCA_EncodePrompt", MASKS, "GOCA_RegionalPass", "GOCA_Overlay")
 ROW = 24  # pixels of a widget in the classic renderer
 WIDGETS = """() => Object.fromEntries(window.app.graph.nodes.map((node) =>
   [node.id, (node.widgets ?? []).filter((widget) => widget.serialize !== false).length]))"""
@@ -63,19 +67,52 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
         assert not editor.errors, path.stem
 
 
-def test_the_template_browser_opens_a_graph_that_gives_what_the_api_gives(editor: Editor, server: ComfyServer) -> None:
-    editor.template(DEMO)
+def forget(server: ComfyServer) -> None:
+    """Have the server run again what it has run before."""
+    content = {"Content-Type": "application/json"}
+    urllib.request.urlopen(
+        urllib.request.Request(f"{server.url}/free", b'{"free_memory": true}', content), timeout=60
+    ).close()
+    # It does so between two prompts.
+    empty = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    run_by_api(server, {"1": empty, "2": shown})
+
+
+@pytest.mark.parametrize("name", [path.stem for path in GRAPHS if path.stem.endswith("_demo")])
+def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, name: str) -> None:
+    """Opened, run, a word clicked, its mask seen, the words at a pixel ranked; and the API gives the same without a browser."""
+    editor.template(name)
     assert not missing(editor)
     before = editor.sizes()
     outputs = editor.run()
     assert editor.sizes() == before, "running a graph makes nodes grow"
-    other = run_by_api(server, json.loads((ROOT / "workflows" / "api" / f"{DEMO}.json").read_text(encoding="utf-8")))
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    if name == DEMO:
+        forget(server)
+    other = run_by_api(server, prompt)
+    if name == DEMO:
+        assert next(key for key, node in prompt.items() if node["class_type"] == "KSampler") in other.executed
     assert outputs.keys() == other.outputs.keys()
     for node, shown in outputs.items():
         assert shown.get("goca_masks") == other.outputs[node].get("goca_masks")
         for ours, theirs in zip(shown.get("images", []), other.outputs[node].get("images", []), strict=True):
-            # Nothing runs twice, so files may be the very same; their content is what counts.
             assert server.fetch(ours) == server.fetch(theirs)
+
+    if MASKS not in (node["class_type"] for node in prompt.values()):
+        return  # pictures only, or masks that Collect Masks hands out
+    panel = editor.look_at(MASKS)
+    free = {word: chip for word, chip in chips(panel).items() if word not in pressed(panel)}
+    word, chip = next(
+        (word, chip) for word, chip in reversed(free.items()) if "goca-minor" not in (chip.get_attribute("class") or "")
+    )
+    chip.click()
+    editor.settle()
+    editor.run()
+    panel = editor.look_at(MASKS)
+    assert word in pressed(panel)
+    assert [entry.rsplit(" ", 2)[0] for entry in legend(panel)][-2].endswith(word)
+    assert re.fullmatch(r"[^:]+: (\S+ [\d.]+ %( · )?)+", hover(editor, panel, 0.5, 0.5))
 
 
 @RENDERERS

@@ -15,6 +15,7 @@ from goca_core.colours import COLOUR_MAPS, colour_of
 from scripts.comfy_server import ComfyServer
 
 from .editor import Editor
+from .panels import canvas, hover, legend
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 OVER, HEAT = "Masks over the picture", "Heat map of every word"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
-
-
-def canvas(panel: ElementHandle) -> ElementHandle:
-    found = panel.query_selector("canvas")
-    assert found
-    return found
 
 
 def pixels(panel: ElementHandle) -> np.ndarray:
@@ -46,21 +41,6 @@ def choose(editor: Editor, panel: ElementHandle, label: str, value: str) -> None
     editor.settle()
 
 
-def hover(editor: Editor, panel: ElementHandle, x: float, y: float) -> str:
-    """Point at a place of the picture, from 0 to 1; what is told about it."""
-    box, (width, height) = (
-        canvas(panel).bounding_box(),
-        canvas(panel).evaluate("(canvas) => [canvas.width, canvas.height]"),
-    )
-    assert box
-    scale = min(box["width"] / width, box["height"] / height)
-    centre = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    editor.page.mouse.move(centre[0] + (x - 0.5) * width * scale, centre[1] + (y - 0.5) * height * scale)
-    readout = panel.query_selector(".goca-readout")
-    assert readout
-    return readout.inner_text()
-
-
 def sheet(server: ComfyServer, outputs: dict[str, dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
     """The maps of the first picture by name, as the run left them."""
     view = next(shown["goca_view"][0] for shown in outputs.values() if kind in shown.get("goca_view", [{}])[0])
@@ -77,7 +57,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     heat, masks = (sheet(server, outputs, kind) for kind in ("heat", "masks"))
     panel = editor.look_at(MASKS)
     choose(editor, panel, "What is shown", "masks")
-    assert [text.rsplit(" ", 2)[0].partition(" (")[0] for text in texts(panel)] == [
+    assert [text.rsplit(" ", 2)[0].partition(" (")[0] for text in legend(panel)] == [
         "red circle",
         "blue square",
         "background",
@@ -109,7 +89,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     assert np.abs(near - wanted).max(1).min() <= 24, "smoothing moves it a little"
 
     choose(editor, panel, "What is shown", "all")
-    assert len(texts(panel)) == 1
+    assert len(legend(panel)) == 1
 
     # How the masks came about: a row for each phrase; and what the layers gave.
     choose(editor, panel, "What is shown", "steps")
@@ -130,16 +110,12 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     assert np.array_equal(np.asarray(Image.open(tmp_path / "seen.png").convert("RGB")), pixels(panel))
 
 
-def texts(panel: ElementHandle) -> list[str]:
-    return [entry.inner_text() for entry in panel.query_selector_all(".goca-legend li")]
-
-
 @RENDERERS
 def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> None:
     outputs = editor.demo().run()
     masks = sheet(server, outputs, "masks")
     panel = editor.look_at(OVERLAY, OVER)
-    assert texts(panel) == ["red circle", "blue square"]
+    assert legend(panel) == ["red circle", "blue square"]
     # Full colours where masks are, at full opacity; the picture elsewhere.
     editor.set_value(OVERLAY, "opacity", 1, OVER)
     drawn = pixels(panel)
@@ -157,11 +133,11 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     assert not [name for name in names if "image-preview" in name], "the host shows the picture a second time"
 
     panel = editor.look_at(OVERLAY, HEAT)
-    assert texts(panel) == ["All words, from 0 to 1"]
+    assert legend(panel) == ["All words, from 0 to 1"]
     hover(editor, panel, 0.5, 0.9)
     canvas(panel).click(position={"x": canvas(panel).bounding_box()["width"] / 2, "y": 60})
     editor.settle()
-    assert texts(panel) != ["All words, from 0 to 1"], "a click on a small map shows that word"
+    assert legend(panel) != ["All words, from 0 to 1"], "a click on a small map shows that word"
 
 
 def test_looking_by_keyboard(editor: Editor) -> None:
@@ -179,9 +155,9 @@ def test_looking_by_keyboard(editor: Editor) -> None:
     editor.page.keyboard.press("Shift+Tab")
     chip = editor.page.evaluate("() => document.activeElement.textContent")
     editor.page.keyboard.press("End")
-    assert texts(panel) == ["grass, from 0 to 1"], chip
+    assert legend(panel) == ["grass, from 0 to 1"], chip
     editor.page.keyboard.press("Tab")
-    assert len(texts(panel)) == 3
+    assert len(legend(panel)) == 3
     labelled = panel.query_selector_all("select, input, canvas")
     assert all(part.get_attribute("aria-label") for part in labelled)
 
@@ -206,10 +182,10 @@ def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, serve
 def test_going_to_another_graph_and_back(editor: Editor) -> None:
     """The editor keeps what ran in each of its own tabs."""
     editor.demo().run()
-    before = texts(editor.look_at(MASKS))
+    before = legend(editor.look_at(MASKS))
     editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
     editor.page.wait_for_function("() => !window.app.graph.nodes.some((node) => node.type === 'GOCA_MaskFromTokens')")
     editor.page.evaluate("() => window.app.extensionManager.command.execute('Workspace.PreviousOpenedWorkflow')")
     editor.page.wait_for_function("() => window.app.graph.nodes.some((node) => node.type === 'GOCA_MaskFromTokens')")
     editor.settle()
-    assert texts(editor.look_at(MASKS)) == before
+    assert legend(editor.look_at(MASKS)) == before

@@ -15,29 +15,17 @@ from goca_core.words import PhraseError, WordMap
 from goca_core.wordscan import STOP_WORDS, split_words
 from scripts.comfy_server import ComfyServer
 
-from .editor import DEMO, Editor
+from .editor import DEMO, WORKFLOWS, Editor
+from .panels import chips, legend, pressed
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ElementHandle
-
     from .conftest import Tabs
 
 PROMPT, MASKS, OVERLAY = "GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay"
+PASS = "GOCA_RegionalPass"
 WORDS_JS = "(name) => import('/extensions/comfyui-goca/js/words.js').then((words) => { window.words = words; })"
 EVIL = "<img src=x onerror=window.hacked=1>"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
-
-
-def chips(panel: ElementHandle) -> dict[str, ElementHandle]:
-    return {chip.inner_text(): chip for chip in panel.query_selector_all(".goca-chip")}
-
-
-def pressed(panel: ElementHandle) -> list[str]:
-    return [name for name, chip in chips(panel).items() if chip.get_attribute("aria-pressed") == "true"]
-
-
-def legend(panel: ElementHandle) -> list[str]:
-    return [entry.inner_text() for entry in panel.query_selector_all(".goca-legend li")]
 
 
 # -- clicking ----------------------------------------------------------------------------------------------------------
@@ -81,6 +69,28 @@ def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
     assert pressed(prompt) == ["blue", "grass"]
     editor.set_value(PROMPT, "text", "", "Prompt")
     assert prompt.inner_text() == "No words."
+
+
+def test_the_words_of_a_regional_pass_are_those_of_its_sampler(editor: Editor) -> None:
+    editor.load(WORKFLOWS / "regional_one_pass_demo.json")
+    panel = editor.look_at(PASS)
+    assert list(chips(panel)) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
+    assert pressed(panel) == ["red", "circle", "blue", "square"]
+    chips(panel)["grass"].click()
+    editor.settle()
+    assert editor.value(PASS, "phrases") == "red circle\nblue square\ngrass"
+    chips(editor.look_at(PROMPT, "Prompt"))["blue"].click()
+    editor.settle()
+    assert editor.value(PASS, "phrases") == "red circle\nsquare\ngrass"
+    outputs = editor.run()
+    (masks,) = [view["masks"] for out in outputs.values() for view in out.get("goca_view", []) if "masks" in view]
+    assert masks["names"] == ["red circle", "square", "grass"]
+    panel = editor.look_at(PASS)
+    assert chips(panel)["grass"].get_attribute("aria-label") == "grass: token 9, in the phrase grass"
+    # Without a sampler nobody knows whose words these are.
+    editor.node(PASS).evaluate("(node) => node.disconnectOutput(0)")
+    editor.settle()
+    assert not chips(panel) and "sampler" in panel.inner_text()
 
 
 def test_words_by_keyboard_and_what_a_reader_hears(editor: Editor) -> None:
@@ -281,6 +291,8 @@ def test_a_guess_has_the_words_of_the_tokenizer(page: Any) -> None:
 
 def test_the_server_gives_its_scripts_and_nothing_beside_them(server: ComfyServer) -> None:
     assert b"registerExtension" in server.get("/extensions/comfyui-goca/js/goca.js")
-    for path in ("/extensions/comfyui-goca/../../__init__.py", "/extensions/comfyui-goca/%2e%2e/%2e%2e/__init__.py"):
-        with pytest.raises(OSError, match=r"40[034]"):
+    root = "/extensions/comfyui-goca"
+    out = ("../..", "%2e%2e/%2e%2e", "..%2f..", "%2e%2e%2f%2e%2e", "..%5c..", "js/../../..", "js%00/../../..")
+    for path in (*(f"{root}/{way}/__init__.py" for way in out), f"{root}//etc/passwd", f"{root}/{'a' * 20_000}.js"):
+        with pytest.raises(OSError, match=r"HTTP Error 4\d\d"):
             server.get(path)
