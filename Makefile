@@ -27,13 +27,14 @@ unit: host ## the tests of the method alone
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
 
 # The nodes reach goca_core relatively, as the host imports them; under these links the checker sees one package.
-check: host $(CHECK)/done ## lint, formatting, types and the registry's rules
+check: host $(CHECK)/done ## lint, formatting, types (of web/js too, where there is npm) and the registry's rules
 	$(CHECK)/ruff check .
 	$(CHECK)/ruff format --check .
 	@mkdir -p .host/types/goca_pack
 	@for part in __init__.py goca_core nodes; do ln -sfn "../../../$$part" ".host/types/goca_pack/$$part"; done
 	$(MYPY) -p scripts
 	cd .host/types && "$(CURDIR)"/$(MYPY) -p goca_pack.goca_core -p goca_pack.nodes
+	$(PYTHON) scripts/check_browser_types.py $(CHECK)/../js
 	$(PYTHON) scripts/check_registry.py $(CHECK)/comfy
 
 format: $(CHECK)/done ## format the code and apply the linter's fixes
