@@ -161,7 +161,7 @@ def judge_recoloured(result: Result, wish: Wish, before: np.ndarray, after: np.n
     """before, after: colours by pixel [H, W]; thing: the pixels of the first thing."""
     old, new = index(wish.first.colour), index(wish.colour)
     done = (after[thing] == new).mean() >= 0.5 and (after[thing] == old).mean() <= 0.2
-    result.add(bool(done), alone(wish, before, after, thing))
+    result.add(bool(done), alone(wish, before, after))
 
 
 def judge_replaced(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
@@ -171,12 +171,12 @@ def judge_replaced(result: Result, wish: Wish, before: np.ndarray, after: np.nda
     if found:
         result.nearer.add(likeness(found[0], wish.shape) > likeness(found[0], wish.first.shape))
     done = bool(found) and shape_of(found[0]) == wish.shape
-    result.add(done, alone(wish, before, after, thing))
+    result.add(done, alone(wish, before, after))
 
 
-def alone(wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> bool:
-    """Whether nothing but the thing changed its colour."""
-    near = ndimage.binary_dilation(thing, iterations=MARGIN)
+def alone(wish: Wish, before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether nothing but the first thing changed its colour, wherever it was drawn: sometimes it is there twice."""
+    near = ndimage.binary_dilation(before == index(wish.first.colour), iterations=MARGIN)
     new, other = index(wish.colour), before == index(wish.second.colour)
     spilled = ((after == new) & (before != new) & ~near).mean()
     return bool(spilled <= SPILL and (after[other] == before[other]).mean() >= 0.7)

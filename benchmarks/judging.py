@@ -21,7 +21,7 @@ from scipy import ndimage
 FAR = 70.0
 # Smaller than this share of the picture nothing was drawn.
 DRAWN = 0.01
-# Things are drawn turned by up to this much, either way.
+# Turns, in radians, at which a thing is still of its shape; they are drawn nearly upright.
 TURNS = tuple(np.linspace(-0.35, 0.35, 7).tolist())
 
 
