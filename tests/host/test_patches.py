@@ -122,16 +122,12 @@ def test_a_picture_as_a_second_prompt() -> None:
         return attend(q, k, v, heads) + 0.7 * attend(q, *picture, heads)
 
     model = built.model.clone()
-    blocks = [
-        *(("input", 1, 0), ("input", 3, 0), ("input", 4, 0)),
-        ("middle", 1, 0),
-        *(("output", n, 0) for n in range(6)),
-    ]
-    for kind, number, index in blocks:
-        model.set_model_attn2_replace(adapter, kind, number, index)
+    plan = blocks_of(model).blocks
+    for block in plan:
+        kind, number, index = block.name.split(".")
+        model.set_model_attn2_replace(adapter, kind, int(number), int(index))
     work = job(built, steps=1, cfg=4.0)
     attention = identical(model, work)
-    plan = blocks_of(model).blocks
     # Plain, recorded and plain again.
     assert names(attention.layers) == names(plan) and len(seen) == 3 * len(plan)
     for layer, expected in zip(attention.layers, seen[len(plan) :], strict=False):
