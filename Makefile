@@ -9,7 +9,7 @@ MYPY = $(CHECK)/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CUR
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 host: ## a real ComfyUI in .host/ (COMFYUI_DIR and COMFYUI_PYTHON use your own)
 	@$(PYTHON) scripts/host.py
