@@ -203,6 +203,20 @@ def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
     assert editor.page.evaluate("() => window.hacked") is None
 
 
+def test_markup_in_a_file_name_stays_text(editor: Editor) -> None:
+    editor.load(WORKFLOWS / "save_and_reuse_attention_demo.json")
+    editor.set_value("GOCA_SaveAttention", "filename_prefix", EVIL)
+    editor.run()
+    said, parts = editor.node("GOCA_SaveAttention").evaluate(
+        """(node) => {
+             const { element } = node.widgets.find((widget) => widget.name === "goca_text");
+             return [element.textContent, element.children.length];
+           }"""
+    )
+    assert said.startswith(f"output/{EVIL}_") and parts == 0
+    assert editor.page.evaluate("() => window.hacked") is None
+
+
 # -- the same rules as in the method -------------------------------------------------------------------------------------
 
 PROMPTS = [
