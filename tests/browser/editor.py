@@ -28,7 +28,11 @@ PICTURE = "(name) => document.querySelector(`[data-testid='template-workflow-${n
 ACTIVE = """(name) => window.app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)
   && window.app.graph.nodes.some((node) => node.type.startsWith('GOCA_'))"""
 # The node of a type, and of a title if there are several.
-NODE = """([type, title]) => window.app.graph.nodes.find((n) => n.type === type && (!title || n.title === title))"""
+# Of several alike, the first that is not muted.
+NODE = """([type, title]) => {
+  const found = window.app.graph.nodes.filter((n) => n.type === type && (!title || n.title === title));
+  return found.find((n) => n.mode === 0) ?? found[0];
+}"""
 # As by a user's hand: a widget tells what follows from its new value.
 SET = """(node, [name, value]) => {
   const widget = node.widgets.find((one) => one.name === name);
