@@ -35,7 +35,7 @@ The masks into the **host's own nodes**, one by one.
 
 1. **Above** the prompt is painted and recorded, and **Mask From Tokens** makes a mask for each phrase, as one batch.
 2. **Below** *Get Image from Batch* takes single masks out of it: number 0 is the first phrase. *Cond Set Props* gives each a \
-prompt, and *Cond Set Default Combine* lets the base have all that is left.
+prompt, and *Cond Set Default Combine* gives all that is left to the prompt of the rest, which names the whole new picture.
 
 **Attention couple** nodes, of several other packs, mix prompts inside the attention layers instead. They take the same wires: \
 the *background* of **Mask From Tokens** goes to the base mask, each single mask beside its prompt, and the model and \
@@ -116,7 +116,10 @@ def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
     )  # fmt: skip
 
 
-def others_graph(start: Start, prompt: str, phrases: str, texts: tuple[str, str], note: str = OTHERS_NOTE) -> Graph:
+def others_graph(
+    start: Start, prompt: str, phrases: str, texts: tuple[str, str], whole: str, note: str = OTHERS_NOTE
+) -> Graph:
+    """``texts``: a prompt for each mask. ``whole``: what the second picture shows, for the rest of it."""
     first = FirstPass(start, prompt, phrases, Note(note, "Masks into other nodes", height=520))
     images = Node("MaskToImage", {"mask": first.masks["masks"]})
     single, prompts = [], []
@@ -124,23 +127,24 @@ def others_graph(start: Start, prompt: str, phrases: str, texts: tuple[str, str]
         picked = Node("ImageFromBatch", {"image": images[0], "batch_index": number}, f"Mask {number + 1}")
         single.append((picked, Node("ImageToMask", {"image": picked[0], "channel": "red"})))
         prompts.append(Node("CLIPTextEncode", {"clip": first.clip, "text": text}, f"Prompt of mask {number + 1}"))
+    prompts.append(Node("CLIPTextEncode", {"clip": first.clip, "text": whole}, "Prompt of the rest"))
     guided: list[Node] = []
     own: list[Node] = prompts
     if start.guidance is not None:
         guided = own = [
-            Node("FluxGuidance", {"conditioning": text[0], "guidance": start.guidance}, f"Guidance of mask {number}")
-            for number, text in enumerate(prompts, start=1)
+            Node("FluxGuidance", {"conditioning": text[0], "guidance": start.guidance}, f"Guidance: {text.title}")
+            for text in prompts
         ]
     one = Node("ConditioningSetProperties", {"cond_NEW": own[0][0], "mask": single[0][1][0]})
     two = Node("ConditioningSetPropertiesAndCombine", {"cond": one[0], "cond_NEW": own[1][0], "mask": single[1][1][0]})
-    whole = Node("ConditioningSetDefaultCombine", {"cond": two[0], "cond_DEFAULT": first.positive})
-    second, picture = first.paint(start, first.model, "Second pass", whole[0])
+    three = Node("ConditioningSetDefaultCombine", {"cond": two[0], "cond_DEFAULT": own[2][0]})
+    second, picture = first.paint(start, first.model, "Second pass", three[0])
     return Graph(
         f"masks_into_other_nodes_{start.name}",
         [
             ("First pass: paint, record, find", first.columns),
             ("Second pass: the host's own masked prompts", [
-                [images, *single[0]], [*single[1]], [*prompts], *([[*guided]] if guided else []), [one, two, whole],
+                [images, *single[0]], [*single[1]], [*prompts], *([[*guided]] if guided else []), [one, two, three],
                 [second, picture], [save("Second picture", "second", picture[0])],
             ]),
         ],
@@ -152,6 +156,7 @@ def region_graphs() -> list[Graph]:
     shapes = "a red circle and a blue square on grass", "red circle\nblue square"
     animals = "a cat and a dog on a sofa", "cat\ndog"
     pets = "a black cat on a sofa", "a white poodle on a sofa"
+    both = "a black cat and a white poodle on a sofa"
     yellow = "red circle: a yellow circle and a blue square on grass"
     own = f"cat: {pets[0]}\ndog: {pets[1]}"
     return [
@@ -164,8 +169,11 @@ def region_graphs() -> list[Graph]:
         )
     ] + [
         others_graph(
-            DEMO, *shapes, ("a yellow circle and a blue square on grass", "a red circle and a green square on grass")
+            DEMO,
+            *shapes,
+            ("a yellow circle on grass", "a green square on grass"),
+            "a yellow circle and a green square on grass",
         ),
-        others_graph(SD15, *animals, pets),
-        others_graph(FLUX, *animals, pets, OTHERS_FLUX_NOTE),
+        others_graph(SD15, *animals, pets, both),
+        others_graph(FLUX, *animals, pets, both, OTHERS_FLUX_NOTE),
     ]
