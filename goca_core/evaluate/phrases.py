@@ -42,16 +42,14 @@ class Text:
             if taken.isdisjoint(run):
                 taken.update(run)
                 kept.setdefault(number, []).append(run)
-        chunks = [set(chunk) for chunk in self.map.chunks()]
-        wholes: dict[tuple[int, ...], tuple[int, ...]] = {}
-        for run in (run for runs in kept.values() for run in runs):
-            around: set[int] = next((chunk for chunk in chunks if chunk.issuperset(run)), set())
-            alone = len(taken & around) == len(run)
-            wholes[run] = tuple(sorted(around)) if alone and around else run
+        chunks = self.map.chunks()
+
+        def whole(run: tuple[int, ...]) -> tuple[int, ...]:
+            around = next((chunk for chunk in chunks if set(run) <= set(chunk)), run)
+            return run if (taken - set(run)) & set(around) else around
+
         return {
-            number: tuple(
-                self._numbered(self._spoken(whole), whole) for whole in sorted(wholes[run] for run in kept[number])
-            )
+            number: tuple(self._numbered(self._spoken(words), words) for words in sorted(map(whole, kept[number])))
             for number in sorted(kept)
         }
 
