@@ -4,21 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from scripts.example_graphs import PREVIEW, Graph, Node, Note, Wire
-from scripts.graph_parts import (
-    DEMO,
-    FLUX,
-    INPAINTING,
-    SD15,
-    Beginning,
-    FirstPass,
-    Start,
-    checkpoint,
-    paste,
-    sampler,
-    save,
-    soft_edge,
-)
+from scripts.example_graphs import INPAINTING, PREVIEW, Graph, Node, Note, Wire, checkpoint, save
+from scripts.graph_parts import DEMO, FLUX, SD15, Beginning, FirstPass, Start, paste, sampler, soft_edge
 from scripts.region_graphs import region_graphs
 
 REPLACE_NOTE = """\

@@ -105,12 +105,29 @@ gets the same CLIP and the same text. **Save Attention** keeps the recording in 
 `yellow star, purple heart` on one line pools both into one mask."""
 
 
-def _save(title: str, prefix: str, images: Wire) -> Node:
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+INPAINTING = "512-inpainting-ema.safetensors"
+FLUX_DEV = "flux1-dev-fp8.safetensors"
+# Where the editor finds them.
+_FOLDERS = {
+    CHECKPOINT: "stable-diffusion-v1-5-archive",
+    INPAINTING: "stable_diffusion_2.1_repackaged",
+    FLUX_DEV: "flux1-dev",
+}
+
+
+def checkpoint(file: str = CHECKPOINT, muted: bool = False) -> Node:
+    url = f"https://huggingface.co/Comfy-Org/{_FOLDERS[file]}/resolve/main/{file}?download=true"
+    model = {"name": file, "url": url, "directory": "checkpoints"}
+    return Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]}, muted=muted)
+
+
+def save(title: str, prefix: str, images: Wire) -> Node:
     return Node("SaveImage", {"images": images, "filename_prefix": f"goca/{prefix}"}, title, more=PREVIEW)
 
 
 def save_masks(masks: Wire, overlay: Wire, heat: Wire) -> list[Node]:
-    return [_save("Masks", "mask", masks), _save("Overlay", "overlay", overlay), _save("Heat maps", "heat", heat)]
+    return [save("Masks", "mask", masks), save("Overlay", "overlay", overlay), save("Heat maps", "heat", heat)]
 
 
 REFINE_NOTE = """\
@@ -170,7 +187,7 @@ def _words(
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)
     heat = Node("GOCA_Overlay", {"image": picture[0], "source": scores[0]}, "Heat map of every word", more=PREVIEW)
     images = Node("MaskToImage", {"mask": masks["masks"]})
-    saved = [_save("Picture", "picture", picture[0]), *save_masks(images[0], overlay[0], heat[0])]
+    saved = [save("Picture", "picture", picture[0]), *save_masks(images[0], overlay[0], heat[0])]
     painting: list[list[Node | Note]] = [
         [note],
         [model, positive],
@@ -202,17 +219,10 @@ def demo_graph() -> Graph:
     )
 
 
-def _checkpoint() -> Node:
-    file = "v1-5-pruned-emaonly-fp16.safetensors"
-    url = f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{file}?download=true"
-    model = {"name": file, "url": url, "directory": "checkpoints"}
-    return Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]})
-
-
 def checkpoint_graph() -> Graph:
     sampling = {"seed": 3, "steps": 25, "cfg": 7.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     return _words(
-        _checkpoint(),
+        checkpoint(),
         "a cat and a dog on a sofa",
         "cat\ndog",
         512,
@@ -253,12 +263,12 @@ def save_graph() -> Graph:
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
     collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
-    save = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
+    stored = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
     phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
     masks = Node("GOCA_MaskFromTokens", phrases, width=330, more=LOOK)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, more=PREVIEW)
-    saved = _save("Overlay", "overlay", overlay[0])
+    saved = save("Overlay", "overlay", overlay[0])
 
     load = Node("GOCA_LoadAttention", {"file": "output/demo_00001.safetensors"}, muted=True)
     pooled = {"source": load[0], "phrases": "yellow star, purple heart", "words": words[0]}
@@ -269,7 +279,7 @@ def save_graph() -> Graph:
         "save_and_reuse_attention_demo",
         [
             ("", [[Note(SAVE_NOTE, "Save a recording and use it again", height=330)], [model, text], [words]]),
-            ("Paint, record and save", [[positive, negative], [record, latent], [sampler, picture], [collect, save],
+            ("Paint, record and save", [[positive, negative], [record, latent], [sampler, picture], [collect, stored],
                                         [masks], [overlay], [saved]]),
             ("Load, without sampling", [[load], [again], [images], [seen]]),
         ],

@@ -6,27 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.example_graphs import LOOK, PREVIEW, Node, Note, Wire
-
-CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
-INPAINTING = "512-inpainting-ema.safetensors"
-FLUX_DEV = "flux1-dev-fp8.safetensors"
-# Where the editor finds them.
-_FOLDERS = {
-    CHECKPOINT: "stable-diffusion-v1-5-archive",
-    INPAINTING: "stable_diffusion_2.1_repackaged",
-    FLUX_DEV: "flux1-dev",
-}
-
-
-def save(title: str, prefix: str, images: Wire) -> Node:
-    return Node("SaveImage", {"images": images, "filename_prefix": f"goca/{prefix}"}, title, more=PREVIEW)
-
-
-def checkpoint(file: str = CHECKPOINT, muted: bool = False) -> Node:
-    url = f"https://huggingface.co/Comfy-Org/{_FOLDERS[file]}/resolve/main/{file}?download=true"
-    model = {"name": file, "url": url, "directory": "checkpoints"}
-    return Node("CheckpointLoaderSimple", {"ckpt_name": file}, properties={"models": [model]}, muted=muted)
+from scripts.example_graphs import FLUX_DEV, LOOK, PREVIEW, Node, Note, Wire, checkpoint, save
 
 
 def sampler(model: Wire, positive: Wire, negative: Wire, latent: Wire, title: str = "", **sampling: Any) -> Node:

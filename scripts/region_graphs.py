@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scripts.example_graphs import PREVIEW, Graph, Node, Note
-from scripts.graph_parts import DEMO, FLUX, SD15, Beginning, FirstPass, Start, save
+from scripts.example_graphs import PREVIEW, Graph, Node, Note, save
+from scripts.graph_parts import DEMO, FLUX, SD15, Beginning, FirstPass, Start
 
 REGIONAL_NOTE = """\
 Two passes with the same seed.
@@ -30,25 +30,32 @@ mask for each of its *phrases*, which are words of the prompt.
 
 The two-pass way, **Regional Prompt**, sees a finished picture and has better masks, for twice the time."""
 
-OTHERS_NOTE = """\
+_OTHERS = """\
 The masks into the **host's own nodes**, one by one.
 
 1. **Above** the prompt is painted and recorded, and **Mask From Tokens** makes a mask for each phrase, as one batch.
 2. **Below** *Get Image from Batch* takes single masks out of it: number 0 is the first phrase. *Cond Set Props* gives each a \
 prompt, and *Cond Set Default Combine* gives all that is left to the prompt of the rest, which names the whole new picture.
 
+%s**Region nodes** want masks that do not overlap, at the size of the picture or of the latent: set *size* to latent for the \
+latter. Detailers and inpainting nodes take them as they are."""
+
+OTHERS_NOTE = (
+    _OTHERS
+    % """\
 **Attention couple** nodes, of several other packs, mix prompts inside the attention layers instead. They take the same wires: \
 the *background* of **Mask From Tokens** goes to the base mask, each single mask beside its prompt, and the model and \
 the base prompt as here. Those masks cover every pixel and sum to one, which such nodes ask for (keep *mode* at partition).
 
-**Region nodes** want masks that do not overlap, at the size of the picture or of the latent: set *size* to latent for the \
-latter. Detailers and inpainting nodes take them as they are."""
+"""
+)
 
+OTHERS_FLUX_NOTE = (
+    _OTHERS
+    % """\
+**Attention couple** nodes mix prompts inside cross-attention layers, which Flux does not have; the way below is its own.
 
-_COUPLE = OTHERS_NOTE[OTHERS_NOTE.index("**Attention couple**") : OTHERS_NOTE.index("**Region nodes**")]
-OTHERS_FLUX_NOTE = OTHERS_NOTE.replace(
-    _COUPLE,
-    "**Attention couple** nodes mix prompts inside cross-attention layers, which Flux does not have; the way below is its own.\n\n",
+"""
 )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scripts.example_graphs import LOOK, PREVIEW, Graph, Node, Note, Wire, save_masks
-from scripts.graph_parts import FLUX, SD15, Start, save
+from scripts.example_graphs import LOOK, PREVIEW, Graph, Node, Note, Wire, save, save_masks
+from scripts.graph_parts import FLUX, SD15, Start
 
 SEGMENT_DEMO_NOTE = """\
 Masks for a picture that is already there, made by any other means. Everything here comes with the pack.
