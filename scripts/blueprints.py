@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from scripts.example_graphs import LOOK, Graph, Node
+from scripts.example_graphs import LOOK, SAID, Graph, Node
 from scripts.graph_schema import Schema
 
 NAME = "Masks from words"
@@ -23,7 +23,7 @@ def files(schema: Schema, to_editor: ToEditor) -> dict[str, dict[str, Any]]:
     """Each blueprint by its name."""
     prompt = Node("GOCA_EncodePrompt", {"text": ""}, "Prompt", more=150)
     latent = Node("VAEEncode", {})
-    segment = Node("GOCA_SegmentImage", {"latent": latent[0], "positive": prompt[0]}, more=80)
+    segment = Node("GOCA_SegmentImage", {"latent": latent[0], "positive": prompt[0]}, more=SAID)
     masks = Node("GOCA_MaskFromTokens", {"source": segment[0], "phrases": ""}, width=330, more=LOOK)
     graph = Graph(NAME, [("", [[prompt, latent], [segment], [masks]])])
     inputs = [

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# Pixels of the editor that a shown picture takes, and words and masks with their tools.
-PREVIEW, LOOK = 290, 430
+# Pixels of the editor that a shown picture takes, words and masks with their tools, and a line or two of text.
+PREVIEW, LOOK, SAID = 290, 430, 90
 
 
 # -- the parts of a graph --------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def _words(
     wires = {"model": record["model"], "positive": wanted[0], "negative": negative[0], "latent_image": latent[0]}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": vae})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=SAID)
     aggregate = Node("GOCA_Aggregate", {"attention": collect[0]})
     scores = Node("GOCA_Rescale", {"maps": aggregate[0]})
     masks = Node("GOCA_MaskFromTokens", {"source": scores[0], "phrases": phrases}, width=330, more=LOOK)
@@ -262,8 +262,8 @@ def save_graph() -> Graph:
     sampling = {"seed": 3, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
-    stored = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=40)
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=SAID)
+    stored = Node("GOCA_SaveAttention", {"attention": collect[0], "filename_prefix": "demo"}, more=SAID)
     phrases = {"source": collect[0], "phrases": "yellow star\npurple heart", "words": words[0]}
     masks = Node("GOCA_MaskFromTokens", phrases, width=330, more=LOOK)
     shown = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
@@ -302,7 +302,7 @@ def refine_graph() -> Graph:
     sampling = {"seed": 1, "steps": 20, "cfg": 4.0, "sampler_name": "dpmpp_2m", "scheduler": "karras"}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     picture = Node("VAEDecode", {"samples": sampler[0], "vae": model["vae"]})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=SAID)
     phrases = Node("PrimitiveStringMultiline", {"value": "yellow star\npurple heart"}, "Phrases")
 
     def shown(source: Wire, name: str) -> list[list[Node | Note]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scripts.example_graphs import PREVIEW, Graph, Node, Note, Wire
+from scripts.example_graphs import LOOK, PREVIEW, SAID, Graph, Node, Note, Wire
 
 REPOSITORY = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
 RATE = 16.0  # pictures of the film in a second
@@ -50,11 +50,11 @@ def wan_graph() -> Graph:
     sampling = {"seed": 3, "steps": 30, "cfg": 6.0, "sampler_name": "uni_pc", "scheduler": "simple"}
     sampler = Node("KSampler", {**wires, **sampling}, more=160)
     film = Node("VAEDecode", {"samples": sampler[0], "vae": vae[0]})
-    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=80)
-    masks = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": "fox\nforest"}, width=330, more=90)
+    collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": sampler[0]}, more=SAID)
+    masks = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": "fox\nforest"}, width=330, more=LOOK)
     shown = {"image": film[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, "Masks over the film", more=PREVIEW)
-    fox = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": "fox"}, "The fox alone", width=330, more=90)
+    fox = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": "fox"}, "The fox alone", width=330, more=LOOK)
     images = Node("MaskToImage", {"mask": fox["masks"]})
     making: list[list[Node | Note]] = [
         [Note(WAN_NOTE, "Masks for the frames of a film", height=470)],

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.example_graphs import FLUX_DEV, LOOK, PREVIEW, Node, Note, Wire, checkpoint, save
+from scripts.example_graphs import FLUX_DEV, LOOK, PREVIEW, SAID, Node, Note, Wire, checkpoint, save
 
 
 def sampler(model: Wire, positive: Wire, negative: Wire, latent: Wire, title: str = "", **sampling: Any) -> Node:
@@ -72,7 +72,7 @@ class FirstPass(Beginning):
         super().__init__(start, prompt, note)
         record = Node("GOCA_RecordAttention", {"model": self.model})
         self.sampler, self.picture = self.paint(start, record["model"], "First pass")
-        collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": self.sampler[0]}, more=80)
+        collect = Node("GOCA_CollectAttention", {"recorder": record["recorder"], "latent": self.sampler[0]}, more=SAID)
         self.masks = Node("GOCA_MaskFromTokens", {"source": collect[0], "phrases": phrases}, width=330, more=LOOK)
         shown = {"image": self.picture[0], "source": self.masks["masks"], "labels": self.masks["labels"]}
         overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)

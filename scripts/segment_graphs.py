@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.example_graphs import LOOK, PREVIEW, Graph, Node, Note, Wire, save, save_masks
+from scripts.example_graphs import LOOK, PREVIEW, SAID, Graph, Node, Note, Wire, save, save_masks
 from scripts.graph_parts import FLUX, SD15, Start
 
 SEGMENT_DEMO_NOTE = """\
@@ -43,7 +43,7 @@ def _segmented(model: Node, picture: Wire, prompt: str, phrases: str) -> list[li
     positive = Node("GOCA_EncodePrompt", {"clip": model[1], "text": prompt}, "What is in the picture", more=150)
     latent = Node("VAEEncode", {"pixels": picture, "vae": model[2]})
     wires = {"model": model[0], "latent": latent[0], "positive": positive[0]}
-    segment = Node("GOCA_SegmentImage", wires, more=80)
+    segment = Node("GOCA_SegmentImage", wires, more=SAID)
     masks = Node("GOCA_MaskFromTokens", {"source": segment[0], "phrases": phrases}, width=330, more=LOOK)
     shown = {"image": picture, "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", shown, "Masks over the picture", more=PREVIEW)

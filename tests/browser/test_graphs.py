@@ -23,9 +23,12 @@ GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 DEMO = "masks_from_words_demo"
 BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
 OLD = ROOT / "tests" / "fixtures" / "graph_0_1.json"
-# Nodes on which the pack shows something before they ran.
 MASKS = "GOCA_MaskFromTokens"
-FACES = ("GOCA_EncodePrompt", MASKS, "GOCA_RegionalPass", "GOCA_Overlay")
+# Nodes on which the pack shows something.
+FACES = (
+    "GOCA_EncodePrompt", "GOCA_Words", "GOCA_CollectAttention", "GOCA_SegmentImage", "GOCA_SaveAttention", MASKS,
+    "GOCA_RegionalPrompt", "GOCA_RegionalPass", "GOCA_CollectMasks", "GOCA_Overlay",
+)  # fmt: skip
 ROW = 24  # pixels of a widget in the classic renderer
 WIDGETS = """() => Object.fromEntries(window.app.graph.nodes.map((node) =>
   [node.id, (node.widgets ?? []).filter((widget) => widget.serialize !== false).length]))"""
@@ -62,8 +65,14 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
         graph = json.loads(path.read_text(encoding="utf-8"))
         editor.load(path)
         assert not missing(editor), path.stem
-        sizes = editor.sizes()
-        assert {key: sizes[key] for key in saved_sizes(graph)} == saved_sizes(graph), f"nodes of {path.stem} grew"
+        sizes, wanted = editor.sizes(), saved_sizes(graph)
+        for node in graph["nodes"]:
+            # The host gives a node whose inputs follow from a choice its least height, whatever was saved.
+            if node["type"] == "GOCA_SegmentImage":
+                key = str(node["id"])
+                assert sizes[key][1] <= wanted[key][1], f"{node['type']} of {path.stem} grew"
+                del wanted[key]
+        assert {key: sizes[key] for key in wanted} == wanted, f"nodes of {path.stem} grew"
         api = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
         assert queued(editor) == api, f"{path.stem} is not sent as it was described"
         assert not editor.errors, path.stem
@@ -93,7 +102,7 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
     editor.template(name)
     assert not missing(editor)
     prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    # A node that has a line of text to show makes room for it; what is always there stays as it is.
+    # The host's own nodes may grow when they show a picture.
     faces = {key for key, node in prompt.items() if node["class_type"] in FACES}
     before = editor.sizes()
     outputs = editor.run()

@@ -210,7 +210,8 @@ def test_markup_in_a_file_name_stays_text(editor: Editor) -> None:
     said, parts = editor.node("GOCA_SaveAttention").evaluate(
         """(node) => {
              const { element } = node.widgets.find((widget) => widget.name === "goca_text");
-             return [element.textContent, element.children.length];
+             const text = element.querySelector("pre");
+             return [text.textContent, text.children.length];
            }"""
     )
     assert said.startswith(f"output/{EVIL}_") and parts == 0

@@ -16,12 +16,15 @@ export class Chips {
     this.look = look;
     this.shown = "";
     this.current = 0;
+    this.building = false;
     this.element = make("div", {
       className: "goca-chips", attributes: { role: "toolbar", "aria-label": "Words of the prompt" },
     });
     this.element.addEventListener("click", (event) => this.#clicked(event));
     this.element.addEventListener("keydown", (event) => this.#key(event));
-    for (const type of ["pointerover", "focusin"]) this.element.addEventListener(type, (event) => look(this.#at(event)));
+    for (const type of ["pointerover", "focusin"]) {
+      this.element.addEventListener(type, (event) => this.building || look(this.#at(event)));
+    }
     for (const type of ["pointerleave", "focusout"]) this.element.addEventListener(type, () => look(-1));
   }
 
@@ -62,7 +65,10 @@ export class Chips {
       attributes: { "data-index": index, "data-about": describe(word, guess) },
     }));
     this.element.replaceChildren(...(chips.length ? chips : [make("span", { className: "goca-note", textContent: empty })]));
+    // The focus stays where it was; that is nobody looking at a word.
+    this.building = true;
     if (focused) chips[this.current]?.focus();
+    this.building = false;
   }
 
   #at(event) {

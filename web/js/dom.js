@@ -22,6 +22,8 @@ const STYLE = `
 .goca-chip[aria-pressed="true"] { opacity: 1; border-color: var(--goca-colour); font-weight: 600;
   background: color-mix(in srgb, var(--goca-colour) 35%, var(--comfy-input-bg)); }
 .goca-note { color: var(--descrip-text); padding: 2px; }
+.goca-text { flex: 1 1 0; min-height: 0; box-sizing: border-box; margin: 0; padding: 4px 6px; overflow: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; font: 11px/1.35 monospace; user-select: text; background: var(--comfy-input-bg); border-radius: 4px; }
 .goca-view { flex: 1 1 0; min-height: 0; display: flex; flex-direction: column; gap: 3px; }
 .goca-stage { flex: 1 1 0; min-height: 0; overflow: hidden; position: relative; background: var(--comfy-input-bg); border-radius: 4px; }
 .goca-stage canvas { position: absolute; inset: 0; width: 100%; height: 100%; object-fit: contain; cursor: crosshair; }

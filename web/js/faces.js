@@ -2,6 +2,7 @@
 import { Chips } from "./chips.js";
 import { addPanel, change } from "./dom.js";
 import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
+import { Text } from "./text.js";
 import { Viewer } from "./viewer.js";
 import { estimate, including, isDynamic, owners, without } from "./words.js";
 
@@ -46,8 +47,8 @@ function setPhrases(node, text) {
   widgetOf(node, "phrases").value = text;
 }
 
-/** Remembers the words of a prompt; has nothing to show. */
-export class Words {
+/** Remembers the words of a prompt. */
+class Known {
   found = null; // the words of the last run
   typed = null; // the text that they were read from
 
@@ -73,8 +74,32 @@ export class Words {
   refresh() {}
 }
 
+/** The words of a prompt, as text. */
+export class Words extends Known {
+  constructor(node, tables) {
+    super(node, tables);
+    this.text = new Text(node);
+    this.panel = this.text.panel;
+  }
+
+  executed(output) {
+    super.executed(output);
+    this.text.executed(output);
+  }
+}
+
+/** What a node did, as text. */
+export class Said extends Text {
+  constructor(node) {
+    super(node);
+    faces.set(node, this);
+  }
+
+  refresh() {}
+}
+
 /** Chips under a prompt; they change the phrases of the nodes that ask for its words. */
-export class Prompt extends Words {
+export class Prompt extends Known {
   constructor(node, tables) {
     super(node, tables);
     this.chips = new Chips((index, joined) => this.#toggle(index, joined));

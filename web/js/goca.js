@@ -1,9 +1,13 @@
 // Hangs the pack's faces on its nodes, through the host's extension hooks.
 import { app } from "../../../scripts/app.js";
-import { faceOf, Masks, Overlay, Phrases, Prompt, Words } from "./faces.js";
+import { faceOf, Masks, Overlay, Phrases, Prompt, Said, Words } from "./faces.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
 
-const FACES = { [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay };
+const SAID = ["CollectAttention", "SegmentImage", "SaveAttention", "RegionalPrompt", "CollectMasks"].map((name) => `GOCA_${name}`);
+const FACES = {
+  ...Object.fromEntries(SAID.map((name) => [name, Said])),
+  [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
+};
 // Widgets that change what is shown, and what a new node is given beyond its least height.
 const WATCHED = ["text", "phrases", "labels", "opacity"];
 const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
@@ -78,7 +82,7 @@ app.registerExtension({
     panel.addEventListener("pointerenter", refresh);
     panel.addEventListener("focusin", refresh);
     const [width, height] = node.computeSize();
-    node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height + ROOM[node.comfyClass])]);
+    node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height + (ROOM[node.comfyClass] ?? 0))]);
     refresh();
   },
 

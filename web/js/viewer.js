@@ -63,6 +63,7 @@ export class Viewer {
     this.view = view;
     this.table = table;
     this.sample = 0;
+    this.word = -1; // a run is over: its masks are looked at, not what was pointed at before
     const count = (view.heat ?? view.masks).files.length;
     this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Picture ${i + 1}`)));
     this.samples.hidden = count < 2;
