@@ -49,6 +49,16 @@ EXTRAS = {
     "refined by the guided filter": dict(refine="guided filter"),
     "refined by proposal merge": dict(refine="proposal merge"),
     "mirrored picture averaged in": dict(flip="yes"),
+    **{
+        f"{title}, refined by {refine}": dict(parts, refine=refine.replace("PAMR", "pamr").removeprefix("the "))
+        for refine in ("PAMR", "the guided filter")
+        for title, parts in {
+            "mass-preserving": dict(layer="mass-preserving"),
+            "heads and rescaling": dict(layer=VANILLA),
+            "vanilla": PARTS["vanilla"],
+            "vanilla with a plain threshold": dict(PARTS["vanilla"], rule="vanilla"),
+        }.items()
+    },
 }
 DRAWS = 3
 # Row titles, and behind each its methods, one for each number of propagations.
