@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from PIL import Image
 from goca_core.scenes import draw
 from scripts import demo, example_graphs, make_graphs
 from scripts.comfy_server import ComfyServer, Prompt, Run
+from scripts.host import NEWEST
 from tests.conftest import ROOT, need
+
+from .older import is_before
 
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 EDITOR = sorted((ROOT / "workflows").glob("*.json"))
@@ -335,7 +339,9 @@ def test_the_host_offers_the_blueprints(server: ComfyServer) -> None:
         assert offered[path.stem]["info"]["node_pack"].endswith(make_graphs.PACK)
 
 
-def test_the_files_are_what_the_script_writes(server: ComfyServer) -> None:
+def test_the_files_are_what_the_script_writes(host: SimpleNamespace, server: ComfyServer) -> None:
+    if is_before(NEWEST.version):
+        pytest.skip("the graphs are written with the newest host, whose own nodes have more inputs")
     command = [sys.executable, str(ROOT / "scripts" / "make_graphs.py"), "--check", "--url", server.url]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
