@@ -35,9 +35,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from boot import boot, use
+from boot import use
 from judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
-from painting import Painter
+from painting import Painter, add_arguments, start_host
 
 # More than this share of the picture in the new colour elsewhere is a failure.
 SPILL = 0.01
@@ -250,11 +250,9 @@ def main() -> None:
     parser.add_argument(
         "--grow", type=int, default=4, help="pixels by which a mask is grown before it is painted again"
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
+    add_arguments(parser)
     options = parser.parse_args()
-    boot()
-    torch.set_num_threads(options.threads)
+    start_host(options)
     painter = Painter(options.weights, options.steps, options.cfg)
     chosen = ways(options)
     results = {way: Result() for way in chosen}
@@ -263,7 +261,7 @@ def main() -> None:
         for number in tqdm(range(math.ceil(options.pictures / options.batch)), disable=not sys.stderr.isatty()):
             size = min(options.batch, options.pictures - number * options.batch)
             one_prompt(painter, options.seed + number, size, options, results, drawn)
-    print(f"{options.pictures} pictures, {options.steps} steps, cfg {options.cfg:g}")
+    print(f"{options.pictures} pictures, {painter}")
     print(f"both colours are there in {drawn[0]}, and the first thing as it is named in {drawn[1]}: these count\n")
     last = "nothing else changed colour | both | change outside, of 255"
     print(f"| way | recoloured | {last} |\n|---|---|---|---|---|")

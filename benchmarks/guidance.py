@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from boot import boot, use
+from boot import use
 from judging import Count, colours_of, named, rate
-from painting import Painter
+from painting import Painter, add_arguments, start_host
 
 PLAIN = "plain"
 
@@ -74,11 +74,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, a table for each")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
+    add_arguments(parser)
     options = parser.parse_args()
-    boot()
-    torch.set_num_threads(options.threads)
+    start_host(options)
     scenes, scfg, semantic = use("goca_core.scenes"), use("goca_core.capture.scfg"), use("goca_core.semantic")
     seeds = range(options.seed, options.seed + options.prompts)
     drawn = {seed: scenes.draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
@@ -98,10 +96,8 @@ def main() -> None:
                     pictures = painter.pictures(painter.paint(model, positive, group))
                     for seed, picture in zip(group, pictures, strict=True):
                         results[way].add(seed, picture, drawn[seed])
-        print(
-            f"\n{options.prompts} prompts, {options.steps} steps, cfg {painter.cfg:g}; judge right about drawn scenes:"
-        )
-        print(f"{rate(list(judge.obeyed.values()))}\n")
+        print(f"\n{options.prompts} prompts, {painter}")
+        print(f"the judge is right about drawn scenes in {rate(list(judge.obeyed.values()))}\n")
         print("| guidance | fully obeyed | against plain | things there |\n|---|---|---|---|")
         for way, found in results.items():
             ours, plain = ([one.obeyed[seed] for seed in seeds] for one in (found, results[PLAIN]))
