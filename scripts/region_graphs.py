@@ -73,7 +73,7 @@ def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
             "start_percent": 0.2,
         },
         width=360,
-        more=SAID,
+        more=SAID + 20,
     )
     # The unrecorded model: nothing is to be learnt from the second pass.
     second, picture = first.paint(start, first.model, "Second pass", regional[0])
@@ -109,7 +109,7 @@ def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
     )
     painted, picture = first.paint(start, regional["model"], "In one pass")
     wires = {"regions": regional["regions"], "latent": painted[0]}
-    masks = Node("GOCA_CollectMasks", wires, width=330, more=SAID)
+    masks = Node("GOCA_CollectMasks", wires, width=330, more=SAID + 20)
     over = {"image": picture[0], "source": masks["masks"], "labels": masks["labels"]}
     overlay = Node("GOCA_Overlay", over, "The masks that were used", more=PREVIEW)
     return Graph(
