@@ -144,7 +144,7 @@ class Entry:
             affinities.append(reference_affinity(picture, aim.options.reference_channel0))
         self._reference = Reference(torch.stack(affinities, 1).flatten(0, 1), aim.reference_grid)
         for name, layer, layer_grid in self._held:
-            self._score(aim, name, layer.to(feature.device, torch.float32), layer_grid)
+            self._score(aim, name, layer.to(feature.device), layer_grid)
         self._held.clear()
 
     # -- what is made of it -------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from ..resize import Grid, nearest_index
 # accelerator rather wants few large steps.
 _ELEMENTS = 1 << 21
 _ELEMENTS_ACCELERATOR = 1 << 23
+# Rows of a layer's self-attention that are compared with the reference at a time.
+_ROWS = 512
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 
@@ -238,16 +240,20 @@ class Reference:
         self._folded: dict[Grid, Tensor] = {grid: affinity}
 
     def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
-        """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``)."""
+        """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).
+
+        In float32, some rows at a time: the layer may be held in half precision.
+        """
         if method == "dot-product similarity":
             # The score is linear in the layer's map, so P can be brought to the layer's grid once instead of bringing
             # every layer to P's: a sixteenth of the work where the layer has half the side.
-            return (self._fold(grid) * layer).sum((1, 2))
+            pairs = zip(self._fold(grid).split(_ROWS, 1), layer.split(_ROWS, 1), strict=True)
+            return torch.stack([(ours * theirs.float()).sum((1, 2)) for ours, theirs in pairs]).sum(0)
         score = LayerScore(method)
         index = nearest_index(grid, self.grid, layer.device)
-        for start in range(0, len(index), 512):
-            rows = layer[:, index[start : start + 512]]
-            score.add(self.affinity[:, start : start + 512], resize_keys(rows, grid, self.grid))
+        for start in range(0, len(index), _ROWS):
+            rows = layer[:, index[start : start + _ROWS]].float()
+            score.add(self.affinity[:, start : start + _ROWS], resize_keys(rows, grid, self.grid))
         return score.result()
 
     def _fold(self, grid: Grid) -> Tensor:
