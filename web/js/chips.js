@@ -22,7 +22,8 @@ export class Chips {
     });
     this.element.addEventListener("click", (event) => this.#clicked(event));
     this.element.addEventListener("keydown", (event) => this.#key(event));
-    for (const type of ["pointerover", "focusin"]) {
+    // Not pointerover: that also comes to chips that are new under a pointer at rest, such as after a run.
+    for (const type of ["pointermove", "focusin"]) {
       this.element.addEventListener(type, (event) => this.building || look(this.#at(event)));
     }
     for (const type of ["pointerleave", "focusout"]) this.element.addEventListener(type, () => look(-1));
