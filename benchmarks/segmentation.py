@@ -50,8 +50,8 @@ EXTRAS = {
     "refined by proposal merge": dict(refine="proposal merge"),
     "mirrored picture averaged in": dict(flip="yes"),
     **{
-        f"{title}, refined by {refine}": dict(parts, refine=refine.replace("PAMR", "pamr").removeprefix("the "))
-        for refine in ("PAMR", "the guided filter")
+        f"{title}, refined by {said}": dict(parts, refine=refine)
+        for said, refine in (("PAMR", "pamr"), ("the guided filter", "guided filter"))
         for title, parts in {
             "mass-preserving": dict(layer="mass-preserving"),
             "heads and rescaling": dict(layer=VANILLA),
