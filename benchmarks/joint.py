@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="the median counts")
     options = parser.parse_args()
     boot()
-    family, joint, reduce = (use(f"goca_core.capture.{name}") for name in ("family", "joint", "reduce"))
+    family, film, joint, reduce = (use(f"goca_core.capture.{name}") for name in ("family", "film", "joint", "reduce"))
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -60,7 +60,8 @@ def main() -> None:
     def ours(fused: bool, targets: list[tuple[int, int]]) -> Tensor:
         joint.FUSED.clear()
         joint.FUSED.update({device.type} if fused else set())
-        return joint.joint_maps(call.queries(spans.image), spans, weights, columns, grid, targets)[0]["average"]
+        selves = film.FilmMaps(grid, targets) if targets else None
+        return joint.joint_maps(call.queries(spans.image), spans, weights, columns, selves)["average"]
 
     def one_hot() -> Tensor:
         values = torch.zeros_like(v)

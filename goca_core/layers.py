@@ -19,25 +19,25 @@ MASS_PRESERVING = "mass-preserving"
 LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
 """What layers can be weighted by: the methods that are recorded, and what is made of them."""
 
-_ROWS_AT_ONCE = 1024  # query rows of one layer compared at a time: bounds memory at 1024 x Nr
+_ROWS_AT_ONCE = 512  # query rows of one layer compared at a time: bounds memory at 512 x Nr
 
 
-def reference_affinity(feature: Tensor, reference_channel0: bool = False) -> Tensor:
+def reference_affinity(feature: Tensor, reference_channel0: bool = False, dtype: torch.dtype | None = None) -> Tensor:
     """P = softmax over rows of (q q^T / sqrt(C)), with q the pixels of the reference feature.
 
     feature: [B, C, h, w]. Returns [B, N, N], N = h*w in raster order; rows (queries) sum to one.
     reference_channel0: use channel 0 alone at scale 1, as the released benchmark code does. The paper, the default
-    here, uses all channels.
+    here, uses all channels. dtype: what P is stored in, if not in the precision that it is computed in.
     """
     check_ndim("feature", feature, "B C h w")
     pixels = finite(feature).flatten(2).mT
     if reference_channel0:
         pixels = pixels[..., :1]
-    scaled = pixels / pixels.shape[-1] ** 0.5
-    affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1])
+    affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1], dtype=dtype)
     for start in range(0, pixels.shape[1], _ROWS_AT_ONCE):  # a large grid's logits beside its affinity would cost twice
         rows = slice(start, start + _ROWS_AT_ONCE)
-        affinity[:, rows] = torch.nan_to_num(scaled[:, rows] @ pixels.mT).softmax(-1)
+        scaled = pixels[:, rows] / pixels.shape[-1] ** 0.5
+        affinity[:, rows] = torch.nan_to_num_(scaled @ pixels.mT).softmax(-1)
     return affinity
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,11 +18,12 @@ from ..resize import Grid, resize_bilinear
 from .family import Block, Plan, Site, Spans
 from .film import FilmMaps, by_frame, film_self_maps
 from .joint import FUSED, joint_maps, log_total
-from .reduce import Call, Columns, Reference, cross_maps
+from .reduce import Call, Columns, cross_maps
+from .rows import Agreement, Kept, Mean, Reference, Take
 from .weights import effective_weight
 
-# A self map held until the reference is known is kept in half precision, and not on an accelerator, from this many
-# tokens on.
+# The reference affinity, and a self map held until it is known, are kept in half precision from this many tokens on; what
+# is held is then not on an accelerator.
 _HOLD_EXACT = 1024
 
 
@@ -93,7 +97,7 @@ class Entry:
         self._reference: Reference | None = None
         self._held: list[tuple[str, Tensor, Grid]] = []
         self._scores: dict[str, dict[str, Tensor]] = {}
-        self._affinity_count = 0
+        self._mean: Mean | None = None
         self._made: dict[int, Columns] = {}
 
     # -- attention ----------------------------------------------------------------------------------------------------
@@ -117,12 +121,13 @@ class Entry:
 
     def take_self(self, aim: Aim, block: Block, call: Call, grid: Grid, image: slice) -> None:
         """Self-attention of a layer, whose keys and queries are the picture's at ``image``."""
-        targets = aim.targets(block)
-        if targets:
+        with self._self_maps(aim, block, grid) as maps:
+            if maps is None:
+                return
             call = call.rows(self.rows).queries(image)
             # Of a film only each frame's own part is wanted, so knowing the denominators saves most of the work.
             total = log_total(call) if aim.frames > 1 and call.q.device.type in FUSED else None
-            self._use_self(aim, block, film_self_maps(call, image, grid, targets, aim.frames, total))
+            film_self_maps(call, image, maps, total)
 
     def take_joint(self, aim: Aim, block: Block, call: Call, post: Tensor, grid: Grid, spans: Spans) -> None:
         """Text and self-attention of a layer in one."""
@@ -130,21 +135,21 @@ class Entry:
         columns = self._columns(spans.text.stop - spans.text.start, call.q.device)
         value = post[self.rows, spans.image]
         weights = _weights(block.text, value, call.v[:, :, spans.image], aim)
-        call, targets = call.queries(spans.image), aim.targets(block)
-        maps, selves = joint_maps(call, spans, weights, columns, grid, targets, aim.frames)
-        self._keep(aim, block, maps, grid)
-        if selves is not None:
-            self._use_self(aim, block, selves)
+        call = call.queries(spans.image)
+        with self._self_maps(aim, block, grid) as selves:
+            self._keep(aim, block, joint_maps(call, spans, weights, columns, selves), grid)
 
     def take_feature(self, aim: Aim, feature: Tensor, grid: Grid) -> None:
         """The feature [B, N, C] of the reference layer, for the whole call: what all layers are measured by."""
         affinities = []
+        dtype = torch.float16 if _large(aim.reference_grid, aim.frames) else None
         for frame in feature[self.rows].chunk(aim.frames, 1):  # one by one: in full precision they are large
             picture = resize_bilinear(frame.transpose(-1, -2).unflatten(-1, grid).float(), aim.reference_grid)
-            affinities.append(reference_affinity(picture, aim.options.reference_channel0))
-        self._reference = Reference(torch.stack(affinities, 1).flatten(0, 1), aim.reference_grid)
+            affinities.append(reference_affinity(picture, aim.options.reference_channel0, dtype))
+        whole = affinities[0] if aim.frames == 1 else torch.stack(affinities, 1).flatten(0, 1)
+        self._reference = Reference(whole, aim.reference_grid)
         for name, layer, layer_grid in self._held:
-            self._score(aim, name, layer.to(feature.device), layer_grid)
+            self._score_whole(aim, name, layer.to(feature.device), layer_grid)
         self._held.clear()
 
     # -- what is made of it -------------------------------------------------------------------------------------------
@@ -163,31 +168,54 @@ class Entry:
         small = {name: by_frame(part, aim.frames).cpu() for name, part in maps.items()}
         self.result.layers[block.name] = Layer(block.name, *grid, small, {})
 
-    def _use_self(self, aim: Aim, block: Block, maps: FilmMaps) -> None:
-        if aim.options.scored:
-            layer, grid = maps.result(aim.reference_grid)
+    @contextmanager
+    def _self_maps(self, aim: Aim, block: Block, grid: Grid) -> Iterator[FilmMaps | None]:
+        """The self-attention of a layer, to be filled; then scored or held, and averaged. None if it is not wanted."""
+        targets, frames = aim.targets(block), aim.frames
+        if not targets:
+            yield None
+            return
+        takers: dict[Grid, list[Take]] = {target: [] for target in targets}
+        scored, averaged = bool(aim.options.scored), block.name in aim.plan.affinity
+        agreement, part = None, Kept(frames)
+        held = Kept(frames, torch.float16 if _large(aim.reference_grid, frames) else None)
+        if scored:
             if self._reference is not None:
-                self._score(aim, block.name, layer, grid)
+                agreement = Agreement(self._reference.affinity, frames, aim.options.scored)
+            takers[aim.reference_grid].append(held.take if agreement is None else agreement.take)
+        averages: list[Take] = []
+        if averaged:
+            self._mean = self._mean or Mean(frames)
+            self._mean.next_layer()
+            averages = [self._mean.take, *([part.take] if aim.options.affinity_parts else [])]
+            takers[aim.affinity_grid] += averages
+        maps = FilmMaps(grid, targets, frames, {target: partial(_each, takes) for target, takes in takers.items()})
+        yield maps
+        if scored:
+            whole = maps.result(aim.reference_grid)
+            if whole is not None:
+                self._score_whole(aim, block.name, *whole)
+            elif agreement is not None:
+                self._scores[block.name] = {method: score.cpu() for method, score in agreement.result().items()}
             else:
-                small = aim.frames * layer.shape[-1] ** 2 <= _HOLD_EXACT**2
-                held = layer if small else layer.to("cpu", torch.float16)
-                self._held.append((block.name, held, grid))
-        if block.name in aim.plan.affinity:
-            self._add_affinity(aim, block.name, *maps.result(aim.affinity_grid))
+                self._hold(aim, block.name, held.result(), aim.reference_grid)
+        if averaged:
+            whole = maps.result(aim.affinity_grid)
+            if whole is not None:
+                layer = resize_self_map(*whole, aim.affinity_grid).unflatten(0, (-1, frames))
+                for frame in range(frames):
+                    _each(averages, frame, slice(None), layer[:, frame])
+            if aim.options.affinity_parts:
+                self.result.affinity_parts[block.name] = part.result().cpu()
 
-    def _add_affinity(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
-        layer = resize_self_map(layer, grid, aim.affinity_grid)
-        if aim.options.affinity_parts:
-            self.result.affinity_parts[name] = layer.to("cpu", copy=True)
-        self._affinity_count += 1
-        if self.result.affinity is None:
-            self.result.affinity, self.result.affinity_grid = layer.clone(), aim.affinity_grid
-        else:
-            self.result.affinity.lerp_(layer, 1 / self._affinity_count)
-
-    def _score(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
-        assert self._reference is not None
+    def _score_whole(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
+        if self._reference is None:
+            self._hold(aim, name, layer, grid)
+            return
         self._scores[name] = {method: self._reference.score(layer, grid, method).cpu() for method in aim.options.scored}
+
+    def _hold(self, aim: Aim, name: str, layer: Tensor, grid: Grid) -> None:
+        self._held.append((name, layer.to("cpu", torch.float16) if _large(grid, aim.frames) else layer, grid))
 
     def finish(self, aim: Aim) -> EntryResult:
         """What was recorded; the layers in the order of the plan. A layer that could not be measured scores NaN."""
@@ -200,9 +228,18 @@ class Entry:
                 scores = self._scores.get(block.name) or unknown
                 layers[block.name] = Layer(layer.name, layer.height, layer.width, layer.maps, scores)
         self.result.layers = layers
-        if self.result.affinity is not None:
-            self.result.affinity = self.result.affinity.cpu()
+        if self._mean is not None:
+            self.result.affinity, self.result.affinity_grid = self._mean.result().cpu(), aim.affinity_grid
         return self.result
+
+
+def _each(takes: Sequence[Take], frame: int, rows: slice, part: Tensor) -> None:
+    for take in takes:
+        take(frame, rows, part)
+
+
+def _large(grid: Grid, frames: int) -> bool:
+    return frames * math.prod(grid) ** 2 > _HOLD_EXACT**2
 
 
 def _weights(site: Site, post: Tensor, value: Tensor, aim: Aim) -> dict[str, Tensor]:

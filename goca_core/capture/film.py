@@ -7,7 +7,8 @@ frames would be far too large, and all that is made of it is done frame by frame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -15,14 +16,21 @@ from torch import Tensor
 
 from ..resize import Grid
 from .reduce import Call, SelfMaps, probabilities, self_maps
+from .rows import Take
 
 
 class FilmMaps:
     """``SelfMaps`` of ``frames`` frames, each on ``grid``. A picture is a film of one."""
 
-    def __init__(self, grid: Grid, targets: Sequence[Grid], frames: int = 1) -> None:
+    def __init__(
+        self, grid: Grid, targets: Sequence[Grid], frames: int = 1, takers: Mapping[Grid, Take] | None = None
+    ) -> None:
         self._grid, self._targets = grid, targets
-        self._maps = [SelfMaps(grid, targets) for _ in range(frames)]
+        self._takers = [
+            {target: partial(take, frame) for target, take in (takers or {}).items()} for frame in range(frames)
+        ]
+        self._maps = [SelfMaps(grid, targets, own) for own in self._takers]
+        self.frames = frames
         self._count = grid[0] * grid[1]
         rows = self._maps[0].index
         self.index = None if rows is None else torch.cat([rows + frame * self._count for frame in range(frames)])
@@ -41,15 +49,15 @@ class FilmMaps:
         for frame in range(len(self._maps)):
             own = self._part(frame)
             part = call.queries(own).keys(own)
-            self._maps[frame] = self_maps(part, self._grid, self._targets, total[:, :, own])
+            self._maps[frame] = self_maps(part, self._grid, self._targets, total[:, :, own], self._takers[frame])
 
     def _part(self, frame: int) -> slice:
         return slice(frame * self._count, (frame + 1) * self._count)
 
-    def result(self, target: Grid) -> tuple[Tensor, Grid]:
-        """The maps [B * frames, M, M] for a target, film by film, and their grid."""
-        found = [maps.result(target) for maps in self._maps]
-        return torch.stack([maps for maps, _ in found], 1).flatten(0, 1), found[0][1]
+    def result(self, target: Grid) -> tuple[Tensor, Grid] | None:
+        """The maps [B * frames, M, M] for a target, film by film, and their grid; None where a taker got them."""
+        found = [own for maps in self._maps if (own := maps.result(target)) is not None]
+        return (torch.stack([maps for maps, _ in found], 1).flatten(0, 1), found[0][1]) if found else None
 
 
 def by_frame(values: Tensor, frames: int) -> Tensor:
@@ -64,15 +72,11 @@ def by_latent_frame(values: Tensor, frames: int, patch: int, length: int) -> Ten
     return values.unflatten(0, (-1, frames)).repeat_interleave(patch, 1)[:, :length].flatten(0, 1)
 
 
-def film_self_maps(
-    call: Call, film: slice, grid: Grid, targets: Sequence[Grid], frames: int, total: Tensor | None = None
-) -> FilmMaps:
-    """Self-attention for every target of a call whose queries are the film's and whose keys are ``film`` among others."""
-    maps = FilmMaps(grid, targets, frames)
+def film_self_maps(call: Call, film: slice, maps: FilmMaps, total: Tensor | None = None) -> None:
+    """Fill ``maps`` from a call whose queries are the film's and whose keys are ``film`` among others."""
     if total is not None:
         maps.fill(call.keys(film), total)
-        return maps
+        return
     numbers = torch.arange(call.q.shape[2]) if maps.index is None else maps.index
     for rows, chances in probabilities(call, None if maps.index is None else maps.index.to(call.q.device)):
         maps.add(numbers[rows], chances[..., film])
-    return maps

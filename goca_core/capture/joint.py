@@ -15,13 +15,12 @@ an accelerator, and on a CPU at the price of a whole attention call. ``benchmark
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..resize import Grid
 from .family import Spans
 from .film import FilmMaps
 from .reduce import Call, Columns, TextMaps, cross_maps, probabilities
@@ -40,31 +39,27 @@ def joint_maps(
     spans: Spans,
     weights: Mapping[str, Tensor],
     columns: Columns,
-    grid: Grid,
-    targets: Sequence[Grid],
-    frames: int = 1,
-) -> tuple[dict[str, Tensor], FilmMaps | None]:
+    selves: FilmMaps | None = None,
+) -> dict[str, Tensor]:
     """Text maps and self-attention of one joint call, whose queries are the picture's and whose keys are all.
 
-    ``weights``: head method -> [B, N, H]. ``columns``: of the text keys. ``targets``: grids that self-attention is
-    wanted for, none if it is not. ``frames``: the picture's tokens are those of so many, each on ``grid``. Returns a map
-    [B, N, columns] for each method, and the self-attention.
+    ``weights``: head method -> [B, N, H]. ``columns``: of the text keys. ``selves``: takes the self-attention, if it is
+    wanted. Returns a map [B, N, columns] for each method.
     """
-    selves = FilmMaps(grid, targets, frames) if targets else None
     # Of a film's self-attention only the part of each frame on itself is wanted.
-    partial = selves is None or selves.index is not None or frames > 1
+    partial = selves is None or selves.index is not None or selves.frames > 1
     total = log_total(call) if partial and call.q.device.type in FUSED else None
     if total is not None:
         if selves is not None:
             selves.fill(call.keys(spans.image), total)
-        return cross_maps(call.keys(spans.text), weights, columns, total), selves
+        return cross_maps(call.keys(spans.text), weights, columns, total)
     gathered = TextMaps(weights, columns)
     numbers = torch.arange(call.q.shape[2])
     for rows, chances in probabilities(call):
         gathered.add(rows, chances[..., spans.text])
         if selves is not None:
             selves.add(numbers[rows], chances[..., spans.image])
-    return gathered.result(), selves
+    return gathered.result()
 
 
 def log_total(call: Call) -> Tensor | None:

@@ -6,23 +6,20 @@ result does not depend on the attention kernel and the memory needed does not gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..layers import LayerScore, resize_keys
+from ..layers import resize_keys
 from ..resize import Grid, nearest_index
 
 # Size of the largest temporary, in elements: 2^21 float32 are 8 MB, about what a core's cache still serves well. An
 # accelerator rather wants few large steps.
 _ELEMENTS = 1 << 21
 _ELEMENTS_ACCELERATOR = 1 << 23
-# Rows of a layer's self-attention that are compared with the reference at a time.
-_ROWS = 512
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 
@@ -161,18 +158,24 @@ class TextMaps:
         return {name: torch.cat(parts, 1) for name, parts in self._blocks.items()}
 
 
+TakeRows = Callable[[slice, Tensor], None]
+"""Takes rows [B, n, M] of a map [B, M, M]: which they are, and the rows."""
+
+
 class SelfMaps:
     """Head-mean self-attention, gathered block by block for several grids at once.
 
     For each of ``targets`` a map [B, M, M]: on the layer's own ``grid``, or on the target if that has fewer tokens.
     For a coarser target the queries are the nearest and the keys resized bilinearly, as the method does anyway before
-    comparing layers; so no map larger than the target's is ever held.
+    comparing layers; so no map larger than the target's is ever held. Of a target in ``takers`` none is: its rows are
+    passed on as they come in, unless the whole map is needed, for another target or because the rows have another order.
     """
 
-    def __init__(self, grid: Grid, targets: Sequence[Grid]) -> None:
+    def __init__(self, grid: Grid, targets: Sequence[Grid], takers: Mapping[Grid, TakeRows] | None = None) -> None:
         self._grid = grid
         count = grid[0] * grid[1]
-        self._targets = list(dict.fromkeys(t if t[0] * t[1] < count else grid for t in targets))
+        reached = {target: target if target[0] * target[1] < count else grid for target in targets}
+        self._targets = list(dict.fromkeys(reached.values()))
         # The rows that each target needs, ascending, and which of them each of its own rows is.
         self._rows: list[Tensor] = []
         self._order: list[Tensor] = []
@@ -182,6 +185,12 @@ class SelfMaps:
             self._rows.append(rows)
             self._order.append(order)
         self._found: list[Tensor | None] = [None] * len(self._targets)
+        whole = {near for target, near in reached.items() if near != target}
+        self._takers = {
+            number: takers[target]
+            for number, target in enumerate(self._targets)
+            if takers and target in takers and target not in whole and _ascending(self._order[number])
+        }
         needed = torch.unique(torch.cat(self._rows))
         self.index: Tensor | None = None if len(needed) == count else needed
         """The query rows that are needed, ascending; None for all of them."""
@@ -196,20 +205,27 @@ class SelfMaps:
             part = chances if len(place) == len(rows) else chances[:, :, place.to(chances.device)]
             mean = part.mean(1)
             mean = resize_keys(mean, self._grid, target) if target != self._grid else mean
+            if number in self._takers:
+                self._takers[number](slice(first, last), mean)
+                continue
             found = self._found[number]
             if found is None:
                 found = self._found[number] = mean.new_empty(mean.shape[0], len(wanted), mean.shape[-1])
             found[:, first:last] = mean
 
-    def result(self, target: Grid) -> tuple[Tensor, Grid]:
-        """The map for a target, and its grid."""
+    def result(self, target: Grid) -> tuple[Tensor, Grid] | None:
+        """The map for a target, and its grid; None where a taker got it."""
         target = target if target in self._targets else self._grid
         number = self._targets.index(target)
+        if number in self._takers:
+            return None
         found, order = self._found[number], self._order[number]
         assert found is not None
-        if len(order) == found.shape[1] and bool((order[1:] > order[:-1]).all()):
-            return found, target
-        return found[:, order.to(found.device)], target
+        return (found if _ascending(order) else found[:, order.to(found.device)]), target
+
+
+def _ascending(order: Tensor) -> bool:
+    return bool((order[1:] > order[:-1]).all())
 
 
 def cross_maps(
@@ -222,53 +238,17 @@ def cross_maps(
     return maps.result()
 
 
-def self_maps(call: Call, grid: Grid, targets: Sequence[Grid], total: Tensor | None = None) -> SelfMaps:
+def self_maps(
+    call: Call,
+    grid: Grid,
+    targets: Sequence[Grid],
+    total: Tensor | None = None,
+    takers: Mapping[Grid, TakeRows] | None = None,
+) -> SelfMaps:
     """Head-mean self-attention for every target, in one pass over the query rows that they need."""
-    maps = SelfMaps(grid, targets)
+    maps = SelfMaps(grid, targets, takers)
     index = maps.index
     numbers = torch.arange(grid[0] * grid[1]) if index is None else index
     for rows, chances in probabilities(call, None if index is None else index.to(call.q.device), total):
         maps.add(numbers[rows], chances)
     return maps
-
-
-class Reference:
-    """The reference affinity P of one forward pass, and the agreement of layers with it."""
-
-    def __init__(self, affinity: Tensor, grid: Grid) -> None:
-        self.affinity, self.grid = affinity, grid
-        self._folded: dict[Grid, Tensor] = {grid: affinity}
-
-    def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
-        """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).
-
-        In float32, some rows at a time: the layer may be held in half precision.
-        """
-        if method == "dot-product similarity":
-            # The score is linear in the layer's map, so P can be brought to the layer's grid once instead of bringing
-            # every layer to P's: a sixteenth of the work where the layer has half the side.
-            pairs = zip(self._fold(grid).split(_ROWS, 1), layer.split(_ROWS, 1), strict=True)
-            return torch.stack([(ours * theirs.float()).sum((1, 2)) for ours, theirs in pairs]).sum(0)
-        score = LayerScore(method)
-        index = nearest_index(grid, self.grid, layer.device)
-        for start in range(0, len(index), _ROWS):
-            rows = layer[:, index[start : start + _ROWS]].float()
-            score.add(self.affinity[:, start : start + _ROWS], resize_keys(rows, grid, self.grid))
-        return score.result()
-
-    def _fold(self, grid: Grid) -> Tensor:
-        if grid not in self._folded:
-            batch, device = self.affinity.shape[0], self.affinity.device
-            index = nearest_index(grid, self.grid, device)
-            queries = self.affinity.new_zeros(batch, grid[0] * grid[1], self.affinity.shape[-1])
-            queries.index_add_(1, index, self.affinity)
-            down, across = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
-            keys = queries.unflatten(-1, self.grid)
-            self._folded[grid] = torch.einsum("bnyx,yi,xj->bnij", keys, down, across).flatten(2)
-        return self._folded[grid]
-
-
-def _bilinear(source: int, target: int, like: Tensor) -> Tensor:
-    """The matrix [target, source] of bilinear resizing along one axis."""
-    identity = torch.eye(source, dtype=like.dtype, device=like.device)[None]
-    return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from goca_core.attention import Affinity, Attention, Defaults, Layer, Tokens
+from goca_core.capture.film import FilmMaps
+from goca_core.capture.reduce import SelfMaps
+from goca_core.resize import Grid
 from goca_core.wordbuild import Token, build
 from goca_core.words import WordMap
 
@@ -56,3 +59,10 @@ def recording(
         own = {layers[number].name: chances(batch, 24, 24) for number in (0, 2)}
         spread = Affinity(4, 6, torch.stack(list(own.values())).mean(0), own)
     return Attention("unet", 4, 6, 8, layers, tokens, DEFAULTS, spread, (0.35,), "a note")
+
+
+def whole_map(maps: SelfMaps | FilmMaps, target: Grid) -> tuple[Tensor, Grid]:
+    """A map that no taker got."""
+    found = maps.result(target)
+    assert found is not None
+    return found

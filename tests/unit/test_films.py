@@ -16,7 +16,7 @@ from goca_core import attention, pipeline
 from goca_core.attention import AttentionError, aggregate, layer_weights
 from goca_core.capture.entry import Aim, Options
 from goca_core.capture.family import CROSS, Block, Plan, Site, Spans
-from goca_core.capture.film import by_latent_frame, film_self_maps
+from goca_core.capture.film import FilmMaps, by_latent_frame, film_self_maps
 from goca_core.capture.joint import joint_maps
 from goca_core.capture.reduce import Call, Columns
 from goca_core.layers import resize_self_map
@@ -26,7 +26,7 @@ from goca_core.refinement import Pamr, ProposalMerge
 from goca_core.rescale import RESCALE_METHODS, rescale
 from goca_core.resize import RANGES, Range
 
-from .recordings import recording
+from .recordings import recording, whole_map
 
 FRAMES, GRID = 3, (3, 5)
 COUNT = GRID[0] * GRID[1]
@@ -61,7 +61,9 @@ def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, kn
     film = slice(before, before + FRAMES * COUNT)
     asked = call.queries(film)
     total = (asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float() if known else None
-    found, grid = film_self_maps(asked, film, GRID, [target, GRID], FRAMES, total).result(target)
+    maps = FilmMaps(GRID, [target, GRID], FRAMES)
+    film_self_maps(asked, film, maps, total)
+    found, grid = whole_map(maps, target)
     assert grid == target and found.dtype == torch.float32
     expected = resize_self_map(own_part(dense(call), before), GRID, target)
     assert torch.allclose(found.double(), expected, atol=1e-6)
@@ -75,13 +77,13 @@ def test_joint_attention_of_a_film(text_first: bool) -> None:
     spans = Spans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
     columns = Columns.make(6, 6, (1, 4), True, torch.device("cpu"))
     weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
-    maps, selves = joint_maps(call.queries(film), spans, weights, columns, GRID, [GRID], FRAMES)
+    selves = FilmMaps(GRID, [GRID], FRAMES)
+    maps = joint_maps(call.queries(film), spans, weights, columns, selves)
     chances = dense(call)
     text = chances[:, :, film, spans.text].mean(1)
     expected = torch.stack((text[..., 1], text[..., 4], text[..., [0, 2, 3, 5]].sum(-1)), -1)
     assert torch.allclose(maps["average"].double(), expected, atol=1e-6)
-    assert selves is not None
-    assert torch.allclose(selves.result(GRID)[0].double(), own_part(chances, start), atol=1e-6)
+    assert torch.allclose(whole_map(selves, GRID)[0].double(), own_part(chances, start), atol=1e-6)
 
 
 def test_all_frames_have_the_memory_of_a_picture() -> None:

@@ -14,10 +14,13 @@ from goca_core.attention import Attention, Defaults, Tokens, aggregate, layer_we
 from goca_core.capture import joint, reduce
 from goca_core.capture.entry import Aim, Entry, Options
 from goca_core.capture.family import Block, Plan, Site, Spans, text_first
+from goca_core.capture.film import FilmMaps
 from goca_core.capture.joint import joint_maps, log_total
 from goca_core.capture.reduce import Call, Columns
 from goca_core.layers import resize_self_map
 from goca_core.resize import Grid
+
+from .recordings import whole_map
 
 B, H, D, TEXT = 2, 3, 8, 9
 GRID = (6, 8)
@@ -44,10 +47,11 @@ def dense(call: Call) -> Tensor:
 
 def reduced(
     call: Call, spans: Spans, targets: list[Grid], tolerance: float = 1e-6
-) -> tuple[dict[str, Tensor], reduce.SelfMaps | None]:
+) -> tuple[dict[str, Tensor], FilmMaps | None]:
     weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
     columns = Columns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
-    found, selves = joint_maps(call.queries(spans.image), spans, weights, columns, GRID, targets)
+    selves = FilmMaps(GRID, targets) if targets else None
+    found = joint_maps(call.queries(spans.image), spans, weights, columns, selves)
     matrix = dense(call)[:, :, spans.image]
     for name, weight in weights.items():
         whole = torch.einsum("bhnt,bnh->bnt", matrix[..., spans.text], weight.double())
@@ -78,7 +82,7 @@ def test_text_and_self_attention(targets: list[Grid], registers: int, way: str) 
     assert own.sum(-1).max() < 0.95
     for target in targets:
         assert selves is not None
-        found, at = selves.result(target)
+        found, at = whole_map(selves, target)
         assert at == target
         assert torch.allclose(found.double(), resize_self_map(own, GRID, target), atol=1e-6)
     assert targets or selves is None
@@ -121,7 +125,7 @@ def test_nonsense_stays_nonsense(way: str) -> None:
     call.q[0, 0, spans.image.start] = torch.nan
     columns = Columns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
     weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
-    found, _ = joint_maps(call.queries(spans.image), spans, weights, columns, GRID, [(3, 4)])
+    found = joint_maps(call.queries(spans.image), spans, weights, columns, FilmMaps(GRID, [(3, 4)]))
     assert torch.isnan(found["average"][0, 0]).all() and torch.isfinite(found["average"][1]).all()
 
 

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from goca_core.capture import reduce
-from goca_core.capture.reduce import Call, Columns, Reference, bind, cross_maps, probabilities, self_maps
+from goca_core.capture.reduce import Call, Columns, bind, cross_maps, probabilities, self_maps
 from goca_core.heads import aggregate_heads
-from goca_core.layers import layer_score, reference_affinity, resize_self_map
+from goca_core.layers import resize_self_map
+
+from .recordings import whole_map
 
 B, H, D = 2, 3, 5
 
@@ -164,7 +166,7 @@ def test_self_map_is_the_whole_map_resized(grid: tuple[int, int], target: tuple[
     count = grid[0] * grid[1]
     call = a_call(count, count)
     full = dense(call).mean(1)
-    found, at = self_maps(call, grid, [target]).result(target)
+    found, at = whole_map(self_maps(call, grid, [target]), target)
     coarser = target[0] * target[1] < count
     assert at == (target if coarser else grid)
     expected = resize_self_map(full, grid, target) if coarser else full
@@ -180,19 +182,6 @@ def test_several_grids_in_one_pass(targets: list[tuple[int, int]], elements: int
     call = a_call(48, 48)
     together = self_maps(call, grid, targets)
     for target in targets:
-        alone, at = self_maps(call, grid, [target]).result(target)
-        found, where = together.result(target)
+        alone, at = whole_map(self_maps(call, grid, [target]), target)
+        found, where = whole_map(together, target)
         assert where == at and torch.allclose(found, alone, atol=1e-7)
-
-
-@pytest.mark.parametrize("method", ["dot-product similarity", "mse", "iou-like"])
-@pytest.mark.parametrize("seed", range(4))
-def test_the_folded_score_is_the_direct_one(method: str, seed: int) -> None:
-    """Random grids, not square and of no integer ratio, finer and coarser than the reference."""
-    sides = torch.randint(2, 12, (4,), generator=torch.Generator().manual_seed(seed)).tolist()
-    grid, reference_grid = (sides[0], sides[1]), (sides[2], sides[3])
-    affinity = reference_affinity(draw(B, 6, *reference_grid, seed=seed))
-    layer = torch.softmax(draw(B, grid[0] * grid[1], grid[0] * grid[1], seed=seed), -1)
-    found = Reference(affinity, reference_grid).score(layer, grid, method)
-    expected = layer_score(affinity.double(), resize_self_map(layer.double(), grid, reference_grid), method)
-    assert torch.allclose(found.double(), expected, rtol=1e-5)

@@ -1,0 +1,124 @@
+"""Self-attention maps used row by row, against the same of whole maps in double precision."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from goca_core.capture import reduce
+from goca_core.capture.film import FilmMaps, film_self_maps
+from goca_core.capture.reduce import Call
+from goca_core.capture.rows import Agreement, Kept, Mean, Reference
+from goca_core.layers import layer_score, reference_affinity, resize_self_map
+
+from .recordings import whole_map
+
+B, H, D = 2, 3, 5
+METHODS = ("dot-product similarity", "mse", "iou-like")
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def some_maps(tokens: int, count: int) -> list[Tensor]:
+    return [torch.softmax(draw(B, tokens, tokens, seed=seed), -1) for seed in range(count)]
+
+
+@pytest.fixture(params=[1 << 21, 100], autouse=True)
+def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block of rows, and many."""
+    monkeypatch.setattr(reduce, "_ELEMENTS", request.param)
+
+
+@pytest.mark.parametrize("method", ["dot-product similarity", "mse", "iou-like"])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_folded_score_is_the_direct_one(method: str, seed: int) -> None:
+    """Random grids, not square and of no integer ratio, finer and coarser than the reference."""
+    sides = torch.randint(2, 12, (4,), generator=torch.Generator().manual_seed(seed)).tolist()
+    grid, reference_grid = (sides[0], sides[1]), (sides[2], sides[3])
+    affinity = reference_affinity(draw(B, 6, *reference_grid, seed=seed))
+    layer = torch.softmax(draw(B, grid[0] * grid[1], grid[0] * grid[1], seed=seed), -1)
+    found = Reference(affinity, reference_grid).score(layer, grid, method)
+    expected = layer_score(affinity.double(), resize_self_map(layer.double(), grid, reference_grid), method)
+    assert torch.allclose(found.double(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_reference_in_half_precision_scores_nearly_the_same(method: str) -> None:
+    grid, layer_grid = (12, 16), (6, 8)
+    feature, layer = draw(B, 6, *grid), torch.softmax(draw(B, 48, 48), -1)
+    half = reference_affinity(feature, dtype=torch.float16)
+    assert half.dtype == torch.float16
+    found = Reference(half, grid).score(layer, layer_grid, method)
+    exact = layer_score(reference_affinity(feature.double()), resize_self_map(layer.double(), layer_grid, grid), method)
+    assert torch.allclose(found.double(), exact, rtol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize(("grid", "target"), [((6, 8), (6, 8)), ((6, 8), (3, 4)), ((7, 5), (4, 3))])
+def test_rows_that_are_taken_are_the_rows_of_the_map(
+    grid: tuple[int, int], target: tuple[int, int], frames: int
+) -> None:
+    count = frames * grid[0] * grid[1]
+    call = Call(*(draw(B, H, count, D, seed=seed) for seed in range(3)), None, 0.6)
+    every = slice(0, count)
+    plain, kept = FilmMaps(grid, [target], frames), Kept(frames)
+    taken = FilmMaps(grid, [target], frames, {target: kept.take})
+    for maps in (plain, taken):
+        film_self_maps(call, every, maps)
+    assert taken.result(target) is None
+    assert torch.equal(kept.result(), whole_map(plain, target)[0])
+
+
+@pytest.mark.parametrize("targets", [[(12, 16)], [(3, 9)], [(6, 8), (12, 16)], [(9, 9), (6, 8)]])
+def test_a_map_that_is_resized_later_is_not_taken(targets: list[tuple[int, int]]) -> None:
+    """Finer than the layer, alone or beside the layer's own grid, or with rows that are needed twice."""
+    taken: list[slice] = []
+    takers = {target: lambda frame, rows, part: taken.append(rows) for target in targets}
+    maps = FilmMaps((6, 8), targets, 1, takers)
+    call = Call(*(draw(B, H, 48, D, seed=seed) for seed in range(3)), None, 0.6)
+    film_self_maps(call, slice(0, 48), maps)
+    assert not taken
+    for target in targets:
+        assert maps.result(target) is not None
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_agreement_by_rows_is_that_of_the_whole(frames: int) -> None:
+    affinity = reference_affinity(draw(B * frames, 6, 4, 5))
+    layer = torch.softmax(draw(B * frames, 20, 20), -1)
+    agreement = Agreement(affinity, frames, METHODS)
+    for frame, whole in enumerate(layer.unflatten(0, (B, frames)).unbind(1)):
+        for start in range(0, 20, 7):
+            agreement.take(frame, slice(start, start + 7), whole[:, start : start + 7])
+    for method, found in agreement.result().items():
+        assert torch.allclose(found.double(), layer_score(affinity.double(), layer.double(), method), rtol=1e-5)
+
+
+def test_the_mean_of_layers_by_rows() -> None:
+    maps = some_maps(20, 3)
+    maps[1][0, 3, 4] = torch.nan  # counts as nothing, as everywhere in the method
+    mean = Mean(1)
+    for layer in maps:
+        mean.next_layer()
+        for start in range(0, 20, 6):
+            mean.take(0, slice(start, start + 6), layer[:, start : start + 6])
+    expected = torch.stack(maps).double().nan_to_num(0.0).mean(0)
+    assert torch.allclose(mean.result().double(), expected, atol=1e-7)
+
+
+def test_nothing_taken_is_an_error() -> None:
+    with pytest.raises(ValueError, match="No rows were taken"):
+        Kept(1).result()
+
+
+def test_a_kept_map_may_have_another_precision() -> None:
+    kept, (layer,) = Kept(1, torch.float16), some_maps(20, 1)
+    take = partial(kept.take, 0)
+    take(slice(0, 11), layer[:, :11])
+    take(slice(11, 20), layer[:, 11:])
+    assert torch.equal(kept.result(), layer.half())
