@@ -40,8 +40,8 @@ def conditioning(words: int, seed: int) -> list[Any]:
     return tokens.attach([[context, {"pooled_output": None}]], known)
 
 
-def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> float:
-    """Seconds of one guided step."""
+def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> tuple[float, torch.Tensor]:
+    """Seconds of one guided step, and what came of it."""
     import comfy.sample
     import comfy.samplers
 
@@ -51,7 +51,7 @@ def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> flo
     clock = time.perf_counter if cuda else time.process_time
     start = clock()
     with torch.inference_mode():
-        comfy.samplers.sample(
+        samples = comfy.samplers.sample(
             model,
             noise,
             positive,
@@ -66,7 +66,7 @@ def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> flo
         )
     if cuda:
         torch.cuda.synchronize()
-    return clock() - start
+    return clock() - start, samples
 
 
 def main() -> None:
@@ -80,11 +80,16 @@ def main() -> None:
     model, positive, negative = build(), conditioning(WORDS, 1), conditioning(0, 2)
     models = {PLAIN: model} | {rule: scfg.guide(model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
     side = options.size // 8
-    step(model, positive, negative, side)
+    plain = step(model, positive, negative, side)[1]
     times: dict[str, list[float]] = {name: [] for name in models}
     for _ in range(options.repeat):
         for name, guided in models.items():
-            times[name].append(step(guided, positive, negative, side))
+            seconds, samples = step(guided, positive, negative, side)
+            times[name].append(seconds)
+            if torch.equal(samples, plain) != (name == PLAIN):
+                sys.exit(
+                    f"The step with {name} guidance is not what was to be timed: it equals the plain one, or should."
+                )
     median = {name: statistics.median(found) for name, found in times.items()}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "1 CPU thread"
     print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {where}\n")
