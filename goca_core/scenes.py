@@ -7,8 +7,8 @@ seeded generator, so a seed names a scene for good.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -45,13 +45,17 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A caption, its picture ``[H, W, 3]`` uint8 and labels ``[H, W]`` uint8 (0 = ground, k = ``things[k - 1]``)."""
+    """A caption, its picture ``[H, W, 3]`` uint8 and labels ``[H, W]`` uint8 (0 = ground, k = ``things[k - 1]``).
+
+    ``empty``: the ground without things, float ``[H, W, 3]`` in 0..255.
+    """
 
     caption: str
     ground: str
     things: tuple[Thing, ...]
     image: np.ndarray
     labels: np.ndarray
+    empty: np.ndarray
 
 
 def _regular(corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
@@ -159,6 +163,28 @@ def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> t
     return tuple(things)
 
 
+def _paint(empty: np.ndarray, things: Sequence[Thing]) -> tuple[np.ndarray, np.ndarray]:
+    """Things on a ground: picture and labels, as in ``Scene``."""
+    height, width = empty.shape[:2]
+    image, labels = empty, np.zeros((height, width), np.uint8)
+    for number, thing in enumerate(things, start=1):
+        cover = stencil(thing, height, width)
+        image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]
+        labels[cover >= 0.5] = number
+    return np.clip(image, 0, 255).astype(np.uint8), labels
+
+
+def confuse(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """The picture of a scene in which one thing has another colour than it should, and half the time another shape."""
+    number = int(rng.integers(len(scene.things)))
+    thing = scene.things[number]
+    colour = str(rng.choice([name for name in COLOURS if name != thing.colour]))
+    shape = str(rng.choice(SHAPES)) if rng.random() < 0.5 else thing.shape
+    things = list(scene.things)
+    things[number] = replace(thing, colour=colour, shape=shape)
+    return _paint(scene.empty, things)[0]
+
+
 def draw(
     seed: int | np.random.Generator,
     height: int = 64,
@@ -181,11 +207,8 @@ def draw(
         count = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
     ground = str(rng.choice(GROUNDS))
     things = _arrange(rng, count, height, width)
-    image, labels = _ground(ground, height, width, rng, texture), np.zeros((height, width), np.uint8)
-    for number, thing in enumerate(things, start=1):
-        cover = stencil(thing, height, width)
-        image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]
-        labels[cover >= 0.5] = number
+    empty = _ground(ground, height, width, rng, texture)
+    image, labels = _paint(empty, things)
     names = [f"{_article(thing.name)} {thing.name}" for thing in things]
     style = rng.random(3)
     if not plain and style[0] < 0.08:
@@ -195,4 +218,4 @@ def draw(
         caption = _join(names)
     elif not plain and style[2] < 0.05:
         caption = f"on {ground}, {_join(names)}"
-    return Scene(caption, ground, things, np.clip(image, 0, 255).astype(np.uint8), labels)
+    return Scene(caption, ground, things, image, labels, empty)

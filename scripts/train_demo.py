@@ -155,26 +155,48 @@ class Trainer:
         self.losses: list[float] = []
         self.step = 0
 
-    def batch(self, step: int) -> tuple[Tensor, list[str]]:
+    def batch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
+        """Latents as they should be, latents to put noise on, and captions.
+
+        The two differ while the model learns to mend: then something is painted wrongly in each of the latter.
+        """
         # Seeded by the step, so that a resumed run sees the pictures that an uninterrupted one would have seen.
         rng = np.random.default_rng([self.options.seed, step])
         # A thing alone teaches its shape soonest, because nothing else has to be told apart from it.
         drawn = [self.scenes.draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
         captions = [scene.caption if rng.random() >= 0.1 else "" for scene in drawn]
-        pictures = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
-        return self.codec.encode(pictures.float() / 127.5 - 1).to(self.device), captions
+        latents = self.encode([scene.image for scene in drawn])
+        if not self.mending(step):
+            return latents, latents, captions
+        return latents, self.encode([self.scenes.confuse(scene, rng) for scene in drawn]), captions
+
+    def mending(self, step: int) -> bool:
+        return step >= self.options.steps
+
+    def encode(self, images: list[np.ndarray]) -> Tensor:
+        pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return self.codec.encode(pictures.float() / 127.5 - 1).to(self.device)
 
     def loss(self, step: int) -> Tensor:
-        latents, captions = self.batch(step)
+        latents, seen, captions = self.batch(step)
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
         # One draw per equal slice of the schedule: less variance than independent draws.
         slices = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
-        # Two thirds of the draws from where places are seen and shapes are settled, 40 to 90 percent of the schedule.
-        share = np.interp((slices / len(latents)).double().numpy(), (0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
+        # Two thirds of the draws from where places are seen and shapes are settled, 40 to 90 percent of the schedule; while
+        # mending, a fifth from the beginning of sampling, where colours are.
+        levels = (
+            ((0, 0.22, 0.80, 1), (0, 0.4, 0.85, 1)) if self.mending(step) else ((0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
+        )
+        share = np.interp((slices / len(latents)).double().numpy(), *levels)
         t = (torch.from_numpy(share) * len(self.alpha)).long().clamp_max(len(self.alpha) - 1).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1), self.sigma[t].view(-1, 1, 1, 1)
-        noisy, target = alpha * latents + sigma * noise, alpha * noise - sigma * latents
+        if self.mending(step):
+            wrong = (torch.rand(len(latents), generator=generator) < WRONG) & (torch.from_numpy(share) > MENDED)
+            seen = torch.where(wrong.view(-1, 1, 1, 1).to(self.device), seen, latents)
+        noisy = alpha * seen + sigma * noise
+        # What is painted wrongly counts as noise.
+        target = alpha * (noisy - alpha * latents) / sigma - sigma * latents
         with torch.autocast(self.device.type, torch.bfloat16):
             context = self.text(self.text.tokens(captions).to(self.device))
             guess = self.unet(noisy, t.float(), context=context)
@@ -183,8 +205,14 @@ class Trainer:
         return (smooth.mean() + details.mean()) / 2
 
     def rate(self, step: int) -> float:
-        """Rises, stays, and falls to nothing over the last part; so a run can be made longer while it stays."""
+        """Rises, stays, and falls to nothing over the last part; so a run can be made longer while it stays.
+
+        While mending it rises once more, and falls at once.
+        """
         total = self.options.steps
+        if self.mending(step):
+            left = 1 - (step - total) / self.options.mend
+            return MEND_RATE * self.options.rate * min(1.0, (step - total + 1) / self.options.warmup, left)
         return self.options.rate * min(1.0, (step + 1) / self.options.warmup, (total - step) / (total * COOLING))
 
     def advance(self) -> float:
@@ -242,12 +270,17 @@ class Trainer:
 
 # Of the rate, what AdamW's weights get; and the share of all steps over which the rate falls.
 ADAM_SHARE, COOLING = 0.5, 0.4
-RECIPE = ("steps", "batch", "rate", "warmup", "average", "seed")
+# While mending: the share of the rate, how many pictures have something wrong in them, and the level above which.
+MEND_RATE, WRONG, MENDED = 0.4, 0.4, 0.45
+RECIPE = ("steps", "mend", "batch", "rate", "warmup", "average", "seed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument(
+        "--mend", type=int, default=1500, help="further steps, that teach to mend what is painted wrongly"
+    )
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (see Optimiser)")
     parser.add_argument("--warmup", type=int, default=100)
@@ -269,7 +302,8 @@ def main() -> None:
     size = sum(p.numel() for p in trainer.live.parameters())
     print(f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}", flush=True)
     start, first = time.time(), trainer.step
-    last = min(options.steps, options.until or options.steps)
+    whole = options.steps + options.mend
+    last = min(whole, options.until or whole)
     while trainer.step < last:
         trainer.losses.append(trainer.advance())
         if not math.isfinite(trainer.losses[-1]):
@@ -277,7 +311,7 @@ def main() -> None:
         if trainer.step % 20 == 0 or trainer.step == last:
             each = (time.time() - start) / (trainer.step - first)
             print(
-                f"step {trainer.step:5d}/{options.steps}  loss {np.mean(trainer.losses[-100:]):.4f}  "
+                f"step {trainer.step:5d}/{whole}  loss {np.mean(trainer.losses[-100:]):.4f}  "
                 f"{each:.2f} s/step  {each * (last - trainer.step) / 60:.0f} min left",
                 flush=True,
             )
@@ -287,7 +321,7 @@ def main() -> None:
             trainer.export(options.folder / f"stage_{trainer.step:05d}.safetensors")
     trainer.save_checkpoint(checkpoint)
     (options.folder / "loss.json").write_text(json.dumps([round(loss, 5) for loss in trainer.losses]))
-    if last < options.steps:
+    if last < whole:
         print(f"stopped at step {trainer.step}; go on with --resume", flush=True)
         return
     output = options.folder / "smoke.safetensors" if options.smoke else options.output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from goca_core.scenes import COLOURS, GROUNDS, SHAPES, draw
+from goca_core.scenes import COLOURS, GROUNDS, SHAPES, confuse, draw
 
 
 def test_a_seed_names_a_scene() -> None:
@@ -66,3 +66,17 @@ def test_shapes_differ_in_their_area() -> None:
 def test_a_tiny_scene_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 16 pixels, got 8x64"):
         draw(0, 8, 64)
+
+
+def test_a_confused_picture_has_one_thing_in_another_colour() -> None:
+    rng, reshaped = np.random.default_rng(0), []
+    for seed in range(40):
+        scene = draw(seed)
+        wrong = confuse(scene, rng).astype(int)
+        changed = np.abs(wrong - scene.image).max(-1) > 8
+        inside = [scene.labels == number for number in range(1, len(scene.things) + 1)]
+        touched = [part for part in inside if changed[part].mean() > 0.3]
+        assert len(touched) == 1 and changed[touched[0]].all()
+        # Another shape leaves some of the ground that was bare covered.
+        reshaped.append((changed & (scene.labels == 0)).sum() > 40)
+    assert 0.2 < np.mean(reshaped) < 0.8
