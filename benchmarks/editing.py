@@ -244,9 +244,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--theta", type=float, default=0.0, help="of Mask From Tokens")
-    parser.add_argument("--feather", type=float, default=4.0, help="of Regional Prompt and Regional Pass")
-    parser.add_argument("--start", type=float, nargs="+", default=[0.2], help="start_percent of Regional Prompt")
-    parser.add_argument("--turn", type=float, nargs="+", default=[0.2], help="start_percent of Regional Pass")
+    parser.add_argument("--feather", type=float, default=2.0, help="of Regional Prompt and Regional Pass")
+    parser.add_argument("--start", type=float, nargs="+", default=[0.3], help="start_percent of Regional Prompt")
+    parser.add_argument("--turn", type=float, nargs="+", default=[0.3], help="start_percent of Regional Pass")
     parser.add_argument(
         "--grow", type=int, default=4, help="pixels by which a mask is grown before it is painted again"
     )

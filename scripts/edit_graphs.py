@@ -147,12 +147,14 @@ def edit_graphs() -> list[Graph]:
     """The graphs of this file and of region_graphs.py."""
     scene = "a red circle and a green square on grass", "red circle", "a blue star and a green square on grass"
     photo = "a photo of a dog on a lawn in front of a house", "dog", "a photo of a cat on a lawn in front of a house"
+    # The two things have room between them.
+    apart = replace(DEMO, sampling={**DEMO.sampling, "seed": 5})
     guided = replace(DEMO, sampling={**DEMO.sampling, "seed": 5, "cfg": 6.0})
     undistilled = replace(FLUX, sampling={**FLUX.sampling, "cfg": 2.5}, guidance=1.5)
     objects = "a photo of a red apple and a green cup on a wooden table"
     return [
         *region_graphs(),
-        replace_graph(DEMO, *scene, (4, 3, 2.0), REPLACE_NOTE),
+        replace_graph(apart, *scene, (4, 3, 2.0), REPLACE_NOTE),
         replace_graph(SD15, *photo, (24, 15, 6.0), REPLACE_PHOTO_NOTE),
         replace_graph(FLUX, *photo, (48, 31, 10.0), FLUX_REPLACE_NOTE),
         semantic_graph(guided, "a yellow star, a purple heart and a red circle on snow", SEMANTIC_NOTE),

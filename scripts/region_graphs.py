@@ -12,8 +12,8 @@ Two passes with the same seed.
 2. **Below**, **Regional Prompt** gives the masks prompts of their own, written as `label: prompt`, one per line. What has \
 none follows the base prompt.
 
-The same seed and *start_percent* 0.2 keep the layout: in the first fifth of sampling the base paints alone. *feather* \
-hides the seams.
+The same seed keeps the layout, because up to *start_percent* of sampling the base paints alone. *feather* hides the seams; \
+much of it lets the base into the edges of a thing.
 
 Try `blue square: a green heart on grass` as a second line of *prompts*."""
 
@@ -59,6 +59,10 @@ OTHERS_FLUX_NOTE = (
 )
 
 
+# When the masks' own prompts begin, by model: as late as what is to change still can.
+TURN = {"demo": 0.3, "sd15_sdxl": 0.2, "flux": 0.2}
+
+
 def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feather: float) -> Graph:
     first = FirstPass(start, prompt, phrases, Note(REGIONAL_NOTE, "Regional prompts from words"))
     regional = Node(
@@ -70,7 +74,7 @@ def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
             "labels": first.masks["labels"],
             "prompts": prompts,
             "feather": feather,
-            "start_percent": 0.2,
+            "start_percent": TURN[start.name],
         },
         width=360,
         more=SAID + 20,
@@ -85,10 +89,6 @@ def regional_graph(start: Start, prompt: str, phrases: str, prompts: str, feathe
             ("Second pass: each mask with its own prompt", [[regional], [second, picture], [saved]]),
         ],
     )
-
-
-# When the masks are made, by model: as late as what is to change still can.
-TURN = {"demo": 0.2, "sd15_sdxl": 0.2, "flux": 0.2}
 
 
 def one_pass_graph(start: Start, prompt: str, phrases: str, prompts: str, feather: float) -> Graph:
@@ -170,7 +170,7 @@ def region_graphs() -> list[Graph]:
         graph(start, *scene, prompts, feather)
         for graph in (regional_graph, one_pass_graph)
         for start, scene, prompts, feather in (
-            (DEMO, shapes, yellow, 4.0),
+            (DEMO, shapes, yellow, 2.0),
             (SD15, animals, own, 24.0),
             (FLUX, animals, own, 48.0),
         )
