@@ -30,7 +30,9 @@ def reference_affinity(feature: Tensor, reference_channel0: bool = False, dtype:
     here, uses all channels. dtype: what P is stored in, if not in the precision that it is computed in.
     """
     check_ndim("feature", feature, "B C h w")
-    pixels = finite(feature).flatten(2).mT
+    # The feature of a large grid is copied only where something in it has to be put right.
+    sound = feature.dtype == working_dtype(feature) and bool(torch.isfinite(feature).all())
+    pixels = (feature if sound else finite(feature)).flatten(2).mT
     if reference_channel0:
         pixels = pixels[..., :1]
     affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1], dtype=dtype)
