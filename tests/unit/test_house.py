@@ -253,15 +253,13 @@ def test_no_machine_leaks() -> None:
     forbidden = re.compile(
         r"(?<![\w.~-])/(?:work|root|home|Users)/\w"
         r"|[a-z]:\\Users\\"
-        r"|--(?:extra-)?index-url|--find-links|PIP_INDEX_URL"
+        r"|--(?:extra-)?index[-]url|--find[-]links|PIP[_]INDEX[_]URL"  # in a way that does not find itself
         r"|download\.pytorch\.org|pypi\.org/simple|files\.pythonhosted\.org",
         re.IGNORECASE,
     )
-    here = relative(Path(__file__))
     leaks = [
         f"{name}:{number}: {line.strip()[:80]}"
         for name, text in tracked_texts()
-        if name != here
         for number, line in enumerate(text.splitlines(), start=1)
         if forbidden.search(line)
     ]
