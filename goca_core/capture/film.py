@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..resize import Grid
-from .reduce import Call, SelfMaps, probabilities, self_maps
+from .reduce import Call, SelfMaps, probabilities
 from .rows import Take
 
 
@@ -25,11 +25,10 @@ class FilmMaps:
     def __init__(
         self, grid: Grid, targets: Sequence[Grid], frames: int = 1, takers: Mapping[Grid, Take] | None = None
     ) -> None:
-        self._grid, self._targets = grid, targets
-        self._takers = [
-            {target: partial(take, frame) for target, take in (takers or {}).items()} for frame in range(frames)
+        self._maps = [
+            SelfMaps(grid, targets, {target: partial(take, frame) for target, take in (takers or {}).items()})
+            for frame in range(frames)
         ]
-        self._maps = [SelfMaps(grid, targets, own) for own in self._takers]
         self.frames = frames
         self._count = grid[0] * grid[1]
         rows = self._maps[0].index
@@ -46,10 +45,9 @@ class FilmMaps:
 
     def fill(self, call: Call, total: Tensor) -> None:
         """Compute all at once from a call whose queries and keys are the film's; ``total``: see ``probabilities``."""
-        for frame in range(len(self._maps)):
+        for frame, maps in enumerate(self._maps):
             own = self._part(frame)
-            part = call.queries(own).keys(own)
-            self._maps[frame] = self_maps(part, self._grid, self._targets, total[:, :, own], self._takers[frame])
+            maps.fill(call.queries(own).keys(own), total[:, :, own])
 
     def _part(self, frame: int) -> slice:
         return slice(frame * self._count, (frame + 1) * self._count)

@@ -213,6 +213,13 @@ class SelfMaps:
                 found = self._found[number] = mean.new_empty(mean.shape[0], len(wanted), mean.shape[-1])
             found[:, first:last] = mean
 
+    def fill(self, call: Call, total: Tensor | None = None) -> None:
+        """Take all rows that are needed of a call, in one pass; ``total``: see ``probabilities``."""
+        numbers = torch.arange(self._grid[0] * self._grid[1]) if self.index is None else self.index
+        index = None if self.index is None else self.index.to(call.q.device)
+        for rows, chances in probabilities(call, index, total):
+            self.add(numbers[rows], chances)
+
     def result(self, target: Grid) -> tuple[Tensor, Grid] | None:
         """The map for a target, and its grid; None where a taker got it."""
         target = target if target in self._targets else self._grid
@@ -236,19 +243,3 @@ def cross_maps(
     for rows, chances in probabilities(call, total=total):
         maps.add(rows, chances)
     return maps.result()
-
-
-def self_maps(
-    call: Call,
-    grid: Grid,
-    targets: Sequence[Grid],
-    total: Tensor | None = None,
-    takers: Mapping[Grid, TakeRows] | None = None,
-) -> SelfMaps:
-    """Head-mean self-attention for every target, in one pass over the query rows that they need."""
-    maps = SelfMaps(grid, targets, takers)
-    index = maps.index
-    numbers = torch.arange(grid[0] * grid[1]) if index is None else index
-    for rows, chances in probabilities(call, None if index is None else index.to(call.q.device), total):
-        maps.add(numbers[rows], chances)
-    return maps

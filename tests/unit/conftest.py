@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from goca_core.capture import reduce
+
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
 
@@ -31,6 +33,14 @@ class Golden:
 
     def ids(self, key: str) -> list[int]:
         return [int(i) for i in self._arrays[key]]
+
+
+@pytest.fixture(params=[1 << 21, 100])
+def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Attention is reduced in one block of rows, and in many."""
+    monkeypatch.setattr(reduce, "_ELEMENTS", request.param)
+    size: int = request.param
+    return size
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture import reduce
-from goca_core.capture.reduce import Call, Columns, bind, cross_maps, probabilities, self_maps
+from goca_core.capture.reduce import Call, Columns, SelfMaps, bind, cross_maps, probabilities
 from goca_core.heads import aggregate_heads
 from goca_core.layers import resize_self_map
 
@@ -35,14 +34,6 @@ def whole(call: Call, index: Tensor | None = None) -> Tensor:
     parts = list(probabilities(call, index))
     assert [part.shape[2] for _, part in parts] == [rows.stop - rows.start for rows, _ in parts]
     return torch.cat([part for _, part in parts], 2)
-
-
-@pytest.fixture(params=[1 << 21, 100])
-def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """One block of rows, and many."""
-    monkeypatch.setattr(reduce, "_ELEMENTS", request.param)
-    size: int = request.param
-    return size
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -157,6 +148,13 @@ def test_cross_maps(elements: int) -> None:
 
 
 # -- self-attention ---------------------------------------------------------------------------------------------------
+
+
+def self_maps(call: Call, grid: tuple[int, int], targets: list[tuple[int, int]]) -> SelfMaps:
+    maps = SelfMaps(grid, targets)
+    maps.fill(call)
+    return maps
+
 
 GRIDS = [((6, 8), (3, 4)), ((7, 9), (4, 5)), ((9, 5), (4, 3)), ((5, 7), (5, 7)), ((3, 4), (6, 8)), ((4, 6), (6, 4))]
 

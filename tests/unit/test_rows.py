@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture import reduce
 from goca_core.capture.film import FilmMaps, film_self_maps
 from goca_core.capture.reduce import Call
 from goca_core.capture.rows import Agreement, Kept, Mean, Reference
@@ -28,13 +25,7 @@ def some_maps(tokens: int, count: int) -> list[Tensor]:
     return [torch.softmax(draw(B, tokens, tokens, seed=seed), -1) for seed in range(count)]
 
 
-@pytest.fixture(params=[1 << 21, 100], autouse=True)
-def elements(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One block of rows, and many."""
-    monkeypatch.setattr(reduce, "_ELEMENTS", request.param)
-
-
-@pytest.mark.parametrize("method", ["dot-product similarity", "mse", "iou-like"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("seed", range(4))
 def test_the_folded_score_is_the_direct_one(method: str, seed: int) -> None:
     """Random grids, not square and of no integer ratio, finer and coarser than the reference."""
@@ -61,7 +52,7 @@ def test_a_reference_in_half_precision_scores_nearly_the_same(method: str) -> No
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize(("grid", "target"), [((6, 8), (6, 8)), ((6, 8), (3, 4)), ((7, 5), (4, 3))])
 def test_rows_that_are_taken_are_the_rows_of_the_map(
-    grid: tuple[int, int], target: tuple[int, int], frames: int
+    grid: tuple[int, int], target: tuple[int, int], frames: int, elements: int
 ) -> None:
     count = frames * grid[0] * grid[1]
     call = Call(*(draw(B, H, count, D, seed=seed) for seed in range(3)), None, 0.6)
@@ -75,7 +66,7 @@ def test_rows_that_are_taken_are_the_rows_of_the_map(
 
 
 @pytest.mark.parametrize("targets", [[(12, 16)], [(3, 9)], [(6, 8), (12, 16)], [(9, 9), (6, 8)]])
-def test_a_map_that_is_resized_later_is_not_taken(targets: list[tuple[int, int]]) -> None:
+def test_a_map_that_is_resized_later_is_not_taken(targets: list[tuple[int, int]], elements: int) -> None:
     """Finer than the layer, alone or beside the layer's own grid, or with rows that are needed twice."""
     taken: list[slice] = []
     takers = {target: lambda frame, rows, part: taken.append(rows) for target in targets}
@@ -118,7 +109,6 @@ def test_nothing_taken_is_an_error() -> None:
 
 def test_a_kept_map_may_have_another_precision() -> None:
     kept, (layer,) = Kept(1, torch.float16), some_maps(20, 1)
-    take = partial(kept.take, 0)
-    take(slice(0, 11), layer[:, :11])
-    take(slice(11, 20), layer[:, 11:])
+    for rows in (slice(0, 11), slice(11, 20)):
+        kept.take(0, rows, layer[:, rows])
     assert torch.equal(kept.result(), layer.half())
