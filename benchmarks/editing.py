@@ -113,7 +113,7 @@ def regional(start: float) -> Way:
 
     def edit(work: Work) -> Edited:
         painter, masks = work.painter, work.cut.masks
-        make = use("goca_core.capture.regional").regional_prompt
+        make = use("goca_core.capture.regional.prompts").regional_prompt
         positive, _ = make(
             painter.encode(work.caption), painter.clip, masks.flatten(0, 1), work.labels, work.own,
             feather=work.options.feather, start=start,
@@ -129,7 +129,7 @@ def one_pass(turn: float) -> Way:
     def edit(work: Work) -> Edited:
         painter, options = work.painter, work.options
         request = use("goca_core.pipeline").Request(work.labels, theta=options.theta)
-        make = use("goca_core.capture.regional_pass").regional_pass
+        make = use("goca_core.capture.regional.recorder").regional_pass
         model, regions = make(painter.model, painter.clip, request, work.own, turn, feather=options.feather)
         samples = painter.paint(model, painter.encode(work.caption), work.seeds)
         return painter.pictures(samples), regions.masks(samples)[0].masks[:, 0].numpy()
@@ -186,7 +186,11 @@ def one_prompt(
     painter: Painter, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: list[Count]
 ) -> None:
     """Paint some pictures of one prompt, edit them in every way, and count."""
-    scenes, pipeline, recorder = use("goca_core.scenes"), use("goca_core.pipeline"), use("goca_core.capture.recorder")
+    scenes, pipeline, recorder = (
+        use("goca_core.demo.scenes"),
+        use("goca_core.pipeline"),
+        use("goca_core.capture.recorder"),
+    )
     scene = scenes.draw(seed, plain=True, count=2)
     first, second = scene.things
     rng = np.random.default_rng(seed)
@@ -198,7 +202,7 @@ def one_prompt(
     latent = painter.paint(model, painter.encode(scene.caption), seeds)
     pictures = painter.pictures(latent)
     request = pipeline.Request(f"{first.name}\n{second.name}", theta=options.theta)
-    cut = pipeline.cut(kept.collect(latent), request)
+    cut = pipeline.make_masks(kept.collect(latent), request)
     before = [colours_of(picture, scene) for picture in pictures]
     things = [named(colours, first) for colours in before]
     coloured = [all((c == index(thing.colour)).mean() >= DRAWN for thing in scene.things) for c in before]

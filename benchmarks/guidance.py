@@ -77,7 +77,11 @@ def main() -> None:
     add_arguments(parser)
     options = parser.parse_args()
     start_host(options)
-    scenes, scfg, semantic = use("goca_core.scenes"), use("goca_core.capture.scfg"), use("goca_core.semantic")
+    scenes, scfg, semantic = (
+        use("goca_core.demo.scenes"),
+        use("goca_core.capture.guidance.patch"),
+        use("goca_core.guidance.semantic"),
+    )
     seeds = range(options.seed, options.seed + options.prompts)
     drawn = {seed: scenes.draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
     judge = Result()

@@ -55,14 +55,14 @@ def colours_of(picture: np.ndarray, scene: Any) -> np.ndarray:
     scene: its ground is what the picture's should be.
     """
     ground = np.median(scene.image[scene.labels == 0], 0)
-    known = np.array([*use("goca_core.scenes").COLOURS.values(), ground], float)
+    known = np.array([*use("goca_core.demo.scenes").COLOURS.values(), ground], float)
     distance = np.linalg.norm(picture[:, :, None].astype(float) - known, axis=-1)
     nearest = distance.argmin(-1)
     return np.where((nearest < len(known) - 1) & (distance.min(-1) < FAR), nearest, -1)
 
 
 def index(colour: str) -> int:
-    return list(use("goca_core.scenes").COLOURS).index(colour)
+    return list(use("goca_core.demo.scenes").COLOURS).index(colour)
 
 
 def pieces(where: np.ndarray) -> list[np.ndarray]:
@@ -81,7 +81,7 @@ def _model(shape: str, turn: float, side: int) -> tuple[int, float, float]:
 
 
 def _stencil(shape: str, turn: float, x: float, y: float, radius: float, side: int) -> np.ndarray:
-    scenes = use("goca_core.scenes")
+    scenes = use("goca_core.demo.scenes")
     thing = scenes.Thing("red", shape, x / side, y / side, radius / side, turn)
     return np.asarray(scenes.stencil(thing, side, side) >= 0.5)
 
@@ -105,7 +105,7 @@ def likeness(piece: np.ndarray, shape: str) -> float:
 
 def shape_of(piece: np.ndarray) -> str:
     """The shape whose outline covers a piece [H, W] best."""
-    return max(use("goca_core.scenes").SHAPES, key=lambda shape: likeness(piece, shape))
+    return max(use("goca_core.demo.scenes").SHAPES, key=lambda shape: likeness(piece, shape))
 
 
 def named(colours: np.ndarray, thing: Any) -> np.ndarray | None:

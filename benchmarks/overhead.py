@@ -75,7 +75,7 @@ def build() -> Any:
 
 def conditioning() -> list[Any]:
     """A random prompt that knows its words, as Encode Prompt (GoCA) makes it."""
-    words, tokens = use("goca_core.words"), use("goca_core.capture.tokens")
+    words, tokens = use("goca_core.words.word_map"), use("goca_core.capture.conditioning")
     text = [f"word{number}" for number in range(WORDS)]
     starts = [sum(len(word) + 1 for word in text[:number]) for number in range(WORDS)]
     known = words.WordMap(
@@ -126,7 +126,7 @@ def recorded(model: Any) -> Any:
 
 def keeping_all(model: Any) -> Any:
     """The obvious way: keep the attention of every head of every layer, in half precision, until sampling is over."""
-    reduce = use("goca_core.capture.reduce")
+    reduce = use("goca_core.capture.reduce.call")
     kept: list[torch.Tensor] = []
 
     def override(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

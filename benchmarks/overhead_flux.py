@@ -104,7 +104,7 @@ def recorded(model: Any, limit: str) -> Any:
 
 def keeping_all(model: Any) -> Any:
     """The obvious way: keep the joint attention of every head of every layer, in half precision."""
-    reduce = use("goca_core.capture.reduce")
+    reduce = use("goca_core.capture.reduce.call")
     kept: list[torch.Tensor] = []
 
     def override(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

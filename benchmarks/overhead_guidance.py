@@ -27,7 +27,7 @@ PLAIN = "plain"
 
 def conditioning(words: int, seed: int) -> list[Any]:
     """A random prompt of so many words between a start and an end token."""
-    wordbuild, tokens = use("goca_core.wordbuild"), use("goca_core.capture.tokens")
+    wordbuild, tokens = use("goca_core.words.build"), use("goca_core.capture.conditioning")
     text, found = "", [wordbuild.Token(0, 49406, "<start>", "start")]
     for number in range(1, words + 1):
         word = f"word{number}"
@@ -76,7 +76,7 @@ def main() -> None:
     options = parser.parse_args()
     boot()
     torch.set_num_threads(1)
-    scfg, semantic = use("goca_core.capture.scfg"), use("goca_core.semantic")
+    scfg, semantic = use("goca_core.capture.guidance.patch"), use("goca_core.guidance.semantic")
     model, positive, negative = build(), conditioning(WORDS, 1), conditioning(0, 2)
     models = {PLAIN: model} | {rule: scfg.guide(model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
     side = options.size // 8

@@ -43,14 +43,14 @@ class Painter:
         return f"{SAMPLER} {SCHEDULER}, {self.steps} steps, cfg {self.cfg:g}, {precision}"
 
     def words(self, text: str) -> Any:
-        return use("goca_core.capture.tokens").word_map(self.clip, text)
+        return use("goca_core.capture.conditioning").word_map(self.clip, text)
 
     def encode(self, *texts: str) -> list[Any]:
         """One CONDITIONING for a batch of prompts, a row each. Their words must be at the same places (`alike`)."""
         encoded = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts]
         (tensor, extra), *rest = (entry for (entry,) in encoded)
         tensors = [tensor, *(other for other, _ in rest)]
-        return use("goca_core.capture.tokens").attach([[torch.cat(tensors), extra]], self.words(texts[0]))
+        return use("goca_core.capture.conditioning").attach([[torch.cat(tensors), extra]], self.words(texts[0]))
 
     def alike(self, text: str) -> tuple[Any, ...]:
         """The same for prompts whose words are at the same places."""

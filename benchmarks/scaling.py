@@ -41,7 +41,11 @@ class Stage(NamedTuple):
 
 def validation_loss(weights: Path, first: int, count: int) -> float:
     """Mean squared error of the v-prediction, over fresh scenes and `LEVELS`."""
-    demo, scenes, wavelet = use("goca_core.capture.demo_model"), use("goca_core.scenes"), use("goca_core.wavelet")
+    demo, scenes, wavelet = (
+        use("goca_core.capture.demo_model"),
+        use("goca_core.demo.scenes"),
+        use("goca_core.demo.wavelet"),
+    )
     model, clip, _ = demo.load(weights)
     drawn = [scenes.draw(first + number) for number in range(count)]
     pictures = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .resize import check_choice, check_ndim, finite, working_dtype
+from .tensors import check_choice, check_ndim, finite, working_dtype
 
 HEAD_METHODS: tuple[str, ...] = (
     "average",

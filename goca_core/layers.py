@@ -11,7 +11,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .resize import Grid, check_choice, check_ndim, check_tokens, finite, nearest_index, resize_bilinear, working_dtype
+from .tensors import (
+    Grid,
+    check_choice,
+    check_ndim,
+    check_tokens,
+    finite,
+    nearest_index,
+    resize_bilinear,
+    working_dtype,
+)
 
 LAYER_METHODS: tuple[str, ...] = ("dot-product similarity", "mse", "iou-like", "vanilla")
 MASS_PRESERVING = "mass-preserving"

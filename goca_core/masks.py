@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .resize import Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
+from .tensors import Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
 
 BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
 
@@ -135,10 +135,10 @@ def remove_small(masks: Tensor, share: float) -> Tensor:
     return torch.from_numpy(kept).to(masks.device, masks.dtype).reshape(masks.shape)
 
 
-def fill_holes(masks: Tensor, apart: bool = False) -> Tensor:
+def fill_holes(masks: Tensor, disjoint: bool = False) -> Tensor:
     """Fill the holes of each mask of [B, K, h, w]: what it encloses without a gap (diagonal steps are no way out).
 
-    apart: masks may not come to overlap; then only what belongs to no mask is filled, and a hole that several masks
+    disjoint: masks may not come to overlap; then only what belongs to no mask is filled, and a hole that several masks
     enclose goes to the innermost. Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input.
     """
     check_ndim("masks", masks, "B K h w")
@@ -150,12 +150,12 @@ def fill_holes(masks: Tensor, apart: bool = False) -> Tensor:
         owner = np.full(free.shape, -1)
         for number, mask in enumerate(source):
             holes, _ = ndimage.label(ndimage.binary_fill_holes(mask) & ~mask)
-            if not apart:
+            if not disjoint:
                 target[number] = mask | (holes > 0)
                 continue
             size = np.where(holes > 0, np.bincount(holes.ravel())[holes], np.inf)
             owner[free & (size < smallest)] = number
             smallest = np.minimum(smallest, size)
-        if apart:
+        if disjoint:
             target[...] = source | (owner == np.arange(len(source))[:, None, None])
     return torch.from_numpy(filled).to(masks.device, masks.dtype).reshape(masks.shape)

@@ -1,4 +1,4 @@
-"""From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper order.
+"""From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper steps_taken.
 
 Rescale the phrases' maps, let them spread along self-attention, refine them if asked to, bring them to the size of the
 masks, and only then decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules
@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import masks as finishing
-from .attention import AUTO, Attention, AttentionError, Maps, Scores, aggregate
-from .refine import propagate
-from .refinement import Refinement, Step, apply, cell_of, check
+from .attention.global_map import Maps, aggregate
+from .attention.record import AUTO, Attention, AttentionError
+from .refine.methods import Refinement, Step, apply, cell_of, check
+from .refine.propagation import propagate
 from .rescale import RESCALE_METHODS, merge_background, rescale
-from .resize import Grid, resize_bilinear
-from .words import Phrase, WordMap, resolve
+from .tensors import Grid, Range, resize_bilinear
+from .words.word_map import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
 # Level of a background of which no word is known: the middle of the range that every object's scores fill.
@@ -30,11 +31,11 @@ NO_BACKGROUND = 0.5
 
 
 @dataclass(frozen=True)
-class Request:
+class MaskRequest:
     """What to cut out, and how.
 
     ``phrases``: one object per line, commas pool. ``background``: the same for what is not an object; "auto" takes
-    everything else that the prompt names, empty takes nothing. ``order``: times of propagation, -1 = the family's.
+    everything else that the prompt names, empty takes nothing. ``propagation_steps``: times of propagation, -1 = the family's.
     ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the masks;
     None = the picture's own. ``latent_size``: the latent's instead, and of a film a mask for each latent frame.
     ``largest``, ``remove_small`` (a share of the picture) and ``fill_holes`` tidy up masks of 0 and 1, see ``masks``.
@@ -45,7 +46,7 @@ class Request:
     mode: str = "partition"
     rule: str = "offset"
     theta: float = 0.0
-    order: int = -1
+    propagation_steps: int = -1
     smooth: float = 0.0
     largest: bool = False
     size: Grid | None = None
@@ -55,7 +56,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Cut:
+class MaskResult:
     """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of.
 
     ``objects``: the phrases with the tokens that they mean.
@@ -66,23 +67,38 @@ class Cut:
     background: Tensor
     scores: Tensor
     labels: tuple[str, ...]
-    behind: tuple[str, ...]
+    background_phrases: tuple[str, ...]
     objects: tuple[Phrase, ...] = ()
 
     def table(self) -> dict[str, Any]:
         """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers.
 
-        ``background``: the background's area per picture; ``behind``: the phrases that it was made of.
+        ``background``: the background's area per picture; ``background_phrases``: the phrases that it was made of.
         """
         area = self.masks.mean((2, 3))
         inside = (self.scores * self.masks).sum((2, 3)) / self.masks.sum((2, 3)).clamp_min(1e-8)
         return {
             "phrases": list(self.labels),
-            "behind": list(self.behind),
+            "background_phrases": list(self.background_phrases),
             "background": [round(value, 5) for value in self.background.mean((1, 2)).tolist()],
             "area": [[round(value, 5) for value in row] for row in area.tolist()],
             "score": [[round(value, 5) for value in row] for row in inside.tolist()],
         }
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A rescaling chosen but not yet done, and refinements after it: they need the objects, which the mask node knows.
+
+    ``range_``: of the stretch in the rescaling and after propagation (see ``resize.stretch``). ``steps``: refinements in
+    their steps_taken, after propagation.
+    """
+
+    maps: Maps
+    method: str
+    pool: Literal["mean", "sum"] = "mean"
+    range_: Range = "full"
+    steps: tuple[Step, ...] = ()
 
 
 def as_scores(source: Attention | Maps | Scores) -> Scores:
@@ -126,7 +142,7 @@ def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None)
 
     Rescaled and refined, but not propagated.
     """
-    known = scores.maps.tokens.named(words)
+    known = scores.maps.tokens.word_map(words)
     if not phrases.strip():
         phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
     found = resolve(phrases, known)
@@ -146,7 +162,7 @@ def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
     return _to_size(phrase_scores(scores, found, words), scores.maps.source, size)
 
 
-def steps(scores: Scores, result: Cut, words: WordMap, size: Grid) -> Tensor:
+def steps(scores: Scores, result: MaskResult, words: WordMap, size: Grid) -> Tensor:
     """How the scores of a cut came about, [B, 3, K, *size]: attention as it was, rescaled, and at last.
 
     B as in the cut. Attention as it was is the mean over the tokens of a phrase, in shares of the largest value of the sample.
@@ -161,7 +177,7 @@ def steps(scores: Scores, result: Cut, words: WordMap, size: Grid) -> Tensor:
     return torch.stack((early[:, 0] / largest[:, 0], early[:, 1], late), 1)
 
 
-def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | None = None) -> Cut:
+def make_masks(source: Attention | Maps | Scores, request: MaskRequest, words: WordMap | None = None) -> MaskResult:
     """Masks for phrases. Raises a ValueError of one sentence for a phrase, size or method that does not fit."""
     if request.mode not in MODES:
         raise ValueError(f"Unknown mode {request.mode!r}: use one of {', '.join(MODES)}.")
@@ -171,27 +187,27 @@ def cut(source: Attention | Maps | Scores, request: Request, words: WordMap | No
         )
     scores = as_scores(source)
     record = scores.maps.source
-    known = scores.maps.tokens.named(words)
-    objects, behind = named(request, known)
-    maps = phrase_scores(scores, [*objects, *behind], known)
+    known = scores.maps.tokens.word_map(words)
+    objects, background_phrases = resolve_request(request, known)
+    maps = phrase_scores(scores, [*objects, *background_phrases], known)
     count = len(objects)
     # An all-zero last map stands for a background without words; propagation leaves it alone.
-    back = merge_background(maps[:, count:]) if behind else torch.zeros_like(maps[:, 0])
+    back = merge_background(maps[:, count:]) if background_phrases else torch.zeros_like(maps[:, 0])
     maps = torch.cat((maps[:, :count], back[:, None]), 1)
-    order = record.defaults.order if request.order < 0 else request.order
-    if order and (affinity := record.affinity) is not None:
+    steps_taken = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
+    if steps_taken and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
-        maps = propagate(maps, affinity.matrix.to(maps), order, scores.range_, record.frames)
+        maps = propagate(maps, affinity.matrix.to(maps), steps_taken, scores.range_, record.frames)
     maps = _finish(maps, scores, request.size, request.latent_size)
     if request.smooth > 0:
         maps = finishing.smooth(maps, request.smooth)
     found = maps[:, :count]
-    level = maps[:, count] if behind else torch.full_like(maps[:, 0], NO_BACKGROUND)
-    return _decide(found, level, request, objects, behind)
+    level = maps[:, count] if background_phrases else torch.full_like(maps[:, 0], NO_BACKGROUND)
+    return _decide(found, level, request, objects, background_phrases)
 
 
-def named(request: Request, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
-    """The objects of a request and what is behind them, found in a prompt. Raises a ValueError for a word not in it."""
+def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
+    """The objects of a request and what is background_phrases them, found in a prompt. Raises a ValueError for a word not in it."""
     objects = resolve(request.phrases, words)
     return objects, _background(request.background, objects, words)
 
@@ -204,12 +220,12 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
 
 
 def _finish(maps: Tensor, scores: Scores, size: Grid | None, latent: bool = False) -> Tensor:
-    """Refine maps in the order of the steps, and bring them to the size of the masks; None is that of the picture.
+    """Refine maps in the steps_taken of the steps, and bring them to the size of the masks; None is that of the picture.
 
     ``latent``: to that of the latent, and to its frames; a refinement by the picture is made on the picture's all the same.
     """
     record = scores.maps.source
-    size = size or (record.height * record.scale, record.width * record.scale)
+    size = size or (record.height * record.vae_scale, record.width * record.vae_scale)
     size = (record.height, record.width) if latent else size
     cell = 0
     for step in scores.steps:
@@ -234,7 +250,12 @@ def _shown(maps: Tensor, record: Attention) -> Tensor:
     """Maps of latent frames for the pictures that they become: the first frame one, each other ``stride``."""
     if record.frames == 1:
         return maps
-    frame = torch.arange(record.pictures + record.stride - 1, device=maps.device)[record.stride - 1 :] // record.stride
+    frame = (
+        torch.arange(record.pictures + record.temporal_compression - 1, device=maps.device)[
+            record.temporal_compression - 1 :
+        ]
+        // record.temporal_compression
+    )
     return maps.unflatten(0, (-1, record.frames))[:, frame].flatten(0, 1)
 
 
@@ -243,7 +264,7 @@ def latent_frames(maps: Tensor, record: Attention) -> Tensor:
     if record.frames == 1:
         return maps
     films = maps.unflatten(0, (-1, record.pictures))
-    rest = films[:, 1:].unflatten(1, (record.frames - 1, record.stride)).mean(2)
+    rest = films[:, 1:].unflatten(1, (record.frames - 1, record.temporal_compression)).mean(2)
     return torch.cat((films[:, :1], rest), 1).flatten(0, 1)
 
 
@@ -261,17 +282,17 @@ def _to_size(maps: Tensor, record: Attention, size: Grid) -> Tensor:
     return resize_bilinear(maps, full)[..., :height, :width]
 
 
-def _tidy(masks: Tensor, request: Request) -> Tensor:
+def _tidy(masks: Tensor, request: MaskRequest) -> Tensor:
     if request.remove_small > 0:
         masks = finishing.remove_small(masks, request.remove_small)
     if request.largest:
         masks = finishing.largest_component(masks)
-    return finishing.fill_holes(masks, apart=request.mode == "partition") if request.fill_holes else masks
+    return finishing.fill_holes(masks, disjoint=request.mode == "partition") if request.fill_holes else masks
 
 
 def _decide(
-    scores: Tensor, level: Tensor, request: Request, objects: Sequence[Phrase], behind: Sequence[Phrase]
-) -> Cut:
+    scores: Tensor, level: Tensor, request: MaskRequest, objects: Sequence[Phrase], background_phrases: Sequence[Phrase]
+) -> MaskResult:
     if request.mode == "partition":
         found = finishing.one_hot(finishing.assign(scores, level, request.rule, request.theta), len(objects)).to(scores)
     elif request.mode == "threshold":
@@ -280,11 +301,11 @@ def _decide(
         found = scores.clamp(0, 1)
     if request.mode != "soft":
         found = _tidy(found, request).to(scores)
-    return Cut(
+    return MaskResult(
         found,
         1 - found.amax(1),
         scores,
         tuple(phrase.label for phrase in objects),
-        tuple(phrase.label for phrase in behind),
+        tuple(phrase.label for phrase in background_phrases),
         tuple(objects),
     )

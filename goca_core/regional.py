@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .masks import smooth
-from .resize import finite, resize_bilinear
-from .words import parse_phrases
-from .wordscan import fold
+from .tensors import finite, resize_bilinear
+from .words.text import fold
+from .words.word_map import parse_phrases
 
 Conditioning = list[list[Any]]
 """The host's CONDITIONING: a list of [tensor, dictionary]."""
@@ -129,7 +129,7 @@ def count_labels(masks: Tensor, labels: Sequence[str], background: Tensor | None
     return tuple(str(number + 1) for number in range(total // pictures))
 
 
-def shares(masks: Tensor, count: int, background: Tensor | None = None, feather: float = 0.0) -> Tensor:
+def region_weights(masks: Tensor, count: int, background: Tensor | None = None, feather: float = 0.0) -> Tensor:
     """How much of each pixel belongs to each mask, and last to none of them: [B, K + 1, H, W], summing to one.
 
     masks: [B * K, H, W] in 0..1, picture by picture, with ``count`` = K. background: [B or 1, h, w], or None for what the
@@ -182,19 +182,19 @@ def compose(
     """
     found = regions_of(prompts, parts)
     rest = (1 - strength * sum((weight for weight, _ in found), torch.zeros_like(parts[:, 0]))).clamp_min(0)
-    regions = [(weight, prompt) for weight, prompt in found if counts(weight * strength)]
+    regions = [(weight, prompt) for weight, prompt in found if is_visible(weight * strength)]
     if not regions:
         return [[tensor, dict(extra)] for tensor, extra in base]
     result = []
     for tensor, extra in base:
         if extra.get("default"):  # the host gives it what all others leave, which is just this
             result.append([tensor, dict(extra)])
-        elif counts(rest):
+        elif is_visible(rest):
             result.append([tensor, {**extra, **_masked(extra, rest, 1.0, bool(extra.get("set_area_to_bounds")))}])
     for _, extra in base:
         for weight, prompt in regions:
             bounds = to_bounds or bool(extra.get("set_area_to_bounds"))
-            for own_tensor, own in under(extra, prompt):
+            for own_tensor, own in merge_with_base(extra, prompt):
                 result.append([own_tensor, {**own, **_masked(extra, weight, strength, bounds)}])
     return result
 
@@ -229,12 +229,12 @@ def regions_of(prompts: Sequence[Conditioning | None], parts: Tensor) -> list[tu
     return list(found.values())
 
 
-def counts(weight: Tensor) -> bool:
+def is_visible(weight: Tensor) -> bool:
     """Whether a prompt with this weight is worth a forward pass."""
     return bool((weight > _NOTHING).any())
 
 
-def under(base: Mapping[str, Any], prompt: Conditioning) -> Iterator[tuple[Any, dict[str, Any]]]:
+def merge_with_base(base: Mapping[str, Any], prompt: Conditioning) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The entries of a prompt with what the base says beside its text."""
     kept = {key: value for key, value in base.items() if key != "default"}
     for tensor, own in prompt:

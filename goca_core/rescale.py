@@ -13,17 +13,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .resize import (
+from .tensors import (
     RANGES,
     Range,
-    apart,
     check_choice,
     check_ndim,
     finite,
     gaussian_blur,
-    joined,
     maxnorm,
     minmax,
+    stack_frames,
+    unstack_frames,
     within,
 )
 
@@ -116,7 +116,7 @@ def rescale(
             stacklevel=2,
         )
     if recipe.renorm == "max":
-        result = apart(maxnorm(within(joined(result, frames), range_)), frames)
+        result = unstack_frames(maxnorm(within(stack_frames(result, frames), range_)), frames)
     elif recipe.renorm == "blur":
         result = _blurred(result, range_, frames)
     if recipe.times_raw:
@@ -127,8 +127,8 @@ def rescale(
 
 
 def _blurred(maps: Tensor, range_: Range, frames: int) -> Tensor:
-    smooth = blur(apart(within(joined(maps, frames), range_), frames))
-    return apart(minmax(joined(smooth, frames)), frames)
+    smooth = blur(unstack_frames(within(stack_frames(maps, frames), range_), frames))
+    return unstack_frames(minmax(stack_frames(smooth, frames)), frames)
 
 
 def merge_background(maps: Tensor) -> Tensor:

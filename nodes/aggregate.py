@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..goca_core.attention import AUTO, Scores, aggregate
+from ..goca_core.attention.global_map import aggregate
+from ..goca_core.attention.record import AUTO
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_CHOICES
+from ..goca_core.pipeline import Scores
 from ..goca_core.rescale import RESCALE_METHODS
-from ..goca_core.resize import RANGES
+from ..goca_core.tensors import RANGES
 from . import types
 
 

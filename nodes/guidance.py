@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..goca_core.attention import AUTO
-from ..goca_core.capture.scfg import guide
+from ..goca_core.attention.record import AUTO
+from ..goca_core.capture.guidance.patch import guide
+from ..goca_core.guidance.semantic import REGION_RULES, Settings
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_METHODS
 from ..goca_core.rescale import RESCALE_METHODS
-from ..goca_core.semantic import REGION_RULES, Settings
 from . import types
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..goca_core import view
-from ..goca_core.pipeline import Cut
-from ..goca_core.show import Layers
+from ..goca_core.picture import sheets as view
+from ..goca_core.picture.batch import Layers
+from ..goca_core.pipeline import MaskResult
 
 
 def words(found: Any) -> dict[str, Any]:
@@ -17,18 +17,18 @@ def words(found: Any) -> dict[str, Any]:
     return {"text": (found.describe(),), "goca_words": [view.words_of(found)]}
 
 
-def masks(cut: Cut, scores: Any, given: Any) -> dict[str, Any]:
+def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
     """The areas of masks, the masks and how they came about, and a heat map for each word of the prompt."""
     shown = {
-        "words": view.words_of(scores.maps.tokens.named(given)),
-        "masks": _sheet(view.masks_of(cut)),
-        "steps": _sheet(view.steps_of(cut, scores, given)),
-        "layers": view.weights_of(cut, scores.maps),
+        "words": view.words_of(scores.maps.tokens.word_map(given)),
+        "masks": _sheet(view.masks_of(result)),
+        "steps": _sheet(view.steps_of(result, scores, given)),
+        "layers": view.weights_of(result, scores.maps),
     }
-    heat = view.heat_of(cut, scores, given)
+    heat = view.heat_of(result, scores, given)
     if heat is not None:
         shown["heat"] = _sheet(heat)
-    return {"goca_masks": [cut.table()], "goca_view": [shown]}
+    return {"goca_masks": [result.table()], "goca_view": [shown]}
 
 
 def overlay(pictures: Any, layers: Layers) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..goca_core.colours import tables
 from ..goca_core.masks import BACKGROUND_RULES
-from ..goca_core.pipeline import MODES, Request, as_scores, cut
-from ..goca_core.show import draw, flatten, to_show
-from ..goca_core.wordscan import STOP_WORDS
+from ..goca_core.picture.batch import draw, flatten, to_show
+from ..goca_core.picture.colours import tables
+from ..goca_core.pipeline import MODES, MaskRequest, as_scores, make_masks
+from ..goca_core.words.text import STOP_WORDS
 from . import look, parts, types
 
 
@@ -152,7 +152,7 @@ class MaskFromTokens(io.ComfyNode):
         remove_small: float = 0.0,
         fill_holes: bool = False,
     ) -> io.NodeOutput:
-        request = Request(
+        request = MaskRequest(
             phrases,
             background,
             mode,
@@ -167,7 +167,7 @@ class MaskFromTokens(io.ComfyNode):
             fill_holes=fill_holes,
         )
         scores = as_scores(source)
-        result = cut(scores, request, words)
+        result = make_masks(scores, request, words)
         shown = look.masks(result, scores, words)
         return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui=shown)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..goca_core.capture.recorder import GRIDS
+from ..goca_core.capture.options import GRIDS
 
 _AUTO_OR_ALL = ["auto", "all"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..goca_core.pipeline import refined
-from ..goca_core.refinement import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge
+from ..goca_core.refine.methods import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge
 from . import types
 
 _PAMR = [

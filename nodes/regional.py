@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..goca_core.capture.regional import regional_prompt
+from ..goca_core.capture.regional.prompts import regional_prompt
 from . import types
 from .words import NO_CLIP
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..goca_core.capture.regional_pass import regional_pass
-from ..goca_core.pipeline import Request
-from ..goca_core.show import flatten
+from ..goca_core.capture.regional.recorder import regional_pass
+from ..goca_core.picture.batch import flatten
+from ..goca_core.pipeline import MaskRequest
 from . import parts, types
 from .words import NO_CLIP
 
@@ -120,11 +120,11 @@ class RegionalPass(io.ComfyNode):
     ) -> io.NodeOutput:
         if clip is None:
             raise RuntimeError(NO_CLIP)
-        request = Request(
+        request = MaskRequest(
             phrases,
             background,
             theta=theta,
-            order=propagation,
+            propagation_steps=propagation,
             remove_small=remove_small,
             fill_holes=fill_holes,
         )

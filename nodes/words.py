@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..goca_core.capture import tokens
+from ..goca_core.capture import conditioning as tokens
 from . import look, types
 
 NO_CLIP = (

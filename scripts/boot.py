@@ -20,10 +20,10 @@ def boot(*arguments: str) -> None:
     headless = use("goca_core.capture.headless")
     try:
         headless.boot(*arguments)
-    except headless.HostError as error:
+    except headless.ComfyUIError as error:
         sys.exit(str(error))
 
 
 def use(module: str) -> ModuleType:
-    """A module of the pack, such as ``goca_core.scenes``."""
+    """A module of the pack, such as ``goca_core.demo.scenes``."""
     return importlib.import_module(module)

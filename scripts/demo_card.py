@@ -65,30 +65,30 @@ THUMBNAILS = {
 def contact_sheet(demo: Demo, path: Path) -> None:
     pictures = [picture for prompt in PROMPTS for picture in demo.paint(prompt, SEEDS)[0]]
     captions = [prompt for prompt in PROMPTS for _ in SEEDS]
-    sheet = use("goca_core.picture").contact_sheet(pictures, captions, columns=6, scale=3)
+    sheet = use("goca_core.picture.drawing").contact_sheet(pictures, captions, columns=6, scale=3)
     sheet.save(path, optimize=True)
 
 
 def result(demo: Demo, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
     """The masks over the picture, and the heat map of every word."""
-    pipeline, show = use("goca_core.pipeline"), use("goca_core.show")
+    pipeline, show = use("goca_core.pipeline"), use("goca_core.picture.batch")
     image, attention = demo.paint(job.prompt, (job.seed,))
     if job.look_again:
         attention = demo.segment(image, job.prompt)
     scores = pipeline.as_scores(attention)
     if job.refine:
-        scores = pipeline.refined(scores, use("goca_core.refinement").REFINEMENTS[job.refine](), image)
-    cut = pipeline.cut(scores, pipeline.Request(job.phrases))
+        scores = pipeline.refined(scores, use("goca_core.refine.methods").REFINEMENTS[job.refine](), image)
+    cut = pipeline.make_masks(scores, pipeline.Request(job.phrases))
     overlay = show.overlay_batch(image, show.flatten(cut.masks), "\n".join(cut.labels), 0.55)[0]
     return overlay, show.overlay_batch(image, attention, "", 0.55)[0]
 
 
 def readme_picture(demo: Demo, path: Path) -> None:
     """Above the picture and its masks, below all masks over it and the heat map that each mask was cut from."""
-    picture, pipeline = use("goca_core.picture"), use("goca_core.pipeline")
+    picture, pipeline = use("goca_core.picture.drawing"), use("goca_core.pipeline")
     prompt, phrases, seed = README
     image, attention = demo.paint(prompt, (seed,))
-    cut = pipeline.cut(attention, pipeline.Request(phrases))
+    cut = pipeline.make_masks(attention, pipeline.Request(phrases))
     scores, _ = pipeline.word_scores(pipeline.as_scores(attention), phrases)
     masks = [mask[..., None].expand(-1, -1, 3) for mask in cut.masks[0]]
     panels = [image[0], *masks, picture.overlay(image[0], cut.masks[0], alpha=0.55, scale=1)]
@@ -100,7 +100,7 @@ def readme_picture(demo: Demo, path: Path) -> None:
 
 def thumbnails(demo: Demo) -> None:
     for name, (job, kind) in THUMBNAILS.items():
-        shown = use("goca_core.picture").contact_sheet([result(demo, job)[kind]], scale=1)
+        shown = use("goca_core.picture.drawing").contact_sheet([result(demo, job)[kind]], scale=1)
         shown.thumbnail((400, 400))
         shown.save(ROOT / "workflows" / f"{name}.jpg", quality=88)
 

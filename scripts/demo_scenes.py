@@ -14,7 +14,7 @@ class Demo:
     """The bundled demo model, or one with other weights."""
 
     def __init__(self, weights: Path | None = None) -> None:
-        demo, self._tokens = use("goca_core.capture.demo_model"), use("goca_core.capture.tokens")
+        demo, self._tokens = use("goca_core.capture.demo_model"), use("goca_core.capture.conditioning")
         self.model, self.clip, self.vae = demo.load(weights or demo.WEIGHTS)
 
     def encode(self, prompt: str) -> list[Any]:

@@ -41,7 +41,7 @@ LOCK = ROOT / "scripts" / "host-lock.txt"
 PIP = "pip>=25.1"
 
 
-class HostError(Exception):
+class ComfyUIError(Exception):
     """Something the reader of the message can act on."""
 
 
@@ -102,14 +102,14 @@ def is_ready(host: Host | None = None) -> bool:
 def _provide_tree(host: Host) -> None:
     if _given("COMFYUI_DIR"):
         if not (host.dir / "main.py").is_file():
-            raise HostError(f"COMFYUI_DIR={host.dir} holds no ComfyUI (no main.py in it).")
+            raise ComfyUIError(f"COMFYUI_DIR={host.dir} holds no ComfyUI (no main.py in it).")
         say(f"ComfyUI: your checkout in {host.dir}, used in place")
         return
     provide_release(NEWEST, host.dir)
 
 
 def provide_release(release: Release, folder: Path) -> None:
-    """Its tree in ``folder``, if it is not there yet. Raises HostError."""
+    """Its tree in ``folder``, if it is not there yet. Raises ComfyUIError."""
     there = folder / "comfyui_version.py"
     if there.is_file() and f'"{release.version}"' in there.read_text(encoding="utf-8"):
         return
@@ -138,10 +138,10 @@ def _download(release: Release) -> None:
     if not release.archive.is_file():
         name = f"{SDIST}=={release.sdist}"
         reason = f"The download of {name} failed (pip said why, above)" if done else f"pip left no {name} in {folder}"
-        raise HostError(f"{reason}. Run `make host` again.")
+        raise ComfyUIError(f"{reason}. Run `make host` again.")
     if _sha256(release.archive) != release.sha256:
         release.archive.unlink()
-        raise HostError(
+        raise ComfyUIError(
             f"{release.archive.name} has another sha256 than expected and was removed. Run `make host` again."
         )
 
@@ -157,7 +157,7 @@ def _unpack(release: Release, target: Path) -> None:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         tar.extractall(target, members=members)
     if not (target / "main.py").is_file():
-        raise HostError(f"{release.archive.name} holds no {SDIST_FOLDER}/main.py.")
+        raise ComfyUIError(f"{release.archive.name} holds no {SDIST_FOLDER}/main.py.")
 
 
 # -- the interpreter -------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _provide_python(host: Host) -> None:
         done = subprocess.run([host.python, "-c", "import torch, aiohttp, yaml"], capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise HostError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
+            raise ComfyUIError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
         return
     stamp, digest = _stamp(host), _digest(host)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest and _works(host.python):
@@ -210,7 +210,7 @@ def _make_venv(folder: Path) -> None:
     try:
         venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise HostError(f"Could not make a virtual environment with {sys.executable}: {error}") from error
+        raise ComfyUIError(f"Could not make a virtual environment with {sys.executable}: {error}") from error
 
 
 def _tool_python() -> Path:
@@ -232,7 +232,7 @@ def run_pip(python: Path, *arguments: str, check: bool = True) -> int:
             if line.lstrip().startswith(("Collecting", "Downloading", "Installing", "Successfully", "ERROR")):
                 say("  " + line.partition(" (from ")[0].strip()[:110])
     if check and process.returncode:
-        raise HostError(f"pip {arguments[0]} failed (pip said why, above). Run `make host` again to go on.")
+        raise ComfyUIError(f"pip {arguments[0]} failed (pip said why, above). Run `make host` again to go on.")
     return process.returncode
 
 
@@ -288,7 +288,7 @@ def main() -> int:
         return 0
     try:
         host = provide()
-    except HostError as error:
+    except ComfyUIError as error:
         print(f"make host: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from goca_core.capture.families import FAMILIES
-from goca_core.capture.family import Support
+from goca_core.capture.families.base import Support
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START, END = "<!-- families: scripts/support_table.py -->", "<!-- end of families -->"

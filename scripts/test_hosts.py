@@ -21,13 +21,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from scripts import host as provider
-from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, Host, HostError, Release, say
+from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, ComfyUIError, Host, Release, say
 
 STAMP = "goca-stamp.txt"
 
 
 def older(release: Release, newest: Host) -> Host:
-    """An older host beside the newest one, ready to use. Raises HostError."""
+    """An older host beside the newest one, ready to use. Raises ComfyUIError."""
     folder = STORE / f"venv-{release.version}"
     scripts = newest.python.parent.name
     host = Host(STORE / f"ComfyUI-{release.version}", folder / scripts / newest.python.name)
@@ -47,7 +47,7 @@ def _overlay(folder: Path, host: Host, newest: Host) -> None:
     # Made by the same interpreter, because it shares compiled packages.
     done = subprocess.run([str(newest.python), "-m", "venv", "--clear", "--without-pip", str(folder)])
     if done.returncode:
-        raise HostError(f"{newest.python} could not make a virtual environment in {folder}.")
+        raise ComfyUIError(f"{newest.python} could not make a virtual environment in {folder}.")
     own, below = (_packages(python) for python in (host.python, newest.python))
     (own / "newest.pth").write_text(f"{below}\n", encoding="utf-8")
     options = [part for file in requirements for part in ("-r", str(file))]
@@ -87,7 +87,7 @@ def main() -> int:
                 host = older(release, newest) if name == "oldest" else newest
                 say(f"ComfyUI {release.version}, the {name}:")
                 results[release.version] = run_tests(host, options.arguments)
-    except HostError as error:
+    except ComfyUIError as error:
         print(f"make test-hosts: {error}", file=sys.stderr)
         return 1
     for version, code in results.items():

@@ -138,8 +138,8 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.demo_model, self.scenes, wavelet = (
             use("goca_core.capture.demo_model"),
-            use("goca_core.scenes"),
-            use("goca_core.wavelet"),
+            use("goca_core.demo.scenes"),
+            use("goca_core.demo.wavelet"),
         )
         self.base = self.demo_model.build_unet(torch.float32, "cpu").to(self.device)
         self.unet = self.base.diffusion_model.requires_grad_(True).train()

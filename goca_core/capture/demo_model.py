@@ -21,8 +21,8 @@ import comfy.supported_models_base
 import comfy.utils
 from safetensors import SafetensorError, safe_open
 
-from ..wavelet import WaveletCodec
-from .headless import DEMO_WEIGHTS
+from ..demo.wavelet import WaveletCodec
+from .headless.host import DEMO_WEIGHTS
 
 WEIGHTS = DEMO_WEIGHTS
 WIDTH = 128  # of the text encoder, and so of the UNet's context

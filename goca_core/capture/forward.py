@@ -16,19 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..resize import Grid
-from .entry import Aim, Entry, EntryResult, Options
-from .family import Block, Plan, Site, Spans
+from ..tensors import Grid
+from .families.base import Block, Plan, Site, Spans
+from .options import RecordOptions
 from .passthrough import OVERRIDE, watching
-from .reduce import Call, bind, split_heads
+from .reduce.call import AttentionCall, bind, split_heads
+from .reduce.cond_recorder import CondRecorder, CondRecording
+from .reduce.spec import ReductionSpec
 
 # Who records the call that this thread is in: several may, each for itself. Hooks sit on modules that other threads may
 # be running too.
-_recording: contextvars.ContextVar[tuple[Forward, ...]] = contextvars.ContextVar("goca_recording", default=())
+_recording: contextvars.ContextVar[tuple[ForwardRecorder, ...]] = contextvars.ContextVar("goca_recording", default=())
 _Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
-class Forward:
+class ForwardRecorder:
     """Recorder of a single model call.
 
     ``entries``: conditioning key -> its rows and tokens. ``size``: height and width of the latent of this call.
@@ -39,21 +41,21 @@ class Forward:
     def __init__(
         self,
         plan: Plan,
-        options: Options,
-        entries: Mapping[Any, Entry],
+        options: RecordOptions,
+        entries: Mapping[Any, CondRecorder],
         size: Grid,
         batch: int,
         frames: int = 1,
         given: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan, self.entries, self.size, self.batch, self.frames = plan, entries, size, batch, frames
-        self._aim = Aim(plan, options, size, frames)
+        self._spec = ReductionSpec(plan, options, size, frames)
         self._around = plan.references(given or {})
         # The site whose query projection has run and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
         # Another node may compute attention in a site's place, perhaps by several calls of which only one counts.
         self._replaced = False
-        self._pending: list[tuple[Call, Tensor, Mapping[str, Any]]] = []
+        self._pending: list[tuple[AttentionCall, Tensor, Mapping[str, Any]]] = []
         self._projected: dict[nn.Module | None, Tensor] = {}
         self._grids: dict[str, Grid] = {}
         self.failure: str | None = None
@@ -78,7 +80,7 @@ class Forward:
                     handles.append(site.out.register_forward_pre_hook(self._closer(block, site)))
                 handles += [module.register_forward_hook(self._keep) for module in self._kept(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":
-                    handles.append(block.text.out.register_forward_hook(self._reference_hook(block)))
+                    handles.append(block.cross_attn.out.register_forward_hook(self._reference_hook(block)))
             with watching(self._saw), _eager():
                 yield options
         finally:
@@ -92,7 +94,7 @@ class Forward:
     def _kept(self, block: Block) -> list[nn.Module]:
         """Projections whose outputs are needed: the reference feature, and where another node replaces attention its
         inputs, because no override is asked there."""
-        site, kept = block.text, []
+        site, kept = block.cross_attn, []
         if block.name == self.plan.reference and self.plan.feature == "query":
             kept.append(site.query)
         if self._replaced and site.replaceable:
@@ -171,22 +173,24 @@ class Forward:
             with self._guarded(f"the attention of layer {block.name}"):
                 self._take(block, site, call, out, options)
 
-    def _own_view(self, site: Site) -> Call | None:
+    def _own_view(self, site: Site) -> AttentionCall | None:
         """The attention that the network would have computed itself."""
         modules = (site.query, site.key, site.value)
         parts = [split_heads(self._projected[module], site.heads) for module in modules if module in self._projected]
         if len(parts) != 3:
             return None
         q, k, v = parts
-        return Call(q, k, v, None, q.shape[-1] ** -0.5)
+        return AttentionCall(q, k, v, None, q.shape[-1] ** -0.5)
 
     # -- layers -------------------------------------------------------------------------------------------------------
 
-    def _take(self, block: Block, site: Site, call: Call, out: Tensor | None, options: Mapping[str, Any]) -> None:
+    def _take(
+        self, block: Block, site: Site, call: AttentionCall, out: Tensor | None, options: Mapping[str, Any]
+    ) -> None:
         # Tiled self-attention (HyperTile) has more rows than the call; whose they are cannot be told.
         if call.q.shape[0] != self.batch:
             return
-        if block.own is None:
+        if block.self_attn is None:
             if out is not None:
                 self._take_joint(block, call, out, options)
             return
@@ -195,11 +199,11 @@ class Forward:
         if grid is None:
             return
         image = slice(before, call.q.shape[2] - behind)
-        if site is block.own:
+        if site is block.self_attn:
             # Merged tokens (ToMe) are no map of this picture; the layer goes unscored.
             if call.k.shape[2] == call.q.shape[2]:
                 for entry in self.entries.values():
-                    entry.take_self(self._aim, block, call, grid, image)
+                    entry.take_self(self._spec, block, call, grid, image)
             return
         if block.name == self.plan.reference:
             feature = self._projected.get(site.query) if self.plan.feature == "query" else out
@@ -207,9 +211,9 @@ class Forward:
                 feature = feature.transpose(0, 1)
             self._take_reference(feature if feature is None else feature[:, image], grid)
         for entry in self.entries.values():
-            entry.take_text(self._aim, block, call, out, grid, image)
+            entry.take_text(self._spec, block, call, out, grid, image)
 
-    def _take_joint(self, block: Block, call: Call, out: Tensor, options: Mapping[str, Any]) -> None:
+    def _take_joint(self, block: Block, call: AttentionCall, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
         before, behind = self._around
         references = sum(options.get("reference_image_num_tokens") or ()) + before + behind
@@ -226,8 +230,8 @@ class Forward:
                 continue
             spans = Spans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
             if block.name == self.plan.reference and self.plan.feature == "attention":
-                entry.take_feature(self._aim, out[:, spans.image], grid)
-            entry.take_joint(self._aim, block, call, out, grid, spans)
+                entry.take_feature(self._spec, out[:, spans.image], grid)
+            entry.take_joint(self._spec, block, call, out, grid, spans)
 
     def _reference_hook(self, block: Block) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
@@ -242,7 +246,7 @@ class Forward:
     def _take_reference(self, feature: Tensor | None, grid: Grid) -> None:
         if feature is not None:
             for entry in self.entries.values():
-                entry.take_feature(self._aim, feature, grid)
+                entry.take_feature(self._spec, feature, grid)
 
     def _grid(self, block: Block, tokens: int, options: Mapping[str, Any]) -> Grid | None:
         shape = options.get("activations_shape")
@@ -255,9 +259,9 @@ class Forward:
                 return grid
         return None
 
-    def results(self) -> dict[Any, EntryResult]:
+    def results(self) -> dict[Any, CondRecording]:
         """What was recorded, by conditioning."""
-        return {key: entry.finish(self._aim) for key, entry in self.entries.items()}
+        return {key: entry.finish(self._spec) for key, entry in self.entries.items()}
 
 
 @contextlib.contextmanager

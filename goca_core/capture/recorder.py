@@ -11,19 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention import Attention, AttentionError
-from ..heads import HEAD_METHODS
-from ..layers import LAYER_METHODS
-from .entry import Entry, Options
-from .family import Plan, plan_of
-from .forward import Forward
+from ..attention.record import Attention, AttentionError
+from .families import plan_of
+from .forward import ForwardRecorder
+from .hooks import ModelCall, model_call, wrapped
+from .options import RecordOptions, record_options
+from .reduce.cond_recorder import CondRecorder
 from .run import Run
 from .window import Window
-from .wrapping import Call, model_call, wrapped
 
 KEY = "goca_record"
-# Names of bounds for the grid on which layers are compared, in tokens; 0 = none.
-GRIDS = {"auto": Options.grid_limit, "32x32": 32 * 32, "full": 0}
 # Recordings kept in a process: enough for graphs with many samplers, bounded for long sessions.
 _KEEP = 8
 # They outlive their recorder: the host may forget a Record Attention node while it still remembers its sampler's result,
@@ -46,7 +43,7 @@ class Recorder:
         f"(only the last {_KEEP} runs are kept)."
     )
 
-    def __init__(self, window: Window, options: Options) -> None:
+    def __init__(self, window: Window, options: RecordOptions) -> None:
         self.window, self.options = window, options
         self._active: list[Run] = []
 
@@ -112,7 +109,9 @@ class Recorder:
         finally:
             run.end_pass()
 
-    def _apply_model(self, call: Call, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]) -> Tensor:
+    def _apply_model(
+        self, call: ModelCall, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]
+    ) -> Tensor:
         run = self._run
         forward = None if run is None else self._forward(run, model, x, options, given)
         if run is None or forward is None:
@@ -125,7 +124,7 @@ class Recorder:
 
     def _forward(
         self, run: Run, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]
-    ) -> Forward | None:
+    ) -> ForwardRecorder | None:
         """The recorder of this call, or None when it has no rows to record."""
         uuids = options.get("uuids") or ()
         size = run.batch
@@ -133,7 +132,7 @@ class Recorder:
         if x.ndim not in (4, 5) or x.shape[0] != size * len(uuids):
             return None
         entries = {
-            uuid: Entry(slice(i * size, (i + 1) * size), run.tokens[uuid])
+            uuid: CondRecorder(slice(i * size, (i + 1) * size), run.tokens[uuid])
             for i, uuid in enumerate(uuids)
             if uuid in run.tokens
         }
@@ -143,7 +142,7 @@ class Recorder:
         if length > 1 and not plan.frame_patch:
             return None  # several layers of one picture (Qwen-Image-Layered)
         frames = plan.frames(length)
-        return Forward(plan, self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0], frames, given)
+        return ForwardRecorder(plan, self.options, entries, (x.shape[-2], x.shape[-1]), x.shape[0], frames, given)
 
     # -- the recordings ---------------------------------------------------------------------------------------------
 
@@ -205,7 +204,7 @@ def record(
     all_layers: bool = False,
     full_affinity: bool = False,
     reference_channel0: bool = False,
-    grid_limit: int = Options.grid_limit,
+    grid_limit: int = RecordOptions.grid_limit,
     affinity_parts: bool = False,
 ) -> tuple[Any, Recorder]:
     """A recording copy of a MODEL and its recorder.
@@ -216,24 +215,6 @@ def record(
     self-attention of each propagation layer as well, beside their mean.
     """
     kept = all_heads, all_layers, full_affinity, reference_channel0, grid_limit, affinity_parts
-    options = options_for(plan_of(model.model), *kept)
+    options = record_options(plan_of(model.model), *kept)
     recorder = Recorder(window, options)
     return recorder.install(model), recorder
-
-
-def options_for(
-    plan: Plan,
-    all_heads: bool = False,
-    all_layers: bool = False,
-    full_affinity: bool = False,
-    reference_channel0: bool = False,
-    grid_limit: int = Options.grid_limit,
-    affinity_parts: bool = False,
-) -> Options:
-    """What to reduce to (see ``record``) for a model with this plan."""
-    defaults = plan.defaults
-    heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
-    layers = (
-        LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "dot-product similarity", "vanilla")))
-    )
-    return Options(heads, layers, reference_channel0, full_affinity, grid_limit, affinity_parts)

@@ -9,14 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
-from ..attention import Affinity, Attention, AttentionError, Tokens
-from ..merge import alike, blend
+from ..attention.merge import blend, same_layout
+from ..attention.record import Affinity, Attention, AttentionError, Tokens
 from . import passthrough
-from .entry import EntryResult
-from .family import Plan, find_family, network_of
-from .film import by_latent_frame
-from .forward import Forward
-from .tokens import attached, length_of
+from .conditioning import attached, length_of
+from .families import find_family, network_of
+from .families.base import Plan
+from .forward import ForwardRecorder
+from .reduce.cond_recorder import CondRecording
+from .reduce.self_maps import by_latent_frame
 from .window import Gate, Window
 
 
@@ -98,7 +99,7 @@ class Run:
 
     # -- results ----------------------------------------------------------------------------------------------------
 
-    def commit(self, forward: Forward, model: Any) -> None:
+    def commit(self, forward: ForwardRecorder, model: Any) -> None:
         """Take what one model call recorded into the running means."""
         assert self._plan is not None
         if forward.failure is not None:
@@ -118,14 +119,14 @@ class Run:
                 continue
             record = self._record(uuid, result, forward, model)
             mean = self._means.get(uuid)
-            if mean is not None and not alike(mean, record):
+            if mean is not None and not same_layout(mean, record):
                 # Another node changed the layers' sizes on the way (Deep Shrink does); what comes later is nearer to
                 # the picture.
                 changed = f"averaged from noise level {self._sigma:.2f} on only, because the layers changed there"
                 mean, record = None, replace(record, note="; ".join(filter(None, (record.note, changed))))
             self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
 
-    def _record(self, uuid: Any, result: EntryResult, forward: Forward, model: Any) -> Attention:
+    def _record(self, uuid: Any, result: CondRecording, forward: ForwardRecorder, model: Any) -> Attention:
         assert self._plan is not None
 
         def whole(values: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ class Run:
             int(getattr(model.latent_format, "temporal_downscale_ratio", 1)),
         )
 
-    def _note(self, result: EntryResult) -> str:
+    def _note(self, result: CondRecording) -> str:
         assert self._plan is not None
         notes = []
         lost = len(self._plan.blocks) - len(result.layers)

@@ -18,14 +18,14 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..attention import Attention, AttentionError
-from ..merge import merge
-from ..mirror import mirror
-from .entry import Options
-from .family import plan_of
-from .forward import Forward
-from .mirrored import mirrored
-from .recorder import Recorder, options_for
+from ..attention.flip import mirror
+from ..attention.merge import merge
+from ..attention.record import Attention, AttentionError
+from .families import plan_of
+from .flip import mirrored
+from .forward import ForwardRecorder
+from .options import RecordOptions, record_options
+from .recorder import Recorder
 from .run import Run
 from .window import Window
 
@@ -48,7 +48,7 @@ def segment(
     all_layers: bool = False,
     full_affinity: bool = False,
     reference_channel0: bool = False,
-    grid_limit: int = Options.grid_limit,
+    grid_limit: int = RecordOptions.grid_limit,
     affinity_parts: bool = False,
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
@@ -73,7 +73,7 @@ def segment(
             "The conditioning has no text, so there is no attention to words; encode a prompt, best with Encode Prompt (GoCA)."
         )
     kept = all_heads, all_layers, full_affinity, reference_channel0, grid_limit, affinity_parts
-    observer = _Observer(options_for(plan, *kept))
+    observer = _Observer(record_options(plan, *kept))
     recording = observer.install(model)
     views = [(samples, positive, noise_mask)]
     if flip:
@@ -138,7 +138,7 @@ class _Guider(comfy.samplers.CFGGuider):
 class _Observer(Recorder):
     """A recorder that is asked at once, so its runs do not take the place of a sampler's on the shelf."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: RecordOptions) -> None:
         super().__init__(_ALL, options)
         self._seen: list[Run] = []
         self._passed: Callable[[], None] = lambda: None
@@ -147,7 +147,7 @@ class _Observer(Recorder):
         run.close()
         self._seen = [run]
 
-    def _forward(self, *call: Any) -> Forward | None:
+    def _forward(self, *call: Any) -> ForwardRecorder | None:
         forward = super()._forward(*call)
         if forward is not None:
             forward.passed = self._passed

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..masks import BACKGROUND_RULES
 from . import report, run
-from .data import DATASETS, DataError
-from .ledger import LedgerError
+from .datasets.registry import DATASETS, DataError
+from .executors import ExecutorError
 from .methods import NAMED, PARTS, MethodError, parse
+from .results_log import ResultsLogError
 from .worker import PROMPTS, Job
-from .workers import CrewError
 
 _EPILOG = f"""
 data sets, and what lies below --root:
@@ -22,7 +22,7 @@ data sets, and what lies below --root:
 methods: {", ".join(NAMED)}, or parts such as "head=average,layer=vanilla", or both: "goca,order=0,rule=max".
 parts: {", ".join(PARTS)}; noise=auto+25% averages several noise levels.
 
-Stopped or killed, the same command goes on where it was. Written into --out: ledger.jsonl (the counts of every
+Stopped or killed, the same command goes on where it was. Written into --out: log.jsonl (the counts of every
 picture), results.json (all figures, settings and versions), results.md, and sheets of the best, median and worst pictures.
 """
 
@@ -158,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     job, given = read(arguments)
     from tqdm import tqdm  # every host has it; for the method alone it is not needed
 
-    from ..capture.headless import HostError
+    from ..capture.headless import ComfyUIError
 
     try:
         found = run.evaluate(
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sheets=given.sheets,
             progress=tqdm,
         )
-    except (DataError, HostError, LedgerError, CrewError, run.EvaluationError) as error:
+    except (DataError, ComfyUIError, ResultsLogError, ExecutorError, run.EvaluationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
-from ..attention import AUTO, Defaults
+from ..attention.record import AUTO, Defaults
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_CHOICES, MASS_PRESERVING
 from ..masks import BACKGROUND_RULES
-from ..refinement import REFINEMENTS
+from ..refine.methods import REFINEMENTS
 from ..rescale import RESCALE_METHODS
-from ..resize import RANGES
+from ..tensors import RANGES
 
 SELECTIONS = ("all", "manual")
 BY_SCORE = "by score"
@@ -71,7 +71,7 @@ class Method:
     times of propagation, -1 = the family's. affinity: what it goes along: the mean of the propagation layers, or each "by
     score", its dot-product similarity with the reference. refine: a refinement after it, by name. range: "robust" takes extreme pixels out
     wherever scores are stretched (`resize.stretch`). rule and thetas: background rule and its
-    sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.Subject.sigma`). draws: how many
+    sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.LoadedModel.sigma`). draws: how many
     draws of the noise are averaged at each level. flip: "yes" averages the mirrored picture in.
     Empty rule, thetas and noise and 0 draws take what the run says (`settled`).
     """
@@ -136,7 +136,7 @@ class Method:
             head=defaults.head if self.head == AUTO else self.head,
             layer=defaults.layer if self.layer == AUTO else self.layer,
             rescale=defaults.rescale if self.rescale == AUTO else self.rescale,
-            order=defaults.order if self.order < 0 else self.order,
+            order=defaults.propagation_steps if self.order < 0 else self.order,
         )
 
 
@@ -198,7 +198,7 @@ def _read(text: str, key: str, value: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Shot:
+class View:
     """One look at a picture: a noise level, the number of the draw of its noise, and whether it is mirrored as well."""
 
     level: str
@@ -215,20 +215,20 @@ class Maps(NamedTuple):
     affinity_parts: bool = False
 
 
-def shots_of(method: Method) -> tuple[Shot, ...]:
+def views_of(method: Method) -> tuple[View, ...]:
     """The looks that a settled method averages."""
-    return tuple(Shot(level, draw, method.flip == "yes") for level in method.noise for draw in range(method.draws))
+    return tuple(View(level, draw, method.flip == "yes") for level in method.noise for draw in range(method.draws))
 
 
-def needs(methods: Iterable[Method], defaults: Defaults) -> dict[Shot, Maps]:
+def needs(methods: Iterable[Method], defaults: Defaults) -> dict[View, Maps]:
     """The union over settled methods: each look once, and what must be recorded in it."""
-    found: dict[Shot, Maps] = {}
+    found: dict[View, Maps] = {}
     for method in (one.filled(defaults) for one in methods):
         # Mass-preserving weights are made from the dot-product score.
         score = "dot-product similarity" if method.layer == MASS_PRESERVING else method.layer
         heads, layers = method.head not in ("average", defaults.head), score not in ("vanilla", defaults.layer)
         wanted = Maps(heads, layers, method.affinity == BY_SCORE)
-        for shot in shots_of(method):
-            known = found.get(shot, Maps(False, False))
-            found[shot] = Maps(*(a or b for a, b in zip(known, wanted, strict=True)))
+        for view in views_of(method):
+            known = found.get(view, Maps(False, False))
+            found[view] = Maps(*(a or b for a, b in zip(known, wanted, strict=True)))
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..masks import background_level, resize_scores
 from ..metrics import Confusion
-from ..resize import Grid
+from ..tensors import Grid
 
 
 def predict(

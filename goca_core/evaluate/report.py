@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..metrics import Confusion
-from ..picture import contact_sheet, overlay
-from .data import Dataset
-from .ledger import Ledger, confusion
+from ..picture.drawing import contact_sheet, overlay
+from .datasets.registry import Dataset
 from .methods import UNTUNED, Method
 from .protocol import mean_iou
-from .worker import Shown
+from .results_log import ResultsLog, confusion
+from .worker import Prediction
 
 ROOT = Path(__file__).resolve().parents[2]
 SHEETS = ("best", "median", "worst")
@@ -76,19 +76,19 @@ def untuned(method: Method, found: Iterable[Figures]) -> Figures | None:
     return next((one for one in found if abs(one.theta - UNTUNED[method.rule]) < 1e-9), None)
 
 
-def results(methods: Sequence[Method], dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+def results(methods: Sequence[Method], dataset: Dataset, log: ResultsLog) -> dict[str, Any]:
     """All figures of a run as plain JSON."""
     classes = len(dataset.classes)
-    sums = ledger.totals(classes)
+    sums = log.totals(classes)
     names = [name.name for name in dataset.classes]
-    records = list(ledger.records())
+    records = list(log.records())
     devices = Counter(record.on for record in records if record.on)
     unnamed = Counter(names[number] for record in records for number in record.unnamed)
     found: dict[str, Any] = {
-        "pictures": len(ledger.done),
+        "pictures": len(log.done),
         "devices": dict(devices),
-        "skipped": [{"key": one.key, "kind": one.kind, "error": one.error} for one in ledger.failed.values()],
-        "skipped_by_kind": dict(Counter(one.kind for one in ledger.failed.values())),
+        "skipped": [{"key": one.key, "kind": one.kind, "error": one.error} for one in log.failed.values()],
+        "skipped_by_kind": dict(Counter(one.kind for one in log.failed.values())),
         "unnamed": dict(unnamed.most_common()),
         "classes": names,
         "scored": [names[number] for number in dataset.scored],
@@ -167,12 +167,12 @@ def unnamed(found: Mapping[str, Any]) -> str:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
-def ranking(ledger: Ledger, method: Method, theta: float, classes: int) -> list[tuple[float, str]]:
+def ranking(log: ResultsLog, method: Method, theta: float, classes: int) -> list[tuple[float, str]]:
     """(mIoU, key) of every picture counted, the worst first: the mean over the classes true or predicted in it."""
     place = method.thetas.index(theta)
     found = (
         (confusion(record.counts[method.name][place], classes).miou(present_only=True), record.key)
-        for record in ledger.records()
+        for record in log.records()
         if not record.error
     )
     return sorted(found)
@@ -185,7 +185,7 @@ def picked(ranked: Sequence[tuple[float, str]], count: int) -> dict[str, list[tu
     return dict(zip(SHEETS, chosen, strict=True))
 
 
-def sheet(shown: Sequence[tuple[Shown, float]], names: Sequence[str], side: int = 320) -> Image.Image:
+def sheet(shown: Sequence[tuple[Prediction, float]], names: Sequence[str], side: int = 320) -> Image.Image:
     """A row for each picture: itself, its true classes, the predicted ones, and its own mIoU."""
     tiles: list[Image.Image] = []
     captions: list[str] = []

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from . import report
-from .captions import load_captions
-from .data import Dataset
-from .ledger import Ledger, Record
-from .worker import Job, Shown, Task
-from .workers import Crew, crew
+from .datasets.registry import Dataset
+from .executors import Executor, executor
+from .prompts.captions import load_captions
+from .results_log import Record, ResultsLog
+from .worker import Job, Prediction, Task
 
-LEDGER, RESULTS, TABLE = "ledger.jsonl", "results.json", "results.md"
+LEDGER, RESULTS, TABLE = "log.jsonl", "results.json", "results.md"
 # The best pictures of this method are shown, if it is among those measured.
 _SHOWN = "goca"
 
@@ -50,12 +50,12 @@ def evaluate(
     sheets: int = 8,
     progress: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure all methods of a job, and write ledger, figures, table and sheets into the folder `out`.
+    """Measure all methods of a job, and write log, figures, table and sheets into the folder `out`.
 
     A run that was stopped goes on where it was. skip_errors: leave out pictures with something wrong, and count them.
     sheets: pictures on each sheet, 0 for none. progress: made like a tqdm bar, with `total`, `initial` and `desc`.
     Returns the content of results.json. Raises EvaluationError for a picture with something wrong, and DataError,
-    HostError, LedgerError or CrewError for a run that cannot even begin.
+    ComfyUIError, ResultsLogError or ExecutorError for a run that cannot even begin.
     """
     dataset = job.open()
     if job.captions is not None:
@@ -63,22 +63,27 @@ def evaluate(
     items = job.items(dataset)
     number = {item.key: index for index, item in enumerate(items)}
     about = head(job, number)
-    ledger = Ledger(out / LEDGER, about)
-    left = [Task(index) for key, index in number.items() if key not in ledger.done]
-    with crew(job, workers, ray) as team:
-        _count(team, left, ledger, len(items), skip_errors, progress)
+    log = ResultsLog(out / LEDGER, about)
+    left = [Task(index) for key, index in number.items() if key not in log.done]
+    with executor(job, workers, ray) as team:
+        _count(team, left, log, len(items), skip_errors, progress)
         found = {"run": title(job, dataset), **about, "data": _data(job, dataset)}
-        found |= report.results(job.methods, dataset, ledger)
-        if not ledger.done:
+        found |= report.results(job.methods, dataset, log)
+        if not log.done:
             raise EvaluationError(f"No picture could be counted: {report.skipped(found)}")
         _write(out, found)
         if sheets:
-            _draw(team, job, dataset, ledger, found, out, sheets, number)
+            _draw(team, job, dataset, log, found, out, sheets, number)
     return found
 
 
 def _count(
-    team: Crew, left: list[Task], ledger: Ledger, total: int, skip_errors: bool, progress: Callable[..., Any] | None
+    team: Executor,
+    left: list[Task],
+    log: ResultsLog,
+    total: int,
+    skip_errors: bool,
+    progress: Callable[..., Any] | None,
 ) -> None:
     bar = None if progress is None else progress(total=total, initial=total - len(left), desc="pictures")
     try:
@@ -88,7 +93,7 @@ def _count(
                 raise EvaluationError(
                     f"{record.error} (Nothing counted so far is lost; --skip-errors leaves such pictures out.)"
                 )
-            ledger.add(record)
+            log.add(record)
             if bar is not None:
                 bar.update(1)
     finally:
@@ -113,10 +118,10 @@ def _write(out: Path, found: dict[str, Any]) -> None:
 
 
 def _draw(
-    team: Crew,
+    team: Executor,
     job: Job,
     dataset: Dataset,
-    ledger: Ledger,
+    log: ResultsLog,
     found: dict[str, Any],
     out: Path,
     count: int,
@@ -125,11 +130,11 @@ def _draw(
     """The sheets: the same predictions made again, for these few pictures."""
     method = next((one for one in job.methods if one.name == _SHOWN), job.methods[-1])
     theta = found["methods"][method.name]["best"]["theta"]
-    chosen = report.picked(report.ranking(ledger, method, theta, len(dataset.classes)), count)
+    chosen = report.picked(report.ranking(log, method, theta, len(dataset.classes)), count)
     wanted = {key for ranked in chosen.values() for _, key in ranked}
-    shown: dict[str, Shown] = {}
+    shown: dict[str, Prediction] = {}
     for one in team.map([Task(number[key], method.name, theta) for key in sorted(wanted)]):
-        assert isinstance(one, Shown)
+        assert isinstance(one, Prediction)
         shown[one.key] = one
     names = [name.name for name in dataset.classes]
     for name, ranked in chosen.items():

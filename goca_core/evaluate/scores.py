@@ -11,16 +11,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import Affinity, Attention, AttentionError, Layer, Tokens, aggregate, layer_weights, weighted_affinity
+from ..attention.global_map import aggregate, layer_weights, weighted_affinity
+from ..attention.merge import merge
+from ..attention.record import Affinity, Attention, AttentionError, Layer, Tokens
 from ..layers import aggregate_layers
-from ..merge import merge
-from ..refine import propagate
-from ..refinement import REFINEMENTS, apply, cell_of
+from ..refine.methods import REFINEMENTS, apply, cell_of
+from ..refine.propagation import propagate
 from ..rescale import merge_background, rescale
-from ..resize import Grid, Range, resize_bilinear
-from ..words import resolve
-from .captions import Prompt
-from .methods import BY_SCORE, Method, Shot, shots_of
+from ..tensors import Grid, Range, resize_bilinear
+from ..words.word_map import resolve
+from .methods import BY_SCORE, Method, View, views_of
+from .prompts.captions import Prompt
 
 T = TypeVar("T")
 # What propagated scores depend on beside the rescaled ones.
@@ -39,7 +40,7 @@ class Columns:
 
 def columns_of(prompt: Prompt, tokens: Tokens) -> Columns:
     """Where the phrases of a prompt are in a recording. Raises a ValueError of one sentence for one that is not there."""
-    words = tokens.named()
+    words = tokens.word_map()
 
     def found(phrases: str) -> tuple[int, ...]:
         return tuple(tokens.columns(resolve(phrases, words)[0].tokens))
@@ -93,7 +94,7 @@ class Scorer:
     which is that of the scores.
     """
 
-    def __init__(self, records: Mapping[Shot, Attention], prompt: Prompt, picture: NDArray[np.uint8]) -> None:
+    def __init__(self, records: Mapping[View, Attention], prompt: Prompt, picture: NDArray[np.uint8]) -> None:
         self._records, self._picture = records, picture
         self._size: Grid = (int(picture.shape[0]), int(picture.shape[1]))
         self._defaults = next(iter(records.values())).defaults
@@ -121,8 +122,8 @@ class Scorer:
         return self._kept[key]  # type: ignore[return-value]
 
     def _record(self, method: Method) -> Attention:
-        shots = shots_of(method)
-        return self._once(("record", shots), lambda: merge([self._records[shot] for shot in shots]))
+        views = views_of(method)
+        return self._once(("record", views), lambda: merge([self._records[view] for view in views]))
 
     def _maps(self, method: Method) -> Tensor:
         """The global map, [1, T, h, w]."""
@@ -130,7 +131,7 @@ class Scorer:
         def make() -> Tensor:
             return global_map(self._record(method), method.head, method.layer, method.layers)
 
-        return self._once(("maps", shots_of(method), method.head, method.layer, method.layers), make)
+        return self._once(("maps", views_of(method), method.head, method.layer, method.layers), make)
 
     def _rescaled(self, method: Method) -> Tensor:
         """[1, K + 1, h, w]: the classes, then the background, which is zero everywhere when it has no words."""
@@ -160,7 +161,7 @@ class Scorer:
         record = self._record(method)
         if method.affinity != BY_SCORE or not method.order:
             return record.affinity
-        return self._once(("affinity", shots_of(method)), lambda: weighted_affinity(record))
+        return self._once(("affinity", views_of(method)), lambda: weighted_affinity(record))
 
     def _refined(self, method: Method) -> Tensor:
         """The same after a refinement; not kept, for it may be as large as the picture."""
@@ -185,7 +186,7 @@ def alike(methods: Iterable[Method]) -> list[Method]:
 def _key(method: Method, *more: str) -> tuple[Hashable, ...]:
     """What the rescaled scores depend on, and `more` fields."""
     names = ("head", "layer", "layers", "rescale", "range", *more)
-    return (shots_of(method), *(getattr(method, name) for name in names))
+    return (views_of(method), *(getattr(method, name) for name in names))
 
 
 def _range(method: Method) -> Range:

@@ -12,17 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..attention import AttentionError
-from ..words import PhraseError, WordMapError
-from .captions import Prompt, all_classes_prompt, caption_prompt, load_captions, oracle_prompt, present_classes
-from .data import IGNORE, DataError, Dataset, Item, open_dataset
-from .ledger import Cells, Record, cells
+from ..attention.record import AttentionError
+from ..words.match import PhraseError
+from ..words.word_map import WordMapError
+from .datasets.registry import IGNORE, DataError, Dataset, Item, open_dataset
 from .methods import Method, needs
+from .prompts.captions import (
+    Prompt,
+    all_classes_prompt,
+    caption_prompt,
+    load_captions,
+    oracle_prompt,
+    present_classes,
+)
 from .protocol import predict
+from .results_log import Cells, Record, cells
 from .scores import Scorer, alike
 
 if TYPE_CHECKING:
-    from ..capture.subject import Subject
+    from ..capture.headless.model import LoadedModel
 
 PROMPTS = ("auto", "present", "all", "captions")
 
@@ -97,7 +105,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Prediction:
     """A picture [H, W, 3] with the true and the predicted class of every pixel [H, W]."""
 
     key: str
@@ -114,16 +122,16 @@ class Worker:
         self.dataset = job.open()
         self.items = job.items(self.dataset)
         self._captions: Mapping[str, str] | None = None
-        self._model: Subject | None = None
+        self._model: LoadedModel | None = None
 
-    def do(self, task: Task) -> Record | Shown:
+    def do(self, task: Task) -> Record | Prediction:
         """Count or show. What is wrong with a picture is part of its record; anything else is raised."""
         if task.method:
             return self.show(task.index, task.method, task.theta)
         return self.count(task.index)
 
     @property
-    def subject(self) -> Subject:
+    def subject(self) -> LoadedModel:
         if self._model is None:
             from ..capture.headless import open_model
 
@@ -151,12 +159,12 @@ class Worker:
         unnamed = [number for number in present_classes(truth) if number not in prompt.objects]
         return Record(item.key, counts, on="" if self._model is None else self._model.device, unnamed=unnamed)
 
-    def show(self, index: int, method: str, theta: float) -> Shown:
+    def show(self, index: int, method: str, theta: float) -> Prediction:
         """The same prediction as was counted, to look at."""
         item = self.items[index]
         chosen = next(known for known in self.job.methods if known.name == method)
         picture, truth, _, found = self._segment(item, [replace(chosen, thetas=(theta,))])
-        return Shown(item.key, picture, truth, found[method][0])
+        return Prediction(item.key, picture, truth, found[method][0])
 
     def _segment(
         self, item: Item, methods: Sequence[Method]
@@ -191,18 +199,18 @@ class Worker:
         job, subject = self.job, self.subject
         sitting = subject.sit(picture, prompt.text, job.side, job.keep_aspect)
         records = {
-            shot: subject.look(
+            view: subject.look(
                 sitting,
-                subject.sigma(shot.level),
-                noise_seed(job.seed, item.key, shot.draw),
-                flip=shot.flip,
+                subject.sigma(view.level),
+                noise_seed(job.seed, item.key, view.draw),
+                flip=view.flip,
                 all_heads=maps.all_heads,
                 all_layers=maps.all_layers,
                 affinity_parts=maps.affinity_parts,
                 full_affinity=not job.lean,
                 reference_channel0=job.channel0,
             )
-            for shot, maps in needs(methods, subject.defaults).items()
+            for view, maps in needs(methods, subject.defaults).items()
         }
         return Scorer(records, prompt, picture)
 

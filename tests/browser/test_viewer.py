@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from goca_core.colours import COLOUR_MAPS, colour_of
+from goca_core.picture.colours import COLOUR_MAPS, colour_of
 from scripts.comfy_server import ComfyServer
 
 from .editor import Editor

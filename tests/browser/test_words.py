@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from goca_core import view
-from goca_core.colours import colour_of
-from goca_core.wordbuild import Token, build
-from goca_core.words import PhraseError, WordMap
-from goca_core.wordscan import STOP_WORDS, split_words
+from goca_core.picture import sheets as view
+from goca_core.picture.colours import colour_of
+from goca_core.words.build import Token, build
+from goca_core.words.match import PhraseError
+from goca_core.words.text import STOP_WORDS, split_words
+from goca_core.words.word_map import WordMap
 from scripts.comfy_server import ComfyServer
 
 from .editor import DEMO, WORKFLOWS, Editor

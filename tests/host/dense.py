@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goca_core.attention import Attention, aggregate
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import Attention
 from goca_core.capture.recorder import Window, record
 
 from .helpers import Job, names

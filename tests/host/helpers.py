@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goca_core.attention import aggregate
-from goca_core.capture.family import Plan, plan_of
+from goca_core.attention.global_map import aggregate
+from goca_core.capture.families import plan_of
+from goca_core.capture.families.base import Plan
 from goca_core.capture.recorder import Window, record
-from goca_core.wordbuild import Token, build
-from goca_core.words import WordMap
+from goca_core.words.build import Token, build
+from goca_core.words.word_map import WordMap
 
 from . import tiny
 
@@ -117,7 +118,7 @@ def with_lora(model: Any, seed: int = 9) -> Any:
 
 
 def count_hooks(model: Any) -> int:
-    """Forward hooks of every kind on every module."""
+    """ForwardRecorder hooks of every kind on every module."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules())
 
 

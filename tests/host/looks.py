@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goca_core.attention import Attention
-from goca_core.capture.family import network_of
+from goca_core.attention.record import Attention
+from goca_core.capture.families import network_of
 from goca_core.capture.segment import segment
 
 PAPER = 0.346  # the noise level of SD 1.x in the paper, t = 100 of 1000

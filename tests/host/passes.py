@@ -7,20 +7,21 @@ from typing import Any
 
 from torch import Tensor
 
-from goca_core.capture.recorder import Recorder, options_for
-from goca_core.capture.regional_pass import RegionalPass
-from goca_core.capture.regional_run import RegionalPlan
-from goca_core.capture.tokens import length_of
-from goca_core.pipeline import Cut, Request, cut, latent_frames
-from goca_core.regional import compose, delayed, shares
-from goca_core.resize import resize_bilinear
-from goca_core.show import flatten
+from goca_core.capture.conditioning import length_of
+from goca_core.capture.options import record_options
+from goca_core.capture.recorder import Recorder
+from goca_core.capture.regional.recorder import RegionalPass
+from goca_core.capture.regional.run import RegionalPlan
+from goca_core.picture.batch import flatten
+from goca_core.pipeline import MaskRequest, MaskResult, latent_frames, make_masks
+from goca_core.regional import compose, delayed, region_weights
+from goca_core.tensors import resize_bilinear
 
 from . import tiny
 from .helpers import Job, blocks_of, job, words_of
 
-TEXT = "a red cat on grass under a sky of blue"
-PLAN = RegionalPlan(Request("red cat\ngrass\nsky"), (("red cat", "one"), ("sky", "two")), start=0.5)
+TEXT = "a red cat on grass merge_with_base a sky of blue"
+PLAN = RegionalPlan(MaskRequest("red cat\ngrass\nsky"), (("red cat", "one"), ("sky", "two")), start=0.5)
 # Latents of a random model reach several hundreds.
 CLOSE = {"atol": 2e-3, "rtol": 1e-4}
 
@@ -50,17 +51,17 @@ class Asked:
         return [self.built.conditioning(seed=11), None, self.built.conditioning(seed=12)]
 
     def install(self, model: Any = None) -> tuple[Any, RegionalPass]:
-        options = options_for(blocks_of(self.built.model), False, False, False, False)
+        options = record_options(blocks_of(self.built.model), False, False, False, False)
         made = RegionalPass(self.plan, self.prompts(), options, self.words)
         return made.install(model or self.built.model), made
 
-    def reference(self, run: Job) -> tuple[Tensor, Cut]:
+    def reference(self, run: Job) -> tuple[Tensor, MaskResult]:
         """Two passes: the picture and the masks."""
-        recorder = Recorder(self.plan.window, options_for(blocks_of(self.built.model), False, False, False, False))
+        recorder = Recorder(self.plan.window, record_options(blocks_of(self.built.model), False, False, False, False))
         plain = run.run(recorder.install(self.built.model))["samples"]
         record = recorder.collect(plain)
-        found = cut(record, self.plan.request, self.words)
-        parts = shares(flatten(found.masks), len(found.labels), None, self.plan.feather)
+        found = make_masks(record, self.plan.request, self.words)
+        parts = region_weights(flatten(found.masks), len(found.labels), None, self.plan.feather)
         if self.built.frames:
             # The host takes masks of a film as they are only at the latent's own size.
             parts = latent_frames(resize_bilinear(parts, tuple(plain.shape[-2:])), record)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goca_core.capture.family import Block, Site, find_family, network_of
+from goca_core.capture.families import find_family, network_of
+from goca_core.capture.families.base import Block, Site
 
 from .helpers import Job, blocks_of
 
@@ -129,7 +130,7 @@ class Layout:
         """Those of the text and of the picture."""
         text = context + self.more
         if self.picture_first:
-            start = total - self.behind - text
+            start = total - self.background_phrases - text
             assert start == count + references
             return slice(start, start + text), slice(0, count)
         behind = (-count) % self.filled + (0 if self.references_first else references)
@@ -165,11 +166,11 @@ class Probe:
     def watching(self) -> Iterator[None]:
         handles = [network_of(self.model.model).register_forward_pre_hook(self._begin, with_kwargs=True)]
         for block in self.plan.blocks:
-            handles.append(block.text.out.register_forward_pre_hook(self._taker(block, block.text)))
-            if block.own is not None:
-                handles.append(block.own.out.register_forward_pre_hook(self._taker(block, block.own)))
+            handles.append(block.cross_attn.out.register_forward_pre_hook(self._taker(block, block.cross_attn)))
+            if block.self_attn is not None:
+                handles.append(block.self_attn.out.register_forward_pre_hook(self._taker(block, block.self_attn)))
             if block.name == self.plan.reference and self.plan.feature != "attention":
-                module = block.text.query if self.plan.feature == "query" else block.text.out
+                module = block.cross_attn.query if self.plan.feature == "query" else block.cross_attn.out
                 handles.append(module.register_forward_hook(self._take_feature))
         kept = [module.optimized_attention for module in self._hidden]
         for module, function in zip(self._hidden, kept, strict=True):
@@ -208,7 +209,7 @@ class Probe:
             call = self.calls[-1]
             # A patch of 2 x 2 cells is one token, and a part of one is one too.
             grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
-            count, joint = call.frames * grid[0] * grid[1], block.own is None
+            count, joint = call.frames * grid[0] * grid[1], block.self_attn is None
             # Beside the joint attention some layers of SD 3.5 have one of the picture alone.
             given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or _keys(*seen) > count)
             self._recent.clear()
@@ -239,10 +240,10 @@ class Probe:
                 call.cross[block.name] = call.own[block.name] = seen
             else:
                 used = args[0].transpose(0, 1) if site.sequence_first else args[0]
-                assert torch.equal(out, used) is not (self._layout.added and site is block.text)
+                assert torch.equal(out, used) is not (self._layout.added and site is block.cross_attn)
                 if call.frames > 1 or self._layout.before:
                     seen = replace(seen, image=slice(self._layout.before, self._layout.before + count))
-                getattr(call, "cross" if site is block.text else "own")[block.name] = seen
+                getattr(call, "cross" if site is block.cross_attn else "own")[block.name] = seen
 
         return take
 

@@ -9,13 +9,15 @@ import comfy.supported_models
 import pytest
 import torch
 
-from goca_core.attention import AttentionError, aggregate
-from goca_core.capture import entry
-from goca_core.capture.family import UnknownFamily
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import AttentionError
+from goca_core.capture.families import UnknownFamily
 from goca_core.capture.recorder import Window, record
+from goca_core.capture.reduce import cond_recorder as entry
 from goca_core.capture.run import Run
-from goca_core.pipeline import Request, cut
-from goca_core.words import PhraseError, WordMapError
+from goca_core.pipeline import MaskRequest, make_masks
+from goca_core.words.match import PhraseError
+from goca_core.words.word_map import WordMapError
 
 from . import tiny
 from .helpers import Job, count_hooks, job, stub_guider, words_of
@@ -179,7 +181,7 @@ def words_error(built: tiny.Tiny, words: Any, phrases: str, **options: Any) -> p
     extra = {} if words is None else {"goca_words": words}
     attention = collected(short(built, positive=built.conditioning(seed=1, **extra, **options)), built.model)
     with pytest.raises((PhraseError, WordMapError, AttentionError)) as caught:
-        cut(attention, Request(phrases))
+        make_masks(attention, MaskRequest(phrases))
     sentence(caught)
     return caught
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goca_core.regional import compose, shares
+from goca_core.regional import compose, region_weights
 
 from . import tiny
 from .helpers import job, words_of
@@ -67,7 +67,7 @@ def regional(found: SimpleNamespace) -> Tensor:
 
 def painted(found: SimpleNamespace) -> Tensor:
     texts = [found.built.conditioning(seed=seed) for seed in (11, 12, 13, 14)]
-    return run(found, compose(texts[0], texts[1:], shares(torch.cat(one_by_one(found.masks)), 3)))
+    return run(found, compose(texts[0], texts[1:], region_weights(torch.cat(one_by_one(found.masks)), 3)))
 
 
 def test_conditioning_set_mask(found: SimpleNamespace, regional: Tensor) -> None:
@@ -78,7 +78,7 @@ def test_conditioning_set_mask(found: SimpleNamespace, regional: Tensor) -> None
         (region,) = set_mask(found.built.conditioning(seed=seed), mask, "default", 1.0)
         (positive,) = combine(positive, region)
     texts = [found.built.conditioning(seed=seed) for seed in (11, 12, 13, 14)]
-    ours = compose(texts[0], texts[1:], shares(torch.cat(one_by_one(found.masks)), 3))
+    ours = compose(texts[0], texts[1:], region_weights(torch.cat(one_by_one(found.masks)), 3))
     for theirs, own in zip(positive, ours, strict=True):
         assert theirs[1].keys() == own[1].keys()
         assert torch.equal(theirs[1]["mask"], own[1]["mask"])
@@ -126,7 +126,7 @@ def test_attention_couple(found: SimpleNamespace) -> None:
 
 def test_soft_masks_for_attention_couple(found: SimpleNamespace) -> None:
     """Soft masks may leave a pixel to nobody; the background covers what is left."""
-    parts = shares(torch.rand(6, 8, 9), 3)
+    parts = region_weights(torch.rand(6, 8, 9), 3)
     assert torch.allclose(parts.sum(1), torch.ones(2, 8, 9))
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from goca_core.scenes import draw
+from goca_core.demo.scenes import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import aggregate, layer_weights, weighted_affinity
+from goca_core.attention.global_map import aggregate, layer_weights, weighted_affinity
 from goca_core.capture.recorder import Window
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
@@ -140,7 +140,7 @@ def test_scores_by_one_channel_of_the_reference() -> None:
 
 def test_head_weights_see_a_lora() -> None:
     built = tiny.build("sd15")
-    plain = {block.name: block.text.out.weight.clone() for block in blocks_of(built.model).blocks}
+    plain = {block.name: block.cross_attn.out.weight.clone() for block in blocks_of(built.model).blocks}
     probe, attention = probe_and_record(with_lora(built.model), job(built))
     check(attention, probe)
     patched = probe.positive(attention.sigmas[0]).cross

@@ -16,7 +16,7 @@ import pytest
 from goca_core.capture import headless
 from goca_core.evaluate import run
 from goca_core.evaluate.__main__ import main, read
-from goca_core.evaluate.ledger import Ledger
+from goca_core.evaluate.results_log import ResultsLog
 from goca_core.evaluate.worker import Job
 
 from ..unit.evaluate.layouts import KEYS, Layout
@@ -42,9 +42,9 @@ def job() -> Job:
 def matrices(folder: Path) -> dict[str, Any]:
     """Everything that was counted."""
     made = run.head(job(), [item.key for item in job().open().items])
-    ledger = Ledger(folder / run.LEDGER, made)
-    assert len(ledger.done) == SCENES
-    return {name: np.stack([sums.matrix for sums in row]) for name, row in ledger.totals(7).items()}
+    log = ResultsLog(folder / run.LEDGER, made)
+    assert len(log.done) == SCENES
+    return {name: np.stack([sums.matrix for sums in row]) for name, row in log.totals(7).items()}
 
 
 def same(first: dict[str, Any], second: dict[str, Any]) -> bool:
@@ -60,8 +60,8 @@ def whole(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counted(folder: Path) -> int:
-    ledger = folder / run.LEDGER
-    return max(0, ledger.read_bytes().count(b"\n") - 1) if ledger.is_file() else 0
+    log = folder / run.LEDGER
+    return max(0, log.read_bytes().count(b"\n") - 1) if log.is_file() else 0
 
 
 def test_a_run_writes_what_it_found(whole: Path) -> None:
@@ -93,8 +93,8 @@ def test_killed_and_resumed_is_the_same(whole: Path, tmp_path: Path) -> None:
         running.wait()
     assert 2 <= counted(tmp_path) < SCENES
     # What a kill in the middle of a line would leave.
-    with (tmp_path / run.LEDGER).open("ab") as ledger:
-        ledger.write(b'{"key":"scene-46","on":"cpu","counts":{"vanil')
+    with (tmp_path / run.LEDGER).open("ab") as log:
+        log.write(b'{"key":"scene-46","on":"cpu","counts":{"vanil')
     run.evaluate(job(), tmp_path, sheets=0)
     assert same(matrices(whole), matrices(tmp_path))
 
@@ -214,7 +214,7 @@ def test_noise_levels(host: Any) -> None:
     assert model.sigma("auto") == pytest.approx(0.346)
     assert model.sigma("0.5") == 0.5
     assert model.sigma("90%") < model.sigma("75%") < model.sigma("10%")
-    with pytest.raises(headless.HostError, match="outside of what this model knows"):
+    with pytest.raises(headless.ComfyUIError, match="outside of what this model knows"):
         model.sigma("99999")
 
 

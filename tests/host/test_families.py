@@ -8,9 +8,10 @@ import comfy.supported_models
 import pytest
 import torch
 
-from goca_core.attention import AttentionError, aggregate
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import AttentionError
 from goca_core.capture.families import FAMILIES as KNOWN
-from goca_core.capture.family import find_family
+from goca_core.capture.families import find_family
 from goca_core.capture.recorder import Window, record
 from goca_core.heads import HEAD_METHODS
 from goca_core.layers import LAYER_METHODS
@@ -247,19 +248,19 @@ def test_the_layers_of_the_paper() -> None:
     assert names(pixart.blocks) == [f"block.{number}" for number in range(28)]
     assert (pixart.reference, pixart.feature) == ("block.13", "query")
     assert pixart.affinity == tuple(f"block.{number}" for number in range(10, 18))
-    assert (pixart.defaults.head, pixart.defaults.order) == ("dot-product w/o clamp", 5)
+    assert (pixart.defaults.head, pixart.defaults.propagation_steps) == ("dot-product w/o clamp", 5)
 
     hunyuan = plan_of("hunyuan_dit", depth=40)
     assert names(hunyuan.blocks) == [f"block.{number}" for number in range(20, 30)]
     assert (hunyuan.reference, hunyuan.feature) == ("block.25", "query")
     assert hunyuan.affinity == tuple(names(hunyuan.blocks))
-    assert (hunyuan.defaults.head, hunyuan.defaults.order) == ("average", 4)
+    assert (hunyuan.defaults.head, hunyuan.defaults.propagation_steps) == ("average", 4)
 
     flux = plan_of("flux", depth=19, depth_single_blocks=38)
     assert len(flux.blocks) == 57
     assert (flux.reference, flux.feature) == ("single.8", "attention")
     assert flux.affinity == ("double.12", "double.18")
-    assert (flux.defaults.head, flux.defaults.order) == ("average", 2)
+    assert (flux.defaults.head, flux.defaults.propagation_steps) == ("average", 2)
     assert (flux.noise_level, pixart.noise_level, hunyuan.noise_level) == (0.407, 0.342, 0.327)
 
 

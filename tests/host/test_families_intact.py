@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError, aggregate
-from goca_core.capture.family import find_family
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import AttentionError
+from goca_core.capture.families import find_family
 from goca_core.capture.passthrough import PassThrough
 from goca_core.capture.recorder import Window, record
 
@@ -66,7 +67,7 @@ def test_a_model_that_computes_nonsense(name: str) -> None:
     built = tiny.build(name)
     block = blocks_of(built.model).blocks[1]
     with torch.no_grad():
-        block.text.query.weight[0, 0] = torch.nan
+        block.cross_attn.query.weight[0, 0] = torch.nan
     recording, recorder = record(built.model, Window())
     latent = job(built, steps=1).run(recording)["samples"]
     with pytest.raises(AttentionError, match=rf"not a number .* from layer {block.name} on"):

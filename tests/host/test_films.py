@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from goca_core.attention import AttentionError, aggregate, load, save
-from goca_core.capture.family import UnknownFamily
+from goca_core.attention.file import load, save
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import AttentionError
+from goca_core.capture.families import UnknownFamily
 from goca_core.capture.recorder import Window, record
-from goca_core.pipeline import Request, cut
+from goca_core.pipeline import MaskRequest, make_masks
 
 from . import tiny
 from .dense import assert_near, check, check_maps, dense_map, probe_and_record
@@ -28,13 +30,18 @@ def test_from_a_film_to_masks(tmp_path: Any) -> None:
     positive = built.conditioning(seed=1, goca_words=words_of("a red cat on grass", 30))
     recording, recorder = record(built.model, Window())
     attention = recorder.collect(job(built, 2, positive=positive).run(recording)["samples"])
-    assert (attention.batch, attention.frames, attention.stride, attention.pictures) == (2 * FRAMES, FRAMES, 4, 9)
+    assert (attention.batch, attention.frames, attention.temporal_compression, attention.pictures) == (
+        2 * FRAMES,
+        FRAMES,
+        4,
+        9,
+    )
     assert attention.describe().startswith("2 x 9 frames (3 of the latent) x 192 x 128 pixels, 3 layers\n")
-    masks = cut(attention, Request("red cat\ngrass")).masks
+    masks = make_masks(attention, MaskRequest("red cat\ngrass")).masks
     assert masks.shape == (2 * 9, 2, 128, 192)
     save(str(tmp_path / "film.safetensors"), attention)
-    assert torch.equal(cut(load(str(tmp_path / "film.safetensors")), Request("red cat\ngrass")).masks, masks)
-    latent = cut(attention, Request("red cat", mode="soft", latent_size=True)).masks
+    assert torch.equal(make_masks(load(str(tmp_path / "film.safetensors")), MaskRequest("red cat\ngrass")).masks, masks)
+    latent = make_masks(attention, MaskRequest("red cat", mode="soft", latent_size=True)).masks
     assert latent.shape == (2 * FRAMES, 1, 16, 24)
 
 
@@ -44,7 +51,7 @@ def test_a_film_of_one_frame_is_a_picture(name: str) -> None:
     probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
     check(attention, probe)
     assert (attention.batch, attention.frames, attention.pictures) == (2, 1, 1)
-    assert cut(attention, Request("x", "", size=(8, 8)), words_of("x y", 30)).masks.shape == (2, 1, 8, 8)
+    assert make_masks(attention, MaskRequest("x", "", size=(8, 8)), words_of("x y", 30)).masks.shape == (2, 1, 8, 8)
 
 
 def test_an_image_model_does_not_make_films() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from goca_core.scenes import COLOURS
+from goca_core.demo.scenes import COLOURS
 from scripts.comfy_server import ComfyServer
 
 from .test_edit_graphs import saved, weights

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from goca_core.scenes import draw
+from goca_core.demo.scenes import draw
 from scripts import demo, example_graphs, make_graphs
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from scripts.host import NEWEST

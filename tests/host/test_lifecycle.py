@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError
+from goca_core.attention.record import AttentionError
 from goca_core.capture import recorder as recorders
 from goca_core.capture.recorder import Window, record
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import aggregate
+from goca_core.attention.global_map import aggregate
 from goca_core.capture.recorder import Window, record
 
 from . import tiny

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError, aggregate
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import AttentionError
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
@@ -139,7 +140,7 @@ def test_attention_couple() -> None:
     built = tiny.build("sd15")
     other = built.conditioning(seed=8)[0][0]
 
-    def apart(n: Tensor, context: Tensor, value: Tensor, _extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+    def split(n: Tensor, context: Tensor, value: Tensor, _extra: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
         more = other.expand(n.shape[0], -1, -1)
         return n.repeat(2, 1, 1), torch.cat((context, more)), torch.cat((value, more))
 
@@ -149,7 +150,7 @@ def test_attention_couple() -> None:
         return torch.where(left, base, region)
 
     model, work = built.model.clone(), job(built, steps=1)
-    model.set_model_attn2_patch(apart)
+    model.set_model_attn2_patch(split)
     model.set_model_attn2_output_patch(together)
     recording, recorder = record(model, Window())
     latent = work.run(recording)["samples"]

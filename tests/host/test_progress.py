@@ -8,7 +8,7 @@ from typing import Any
 import comfy.utils
 import pytest
 
-from goca_core.capture.family import plan_of
+from goca_core.capture.families import plan_of
 from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt, ServerError
 from tests.conftest import ROOT, need

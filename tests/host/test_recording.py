@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import aggregate
+from goca_core.attention.global_map import aggregate
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
@@ -122,7 +122,7 @@ def test_words_kept_apart_change_nothing_either() -> None:
     work = job(built, positive=built.conditioning(seed=1, goca_words=words))
     attention = check_identical(built.model, work)
     assert attention.tokens.positions == (0, 1, 2, 3, 4, 5, 6) and attention.tokens.rest
-    assert attention.tokens.named() == words
+    assert attention.tokens.word_map() == words
 
 
 def test_two_recording_models_share_one_network() -> None:
@@ -156,5 +156,5 @@ def test_the_demo_model_is_recorded_without_a_change(pack: Any, host: Any) -> No
     prompts = encode(clip, "a red circle and a blue square on grass")[0], encode(clip, "")[0]
     work = Job(*prompts, torch.zeros(1, 12, 32, 32), sampler="dpmpp_2m", steps=4, cfg=4.0)
     attention = check_identical(model, work)
-    assert attention.scale == 2
+    assert attention.vae_scale == 2
     check_identical(model, replace(work, sampler="heun", node="SamplerCustomAdvanced", steps=3))

@@ -95,7 +95,7 @@ def test_the_range_of_rescale(node: Callable[..., Any], attention: Any) -> None:
 def test_what_the_node_offers_is_what_there_is(host: SimpleNamespace, pack: ModuleType) -> None:
     info = host.nodes.NODE_CLASS_MAPPINGS["GOCA_Refine"].GET_NODE_INFO_V1()
     options = {option["key"]: option["inputs"] for option in info["input"]["required"]["method"][1]["options"]}
-    known = importlib.import_module(f"{pack.__name__}.goca_core.refinement").REFINEMENTS
+    known = importlib.import_module(f"{pack.__name__}.goca_core.refine.methods").REFINEMENTS
     assert list(options) == list(known)
     for name, inputs in options.items():
         defaults = {key: spec[1]["default"] for key, spec in inputs["required"].items()}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from goca_core.capture.recorder import Window, record
-from goca_core.regional import RegionalError, compose, delayed, shares
+from goca_core.regional import RegionalError, compose, delayed, region_weights
 
 from . import tiny
 
@@ -60,14 +60,14 @@ def texts(built: tiny.Tiny) -> list[Any]:
 
 def test_a_full_mask_is_the_plain_prompt(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, negative = texts
-    positive = compose(base, [own], shares(torch.ones(1, *SIZE), 1))
+    positive = compose(base, [own], region_weights(torch.ones(1, *SIZE), 1))
     plain, regional = (sampled(built.model, p, noise(), negative, 3, 6.0) for p in (own, positive))
     assert torch.equal(plain, regional)
 
 
 def test_full_masks_are_the_plain_combination(built: tiny.Tiny, texts: list[Any]) -> None:
     base, *own = texts
-    positive = compose(base, own, shares(torch.ones(2, *SIZE), 2))
+    positive = compose(base, own, region_weights(torch.ones(2, *SIZE), 2))
     plain, regional = (sampled(built.model, p, noise(), base, 3, 6.0) for p in (own[0] + own[1], positive))
     assert torch.equal(plain, regional)
 
@@ -77,7 +77,7 @@ def test_each_pixel_follows_the_prompt_of_its_mask(built: tiny.Tiny, texts: list
     base, *own = texts
     masks = halves(7, 15)
     alone = [sampled(built.model, text, noise()) for text in texts]
-    mixed = sampled(built.model, compose(base, own, shares(masks, 2), strength), noise())
+    mixed = sampled(built.model, compose(base, own, region_weights(masks, 2), strength), noise())
     inside = [strength * mask * picture for mask, picture in zip(masks, alone[1:], strict=True)]
     expected = sum(inside) + (1 - strength * masks.sum(0)) * alone[0]
     torch.testing.assert_close(mixed, expected, atol=ROUNDING, rtol=1e-4)
@@ -88,7 +88,7 @@ def test_masks_of_another_size_keep_every_pixel_covered(built: tiny.Tiny, texts:
     """The host resizes each mask by itself; what sums to one still does."""
     base, *own = texts
     masks = torch.nn.functional.interpolate(halves(7, 15)[None], scale_factor=8, mode="nearest")[0]
-    positive = compose(base, own, shares(masks, 2, feather=20.0))
+    positive = compose(base, own, region_weights(masks, 2, feather=20.0))
     alone = torch.stack([sampled(built.model, text, noise()) for text in texts])
     mixed = sampled(built.model, positive, noise())
     low, high = alone.amin(0) - ROUNDING, alone.amax(0) + ROUNDING
@@ -99,12 +99,12 @@ def test_each_picture_of_a_batch_has_its_own_masks(built: tiny.Tiny, texts: list
     base, *own = texts
     masks = [halves(7, 15), halves(3, 20)]
     start = torch.cat((noise(seed=3), noise(seed=4)))
-    together = sampled(built.model, compose(base, own, shares(torch.cat(masks), 2)), start)
+    together = sampled(built.model, compose(base, own, region_weights(torch.cat(masks), 2)), start)
     for number in range(2):
-        alone = sampled(built.model, compose(base, own, shares(masks[number], 2)), start[[number]])
+        alone = sampled(built.model, compose(base, own, region_weights(masks[number], 2)), start[[number]])
         torch.testing.assert_close(together[[number]], alone, atol=ROUNDING, rtol=1e-4)
     # Masks of one picture serve a whole batch.
-    both = sampled(built.model, compose(base, own, shares(masks[0], 2)), start)
+    both = sampled(built.model, compose(base, own, region_weights(masks[0], 2)), start)
     torch.testing.assert_close(both[[0]], together[[0]], atol=ROUNDING, rtol=1e-4)
 
 
@@ -113,10 +113,10 @@ def test_masks_for_another_number_of_pictures(built: tiny.Tiny, texts: list[Any]
     base, *own = texts
     masks = [halves(7, 15), halves(3, 20)]
     start = torch.cat([noise(seed=seed) for seed in (3, 4, 5, 6)])
-    positive = compose(base, own, shares(torch.cat(masks), 2))
+    positive = compose(base, own, region_weights(torch.cat(masks), 2))
     four, one = sampled(built.model, positive, start), sampled(built.model, positive, start[:1])
     for number in range(4):
-        alone = sampled(built.model, compose(base, own, shares(masks[number % 2], 2)), start[[number]])
+        alone = sampled(built.model, compose(base, own, region_weights(masks[number % 2], 2)), start[[number]])
         torch.testing.assert_close(four[[number]], alone, atol=ROUNDING, rtol=1e-4)
     torch.testing.assert_close(one, four[:1], atol=ROUNDING, rtol=1e-4)
 
@@ -124,13 +124,13 @@ def test_masks_for_another_number_of_pictures(built: tiny.Tiny, texts: list[Any]
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.uint8])
 def test_masks_of_another_kind(built: tiny.Tiny, texts: list[Any], dtype: torch.dtype) -> None:
     base, *own = texts
-    plain, other = (compose(base, own, shares(halves(7, 15).to(kind), 2)) for kind in (torch.float32, dtype))
+    plain, other = (compose(base, own, region_weights(halves(7, 15).to(kind), 2)) for kind in (torch.float32, dtype))
     assert torch.equal(sampled(built.model, plain, noise()), sampled(built.model, other, noise()))
 
 
 def test_before_the_start_the_base_paints_alone(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, _ = texts
-    regional = compose(base, [own], shares(halves(8), 1))
+    regional = compose(base, [own], region_weights(halves(8), 1))
     steps: dict[str, list[Tensor]] = {}
     for name, positive in (("base", base), ("delayed", delayed(base, regional, 0.5)), ("regional", regional)):
         kept = steps.setdefault(name, [])
@@ -151,7 +151,7 @@ def test_bounds_paint_only_the_rectangle(built: tiny.Tiny, texts: list[Any]) -> 
     def watch(_module: Any, args: tuple[Tensor, ...]) -> None:
         widths.append(tuple(args[0].shape))
 
-    positive = compose(base, [own], shares(halves(8), 1), to_bounds=True)
+    positive = compose(base, [own], region_weights(halves(8), 1), to_bounds=True)
     handle = built.model.model.diffusion_model.register_forward_pre_hook(watch)
     try:
         result = sampled(built.model, positive, noise())
@@ -166,7 +166,7 @@ def test_the_own_pooled_text_and_the_sizes_of_the_base_are_used() -> None:
     base = built.conditioning(seed=1)
     base[0][1].update(width=1024, height=512, crop_w=7)
     own = built.conditioning(seed=2)
-    positive = compose(base, [own], shares(torch.ones(1, *SIZE), 1))
+    positive = compose(base, [own], region_weights(torch.ones(1, *SIZE), 1))
     plain = [[own[0][0], {**base[0][1], "pooled_output": own[0][1]["pooled_output"]}]]
     assert torch.equal(sampled(built.model, positive, noise()), sampled(built.model, plain, noise()))
     assert not torch.equal(sampled(built.model, positive, noise()), sampled(built.model, own, noise()))
@@ -175,7 +175,7 @@ def test_the_own_pooled_text_and_the_sizes_of_the_base_are_used() -> None:
 def test_a_regional_run_can_be_recorded(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, _ = texts
     recording, recorder = record(built.model, Window())
-    latent = sampled(recording, compose(base, [own], shares(halves(8), 1)), noise(), steps=2)
+    latent = sampled(recording, compose(base, [own], region_weights(halves(8), 1)), noise(), steps=2)
     attention = recorder.collect(latent)
     assert (attention.height, attention.width) == SIZE and attention.layers
 

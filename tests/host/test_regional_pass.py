@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError
+from goca_core.attention.record import AttentionError
 from goca_core.capture.recorder import Window, record
-from goca_core.capture.regional_run import RegionalPlan
-from goca_core.pipeline import Request
+from goca_core.capture.regional.run import RegionalPlan
+from goca_core.pipeline import MaskRequest
 from goca_core.regional import delayed
 
 from . import tiny
@@ -58,7 +58,7 @@ def test_one_pass_is_what_two_passes_are(node: str) -> None:
         ("dpmpp_2m", replace(PLAN, strength=0.6, feather=24.0)),
         (
             "euler",
-            replace(PLAN, start=0.3, looks=3, request=Request("grass\nred cat\nsky", theta=0.1, fill_holes=True)),
+            replace(PLAN, start=0.3, looks=3, request=MaskRequest("grass\nred cat\nsky", theta=0.1, fill_holes=True)),
         ),
     ],
 )
@@ -113,7 +113,7 @@ def test_before_the_start_nothing_changes_by_a_bit(start: float, alike: int) -> 
 
 def test_a_mask_of_the_whole_picture_is_the_plain_prompt() -> None:
     built = tiny.build("sd15")
-    whole = RegionalPlan(Request("red cat", "", theta=-1.0), (), start=0.5)
+    whole = RegionalPlan(MaskRequest("red cat", "", theta=-1.0), (), start=0.5)
     own, run = built.conditioning(seed=11), work(built)
     model, made = Asked(built, whole, (own,)).install()
     samples = run.run(model)["samples"]
@@ -135,7 +135,7 @@ def test_empty_masks_are_the_base_alone() -> None:
 def test_one_empty_mask_costs_no_call() -> None:
     """Only the first of the phrases has a place; the prompt of the other is not asked for."""
     built = tiny.build("sd15")
-    model, made = Asked(built, replace(PLAN, request=Request("red cat\nsky", "", theta=-1.0)), (
+    model, made = Asked(built, replace(PLAN, request=MaskRequest("red cat\nsky", "", theta=-1.0)), (
         built.conditioning(seed=11), built.conditioning(seed=12)
     )).install()  # fmt: skip
     rows: list[int] = []

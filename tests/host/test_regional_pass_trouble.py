@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError
-from goca_core.pipeline import Request
+from goca_core.attention.record import AttentionError
+from goca_core.pipeline import MaskRequest
 
 from . import tiny
 from .helpers import Job, count_hooks, words_of
@@ -30,7 +30,7 @@ def test_a_word_that_is_not_there_is_told_before_sampling() -> None:
     built = tiny.build("sd15")
     calls: list[int] = []
     handle = built.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(1))
-    model, made = Asked(built, replace(PLAN, request=Request("dog\ngrass\nsky"))).install()
+    model, made = Asked(built, replace(PLAN, request=MaskRequest("dog\ngrass\nsky"))).install()
     try:
         with pytest.raises(ValueError, match="dog"):
             work(built).run(model)
@@ -70,7 +70,7 @@ def test_trouble_costs_the_regions_but_never_the_picture(
     def fail(*_args: Any) -> None:
         raise MemoryError("no memory is left")
 
-    monkeypatch.setattr("goca_core.capture.regional_run.cut", fail)
+    monkeypatch.setattr("goca_core.capture.regional.run.cut", fail)
     samples = run.run(model)["samples"]
     assert torch.equal(samples, run.run(built.model)["samples"])
     assert len(warned("Regional Pass")) == 1 and "no memory is left" in warned("Regional Pass")[0]

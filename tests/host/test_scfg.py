@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core import guidance, refine, rescale, resize
-from goca_core.capture.scfg import guide
-from goca_core.capture.tokens import length_of
-from goca_core.semantic import REGION_RULES, Settings
-from goca_core.wordbuild import Token, build
-from goca_core.words import WordMap
+from goca_core import guidance, refine, rescale
+from goca_core import tensors as resize
+from goca_core.capture.conditioning import length_of
+from goca_core.capture.guidance.patch import guide
+from goca_core.guidance.semantic import REGION_RULES, Settings
+from goca_core.words.build import Token, build
+from goca_core.words.word_map import WordMap
 
 from . import tiny
 from .dense import dense_global, dense_map, dense_resize, dense_scores

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import AttentionError
-from goca_core.capture.family import UnknownFamily
+from goca_core.attention.record import AttentionError
+from goca_core.capture.families import UnknownFamily
+from goca_core.capture.guidance.patch import KEY, SemanticGuidance, guide
 from goca_core.capture.recorder import Window, record
-from goca_core.capture.scfg import KEY, SemanticGuidance, guide
-from goca_core.regional import compose, shares
-from goca_core.semantic import REGION_RULES, Settings
+from goca_core.guidance.semantic import REGION_RULES, Settings
+from goca_core.regional import compose, region_weights
 
 from . import tiny
 from .guided import TEXT, Notes, push, rate_of, speaking, work
@@ -122,7 +122,7 @@ def test_regional_prompts_have_regions_of_their_own(rule: str) -> None:
     built = tiny.build("sd15")
     mask = torch.zeros(1, 16, 24)
     mask[..., :11] = 1
-    positive = compose(speaking(built), [speaking(built, 7, "two blue dogs")], shares(mask, 1))
+    positive = compose(speaking(built), [speaking(built, 7, "two blue dogs")], region_weights(mask, 1))
     rates = []
     for prompt in (positive, speaking(built)):
         notes = Notes()
@@ -184,7 +184,7 @@ def test_trouble_costs_guidance_but_never_the_picture(
         raise MemoryError("not enough memory")
 
     name = "goca_regions" if rule == "GoCA" else "published_regions"
-    monkeypatch.setattr(f"goca_core.capture.scfg_run.{name}", fail)
+    monkeypatch.setattr(f"goca_core.capture.guidance.run.{name}", fail)
     assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
     assert len(warned("Semantic CFG")) == 1 and "not enough memory" in warned("Semantic CFG")[0]
 

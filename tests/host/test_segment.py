@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 import nodes as host_nodes
-from goca_core.attention import Attention, aggregate
-from goca_core.capture.family import network_of
-from goca_core.capture.mirrored import mirrored
+from goca_core.attention.flip import mirror
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.merge import merge
+from goca_core.attention.record import Attention
+from goca_core.capture.families import network_of
+from goca_core.capture.flip import mirrored
 from goca_core.capture.segment import sigmas_at, spread
-from goca_core.merge import merge
-from goca_core.mirror import mirror
-from goca_core.scenes import draw
+from goca_core.demo.scenes import draw
 
 from . import tiny
 from .helpers import blocks_of, with_lora, words_of
@@ -110,7 +111,7 @@ def test_the_demo_model_looks_at_a_drawn_scene(pack: Any) -> None:
         samples = vae.encode(torch.from_numpy(scene.image)[None].float() / 255)
     positive = host_nodes.NODE_CLASS_MAPPINGS["GOCA_EncodePrompt"].execute(clip, scene.caption).result[0]
     attention = look(model, samples, positive, seed=2)
-    assert (attention.height, attention.width, attention.scale) == (24, 40, 2)
+    assert (attention.height, attention.width, attention.vae_scale) == (24, 40, 2)
     assert attention.tokens.words is not None and attention.tokens.rest
     bare = [
         [context, {key: value for key, value in extra.items() if key != "goca_words"}] for context, extra in positive
@@ -298,5 +299,5 @@ def test_words_travel_with_the_conditioning() -> None:
     built = tiny.build("sd15")
     positive = built.conditioning(seed=1, goca_words=words_of("a red cat on grass"))
     attention = look(built.model, latents(), positive, draws=2, flip=True)
-    assert attention.tokens.named().find("cat") == (3,)
+    assert attention.tokens.word_map().find("cat") == (3,)
     assert torch.allclose(aggregate(attention).maps.sum(1), torch.ones(()), atol=1e-4)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import nodes as host_nodes
-from goca_core.attention import AttentionError
+from goca_core.attention.record import AttentionError
 from goca_core.capture import recorder as recorders
-from goca_core.capture.family import UnknownFamily
+from goca_core.capture.families import UnknownFamily
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.segment import sigmas_at
 
@@ -33,12 +33,12 @@ def test_model_conditioning_and_latent_stay_as_they_were() -> None:
     samples, positive = latents(), built.conditioning(seed=1)
     context, kept = positive[0][0].clone(), samples.clone()
     options, wrappers, weights = repr(built.model.model_options), repr(built.model.wrappers), blocks_of(built.model)
-    before = [block.text.out.weight.clone() for block in weights.blocks]
+    before = [block.cross_attn.out.weight.clone() for block in weights.blocks]
     recorders._shelf.clear()
     look(built.model, samples, positive, draws=2, flip=True)
     assert count_hooks(built.model) == 0
     assert (repr(built.model.model_options), repr(built.model.wrappers)) == (options, wrappers)
-    assert all(torch.equal(block.text.out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
+    assert all(torch.equal(block.cross_attn.out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
     assert torch.equal(samples, kept) and torch.equal(positive[0][0], context) and set(positive[0][1]) == set()
     # The shelf is for samplers: many draws would push their runs off it.
     assert not recorders._shelf

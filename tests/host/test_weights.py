@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_weights_of_eight_bits(dtype: torch.dtype) -> None:
     built = tiny.build("sd15", dtype=dtype, cast=torch.float32)
-    assert all(block.text.out.weight.dtype == dtype for block in blocks_of(built.model).blocks)
+    assert all(block.cross_attn.out.weight.dtype == dtype for block in blocks_of(built.model).blocks)
     work = job(built, cfg=4.0)
     probe, attention = probe_and_record(built.model, work)
     check(attention, probe)
@@ -51,12 +51,12 @@ class Packed(nn.Module):
 def test_a_layer_of_a_foreign_make() -> None:
     built = tiny.build("sd15")
     network = built.model.model.diffusion_model
-    outs = {id(block.text.out) for block in blocks_of(built.model).blocks}
+    outs = {id(block.cross_attn.out) for block in blocks_of(built.model).blocks}
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
             if id(child) in outs:
                 setattr(parent, name, Packed(child))
-    assert all(isinstance(block.text.out, Packed) for block in blocks_of(built.model).blocks)
+    assert all(isinstance(block.cross_attn.out, Packed) for block in blocks_of(built.model).blocks)
     work = job(built, cfg=4.0)
     probe, attention = probe_and_record(built.model, work)
     check(attention, probe)
@@ -76,7 +76,7 @@ def test_layers_that_are_streamed() -> None:
     built.model.__class__ = Streaming
     model, work = with_lora(built.model), job(built, cfg=4.0)
     identical(model, work)
-    outs = [block.text.out for block in blocks_of(built.model).blocks]
+    outs = [block.cross_attn.out for block in blocks_of(built.model).blocks]
     assert any(out.weight_function for out in outs)
     maps = []
     for patched in (model, with_lora(whole.model)):

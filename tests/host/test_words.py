@@ -17,9 +17,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from goca_core.capture import tokens
-from goca_core.words import PhraseError, WordMap, WordMapError
-from goca_core.wordscan import fold
+from goca_core.capture import conditioning as tokens
+from goca_core.words.match import PhraseError
+from goca_core.words.text import fold
+from goca_core.words.word_map import WordMap, WordMapError
 
 from .older import need
 

@@ -15,9 +15,10 @@ import comfy.text_encoders.z_image
 import pytest
 import torch
 
-from goca_core.capture import tokens
-from goca_core.capture.readers import qwen
-from goca_core.words import PhraseError, WordMapError
+from goca_core.capture import conditioning as tokens
+from goca_core.capture.tokenizers import qwen
+from goca_core.words.match import PhraseError
+from goca_core.words.word_map import WordMapError
 
 from .vocabularies import gemma
 from .word_checks import VOCABULARY, check

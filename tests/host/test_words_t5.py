@@ -21,9 +21,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from goca_core.capture import tokens
-from goca_core.capture.readers import bert, t5
-from goca_core.words import PhraseError, WordMap
+from goca_core.capture import conditioning as tokens
+from goca_core.capture.tokenizers import bert, t5
+from goca_core.words.match import PhraseError
+from goca_core.words.word_map import WordMap
 
 from .word_checks import VOCABULARY, check, t5_vocabulary
 

@@ -15,8 +15,9 @@ import comfy.sdxl_clip
 import pytest
 import torch
 
-from goca_core.capture import tokens
-from goca_core.words import PhraseError, WordMapError
+from goca_core.capture import conditioning as tokens
+from goca_core.words.match import PhraseError
+from goca_core.words.word_map import WordMapError
 
 from .older import part
 from .vocabularies import gemma, harmony, mistral

@@ -19,8 +19,8 @@ import comfy.text_encoders.wan
 import pytest
 import torch
 
-from goca_core.capture import tokens
-from goca_core.words import PhraseError
+from goca_core.capture import conditioning as tokens
+from goca_core.words.match import PhraseError
 
 from .word_checks import VOCABULARY, check, t5_vocabulary
 

@@ -9,8 +9,8 @@ from typing import Any
 import sentencepiece
 import torch
 
-from goca_core.words import WordMap
-from goca_core.wordscan import fold
+from goca_core.words.text import fold
+from goca_core.words.word_map import WordMap
 
 
 def t5_vocabulary() -> torch.Tensor:

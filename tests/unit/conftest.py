@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture import reduce
+from goca_core.capture.reduce import call as reduce
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, Defaults, Layer, Tokens
-from goca_core.capture.film import FilmMaps
-from goca_core.capture.reduce import SelfMaps
-from goca_core.resize import Grid
-from goca_core.wordbuild import Token, build
-from goca_core.words import WordMap
+from goca_core.attention.record import Affinity, Attention, Defaults, Layer, Tokens
+from goca_core.capture.reduce.call import SelfMaps
+from goca_core.capture.reduce.self_maps import FilmMaps
+from goca_core.tensors import Grid
+from goca_core.words.build import Token, build
+from goca_core.words.word_map import WordMap
 
 DEFAULTS = Defaults("dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
 GRIDS = (("input.1.0", 4, 6), ("middle.1.0", 2, 3), ("output.3.0", 4, 6))

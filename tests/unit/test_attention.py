@@ -14,18 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from goca_core.attention import (
-    Attention,
-    AttentionError,
-    Tokens,
-    aggregate,
-    layer_weights,
-    load,
-    save,
-    weighted_affinity,
-)
-from goca_core.merge import merge
-from goca_core.words import WordMapError
+from goca_core.attention.file import load, save
+from goca_core.attention.global_map import aggregate, layer_weights, weighted_affinity
+from goca_core.attention.merge import merge
+from goca_core.attention.record import Attention, AttentionError, Tokens
+from goca_core.words.word_map import WordMapError
 
 from .recordings import DEFAULTS, recording, words_of
 
@@ -211,13 +204,13 @@ def test_columns_of_positions() -> None:
 
 def test_words_of_a_recording() -> None:
     own = recording().tokens
-    assert own.named() == own.words
+    assert own.word_map() == own.words
     other = words_of("two dogs", length=12)
-    assert own.named(other) == other
+    assert own.word_map(other) == other
     with pytest.raises(WordMapError, match="24 tokens but this one has 12"):
-        own.named(words_of("two dogs", length=24))
+        own.word_map(words_of("two dogs", length=24))
     with pytest.raises(WordMapError, match=r"Encode Prompt \(GoCA\).*Prompt Words \(GoCA\)"):
-        recording(text=None).tokens.named()
+        recording(text=None).tokens.word_map()
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from goca_core.attention import Defaults, Tokens
-from goca_core.capture import entry as module
-from goca_core.capture.entry import Aim, Entry, Options
-from goca_core.capture.family import Block, Plan, Site
-from goca_core.capture.reduce import Call
+from goca_core.attention.record import Defaults, Tokens
+from goca_core.capture.families.base import Block, Plan, Site
+from goca_core.capture.options import RecordOptions
+from goca_core.capture.reduce import spec as spec_module
+from goca_core.capture.reduce.call import AttentionCall
+from goca_core.capture.reduce.cond_recorder import CondRecorder
+from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.layers import layer_score, reference_affinity, resize_self_map
 
 B, H, D = 2, 2, 8
@@ -39,41 +41,45 @@ def test_scores_and_affinity(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every way there is: layers finer and coarser than both grids, scored at once or held, averaged at once or resized."""
-    monkeypatch.setattr(module, "_HOLD_EXACT", 20 if half else 1024)
+    monkeypatch.setattr(spec_module, "_HOLD_EXACT", 20 if half else 1024)
     site = Site(H, nn.Identity(), nn.Identity())
     blocks = tuple(Block(f"layer.{n}", site, site, level) for n, level in enumerate((0, 1, 2, 1)))
     plan = Plan(blocks, blocks[reference].name, tuple(blocks[n].name for n in averaged), DEFAULTS, 0.4)
-    options = Options(("average",), SCORED, full_affinity=full, affinity_parts=True)
-    aim = Aim(plan, options, SIZE, frames)
+    options = RecordOptions(("average",), SCORED, full_affinity=full, affinity_parts=True)
+    spec = ReductionSpec(plan, options, SIZE, frames)
     grids = [plan.grid(block.level, *SIZE) for block in blocks]
-    entry = Entry(slice(0, B), Tokens((1,), True, 3))
+    entry = CondRecorder(slice(0, B), Tokens((1,), True, 3))
     feature = draw(B, frames * grids[reference][0] * grids[reference][1], 6)
     layers = []
     for number, (block, grid) in enumerate(zip(blocks, grids, strict=True)):
         if number == known:
-            entry.take_feature(aim, feature, grids[reference])
+            entry.take_feature(spec, feature, grids[reference])
         count = grid[0] * grid[1]
         q, k = (draw(B, H, frames * count, D, seed=number + extra) for extra in (0, 10))
         entry.take_text(
-            aim, block, Call(q, draw(B, H, 3, D), draw(B, H, 3, D), None, 0.4), q.transpose(1, 2).flatten(2), grid
+            spec,
+            block,
+            AttentionCall(q, draw(B, H, 3, D), draw(B, H, 3, D), None, 0.4),
+            q.transpose(1, 2).flatten(2),
+            grid,
         )
-        entry.take_self(aim, block, Call(q, k, k, None, 0.8), grid, slice(0, frames * count))
+        entry.take_self(spec, block, AttentionCall(q, k, k, None, 0.8), grid, slice(0, frames * count))
         whole = torch.softmax(q.double() @ k.double().mT * 0.8, -1).mean(1)
         own = [whole[:, part, part] for part in (slice(f * count, (f + 1) * count) for f in range(frames))]
         layers.append(torch.stack(own, 1).flatten(0, 1))
     if known == len(blocks):
-        entry.take_feature(aim, feature, grids[reference])
-    result = entry.finish(aim)
+        entry.take_feature(spec, feature, grids[reference])
+    result = entry.finish(spec)
 
     pictures = feature.double().unflatten(1, (frames, -1)).flatten(0, 1).mT.unflatten(-1, grids[reference])
     affinity = reference_affinity(pictures)
     for block, grid, layer in zip(blocks, grids, layers, strict=True):
-        resized = resize_self_map(layer, grid, aim.reference_grid)
+        resized = resize_self_map(layer, grid, spec.reference_grid)
         for method in SCORED:
             found = result.layers[block.name].scores[method].double()
             assert torch.allclose(found, layer_score(affinity, resized, method), rtol=2e-3 if half else 1e-5)
-    parts = {blocks[n].name: resize_self_map(layers[n], grids[n], aim.affinity_grid) for n in averaged}
-    assert set(result.affinity_parts) == set(parts) and result.affinity_grid == aim.affinity_grid
+    parts = {blocks[n].name: resize_self_map(layers[n], grids[n], spec.affinity_grid) for n in averaged}
+    assert set(result.affinity_parts) == set(parts) and result.affinity_grid == spec.affinity_grid
     for name, expected in parts.items():
         assert torch.allclose(result.affinity_parts[name].double(), expected, atol=1e-6)
     assert result.affinity is not None

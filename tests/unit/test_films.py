@@ -13,18 +13,21 @@ import torch
 from torch import Tensor
 
 from goca_core import attention, pipeline
-from goca_core.attention import AttentionError, aggregate, layer_weights
-from goca_core.capture.entry import Aim, Options
-from goca_core.capture.family import CROSS, Block, Plan, Site, Spans
-from goca_core.capture.film import FilmMaps, by_latent_frame, film_self_maps
-from goca_core.capture.joint import joint_maps
-from goca_core.capture.reduce import Call, Columns
+from goca_core.attention.global_map import aggregate, layer_weights
+from goca_core.attention.record import AttentionError
+from goca_core.capture.families.base import Block, Plan, Site, Spans
+from goca_core.capture.families.plans import CROSS
+from goca_core.capture.options import RecordOptions
+from goca_core.capture.reduce.call import AttentionCall, TokenColumns
+from goca_core.capture.reduce.one_pass import joint_maps
+from goca_core.capture.reduce.self_maps import FilmMaps, by_latent_frame, film_self_maps
+from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.layers import resize_self_map
-from goca_core.pipeline import Request, cut, refined, word_scores
-from goca_core.refine import propagate
-from goca_core.refinement import Pamr, ProposalMerge
+from goca_core.pipeline import MaskRequest, make_masks, refined, word_scores
+from goca_core.refine.methods import Pamr, ProposalMerge
+from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
-from goca_core.resize import RANGES, Range
+from goca_core.tensors import RANGES, Range
 
 from .recordings import recording, whole_map
 
@@ -32,21 +35,21 @@ FRAMES, GRID = 3, (3, 5)
 COUNT = GRID[0] * GRID[1]
 
 
-def call_of(before: int, behind: int, seed: int = 0, heads: int = 2) -> Call:
+def call_of(before: int, behind: int, seed: int = 0, heads: int = 2) -> AttentionCall:
     generator = torch.Generator().manual_seed(seed)
     total = before + FRAMES * COUNT + behind
     q, k, v = (torch.randn(2, heads, total, 8, generator=generator) * 2 for _ in range(3))
-    return Call(q, k, v, None, 0.4)
+    return AttentionCall(q, k, v, None, 0.4)
 
 
-def dense(call: Call) -> Tensor:
+def dense(call: AttentionCall) -> Tensor:
     return torch.softmax(call.q.double() @ call.k.double().mT * call.scale, -1)
 
 
-def own_part(chances: Tensor, first: int) -> Tensor:
+def own_part(probs: Tensor, first: int) -> Tensor:
     """What each frame sees of itself, [2 * FRAMES, COUNT, COUNT]."""
     parts = []
-    for sample in chances.mean(1):
+    for sample in probs.mean(1):
         for frame in range(FRAMES):
             start = first + frame * COUNT
             parts.append(sample[start : start + COUNT, start : start + COUNT])
@@ -75,28 +78,28 @@ def test_joint_attention_of_a_film(text_first: bool) -> None:
     start = 6 if text_first else 0
     film = slice(start, start + FRAMES * COUNT)
     spans = Spans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
-    columns = Columns.make(6, 6, (1, 4), True, torch.device("cpu"))
+    columns = TokenColumns.make(6, 6, (1, 4), True, torch.device("cpu"))
     weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
     selves = FilmMaps(GRID, [GRID], FRAMES)
     maps = joint_maps(call.queries(film), spans, weights, columns, selves)
-    chances = dense(call)
-    text = chances[:, :, film, spans.text].mean(1)
+    probs = dense(call)
+    text = probs[:, :, film, spans.text].mean(1)
     expected = torch.stack((text[..., 1], text[..., 4], text[..., [0, 2, 3, 5]].sum(-1)), -1)
     assert torch.allclose(maps["average"].double(), expected, atol=1e-6)
-    assert torch.allclose(whole_map(selves, GRID)[0].double(), own_part(chances, start), atol=1e-6)
+    assert torch.allclose(whole_map(selves, GRID)[0].double(), own_part(probs, start), atol=1e-6)
 
 
 def test_all_frames_have_the_memory_of_a_picture() -> None:
     site = Site(2, torch.nn.Identity(), torch.nn.Identity())
     plan = Plan((Block("block.0", site, site),), "block.0", ("block.0",), CROSS, 0.3, patch=2, frame_patch=1)
-    options = Options(("average",), ("dot-product similarity",))
+    options = RecordOptions(("average",), ("dot-product similarity",))
     for frames in (1, 5, 21, 81):
-        aim = Aim(plan, options, (90, 160), frames)
-        for height, width in (aim.reference_grid, aim.affinity_grid):
+        spec = ReductionSpec(plan, options, (90, 160), frames)
+        for height, width in (spec.reference_grid, spec.affinity_grid):
             assert frames * (height * width) ** 2 <= 4096**2
             assert width / height == pytest.approx(16 / 9, rel=0.12)
-    assert Aim(plan, options, (16, 24), 5).reference_grid == (8, 12)
-    assert Aim(plan, replace(options, grid_limit=0), (90, 160), 21).reference_grid == (45, 80)
+    assert ReductionSpec(plan, options, (16, 24), 5).reference_grid == (8, 12)
+    assert ReductionSpec(plan, replace(options, grid_limit=0), (90, 160), 21).reference_grid == (45, 80)
 
 
 def test_frames_of_tokens_for_frames_of_the_latent() -> None:
@@ -165,14 +168,14 @@ def test_all_frames_weigh_layers_alike() -> None:
 
 
 def film(stride: int = 4, films: int = 2) -> attention.Attention:
-    return replace(recording(batch=films * FRAMES), frames=FRAMES, stride=stride)
+    return replace(recording(batch=films * FRAMES), frames=FRAMES, temporal_compression=stride)
 
 
 @pytest.mark.parametrize("size", [None, (20, 30)])
 def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
     record = film()
     assert record.pictures == 9
-    result = cut(record, Request("cat\ngrass", mode="soft", size=size))
+    result = make_masks(record, MaskRequest("cat\ngrass", mode="soft", size=size))
     height, width = size or (32, 48)
     assert result.masks.shape == (2 * 9, 2, height, width) and result.background.shape == (2 * 9, height, width)
     films = result.masks.unflatten(0, (2, 9))
@@ -183,22 +186,22 @@ def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
     assert word_scores(aggregate_scores(record), "cat")[0].shape[0] == 2 * 9
 
 
-def aggregate_scores(record: attention.Attention) -> attention.Scores:
+def aggregate_scores(record: attention.Attention) -> pipeline.Scores:
     return pipeline.as_scores(aggregate(record))
 
 
 def test_a_mask_for_each_latent_frame() -> None:
-    latent = cut(film(), Request("cat", mode="soft", latent_size=True)).masks
+    latent = make_masks(film(), MaskRequest("cat", mode="soft", latent_size=True)).masks
     assert latent.shape == (2 * FRAMES, 1, 4, 6)
-    plain = cut(film(stride=1), Request("cat", mode="soft", latent_size=True)).masks
+    plain = make_masks(film(stride=1), MaskRequest("cat", mode="soft", latent_size=True)).masks
     assert torch.equal(latent, plain)
 
 
 def test_refining_by_the_pictures_of_a_film() -> None:
     pictures = torch.rand(2 * 9, 64, 96, 3, generator=torch.Generator().manual_seed(3))
     scores = refined(refined(film(), ProposalMerge()), Pamr(), pictures)
-    assert cut(scores, Request("cat")).masks.shape == (2 * 9, 1, 32, 48)
-    assert cut(scores, Request("cat", latent_size=True)).masks.shape == (2 * FRAMES, 1, 4, 6)
+    assert make_masks(scores, MaskRequest("cat")).masks.shape == (2 * 9, 1, 32, 48)
+    assert make_masks(scores, MaskRequest("cat", latent_size=True)).masks.shape == (2 * FRAMES, 1, 4, 6)
     with pytest.raises(ValueError, match="18"):
         refined(film(), Pamr(), pictures[: 2 * FRAMES])
 
@@ -213,8 +216,8 @@ def test_what_is_told_of_a_film() -> None:
 def test_a_file_of_a_film(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "film.safetensors"), film())
     loaded = attention.load(str(tmp_path / "film.safetensors"))
-    assert (loaded.frames, loaded.stride, loaded.pictures) == (FRAMES, 4, 9)
-    assert torch.equal(cut(loaded, Request("cat")).masks, cut(film(), Request("cat")).masks)
+    assert (loaded.frames, loaded.temporal_compression, loaded.pictures) == (FRAMES, 4, 9)
+    assert torch.equal(make_masks(loaded, MaskRequest("cat")).masks, make_masks(film(), MaskRequest("cat")).masks)
 
 
 def rewritten(path: Path, **changes: int | None) -> Path:
@@ -230,7 +233,7 @@ def rewritten(path: Path, **changes: int | None) -> Path:
 def test_files_of_before_there_were_films(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "old.safetensors"), recording())
     loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None)))
-    assert (loaded.frames, loaded.stride, loaded.pictures) == (1, 1, 1)
+    assert (loaded.frames, loaded.temporal_compression, loaded.pictures) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}])

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goca_core import guidance, heads, layers, masks, metrics, refine, rescale, resize
+from goca_core import guidance, heads, layers, masks, metrics, refine, rescale
+from goca_core import tensors as resize
 
 UNET_LIKE = ("core_a", "core_b_noninteger")
 DEFAULT_HEAD, DEFAULT_LAYER = "dot-product w/o clamp", "dot-product similarity"

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from goca_core import refine, rescale
-from goca_core.attention import Attention, Defaults, Tokens, aggregate, layer_weights
-from goca_core.capture import joint, reduce
-from goca_core.capture.entry import Aim, Entry, Options
-from goca_core.capture.family import Block, Plan, Site, Spans, text_first
-from goca_core.capture.film import FilmMaps
-from goca_core.capture.joint import joint_maps, log_total
-from goca_core.capture.reduce import Call, Columns
+from goca_core.attention.global_map import aggregate, layer_weights
+from goca_core.attention.record import Attention, Defaults, Tokens
+from goca_core.capture.families.base import Block, Plan, Site, Spans, text_first
+from goca_core.capture.options import RecordOptions
+from goca_core.capture.reduce import call as reduce
+from goca_core.capture.reduce import one_pass as joint
+from goca_core.capture.reduce.call import AttentionCall, TokenColumns
+from goca_core.capture.reduce.cond_recorder import CondRecorder
+from goca_core.capture.reduce.one_pass import joint_maps, log_total
+from goca_core.capture.reduce.self_maps import FilmMaps
+from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.layers import resize_self_map
-from goca_core.resize import Grid
+from goca_core.tensors import Grid
 
 from .recordings import whole_map
 
@@ -32,24 +36,26 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def a_call(registers: int = 0, mask: Tensor | None = None, dtype: torch.dtype = torch.float32) -> tuple[Call, Spans]:
+def a_call(
+    registers: int = 0, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[AttentionCall, Spans]:
     total = registers + TEXT + IMAGE + REFERENCES
     q, k, v = (draw(B, H, total, D, seed=number).to(dtype) for number in range(3))
     spans = text_first(registers)(total, TEXT, IMAGE, REFERENCES)
     assert spans is not None
-    return Call(q, k, v, mask, 0.4), spans
+    return AttentionCall(q, k, v, mask, 0.4), spans
 
 
-def dense(call: Call) -> Tensor:
+def dense(call: AttentionCall) -> Tensor:
     logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
     return torch.softmax(logits if call.mask is None else logits + call.mask.double(), -1)
 
 
 def reduced(
-    call: Call, spans: Spans, targets: list[Grid], tolerance: float = 1e-6
+    call: AttentionCall, spans: Spans, targets: list[Grid], tolerance: float = 1e-6
 ) -> tuple[dict[str, Tensor], FilmMaps | None]:
     weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
-    columns = Columns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
+    columns = TokenColumns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
     selves = FilmMaps(GRID, targets) if targets else None
     found = joint_maps(call.queries(spans.image), spans, weights, columns, selves)
     matrix = dense(call)[:, :, spans.image]
@@ -123,7 +129,7 @@ def test_a_kernel_that_says_something_else_is_not_believed(monkeypatch: pytest.M
 def test_nonsense_stays_nonsense(way: str) -> None:
     call, spans = a_call()
     call.q[0, 0, spans.image.start] = torch.nan
-    columns = Columns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
+    columns = TokenColumns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
     weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
     found = joint_maps(call.queries(spans.image), spans, weights, columns, FilmMaps(GRID, [(3, 4)]))
     assert torch.isnan(found["average"][0, 0]).all() and torch.isfinite(found["average"][1]).all()
@@ -143,26 +149,26 @@ def test_the_golden_data_through_the_recorder(golden: Callable[[str], Any], way:
     defaults = Defaults("average", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
     blocks = tuple(Block(name, Site(2, module, module), None) for name in names)
     plan = Plan(blocks, names[1], chosen, defaults, 0.4)
-    aim = Aim(plan, Options(("average",), ("dot-product similarity",)), size)
+    spec = ReductionSpec(plan, RecordOptions(("average",), ("dot-product similarity",)), size)
     tokens = Tokens(tuple(range(7)), False, 7)
-    entry = Entry(slice(0, 1), tokens)
+    entry = CondRecorder(slice(0, 1), tokens)
     feature = data.batch("in_ref").flatten(2).transpose(1, 2)
     for number, block in enumerate(blocks):
         text, own = data.batch(f"in_A{number}"), data.batch(f"in_S{number}")
-        chances = torch.cat((text, own), -1)
-        assert torch.allclose(chances.sum(-1), torch.ones(()), atol=1e-5)
+        probs = torch.cat((text, own), -1)
+        assert torch.allclose(probs.sum(-1), torch.ones(()), atol=1e-5)
         # Keys that are the unit vectors and queries that are logarithms have just this softmax; the text's own queries
         # play no part. The fused kernel wants a head width that is a multiple of 8.
         queries = torch.zeros(1, 2, 43, 48)
-        queries[:, :, 7:, :43] = chances.log()
+        queries[:, :, 7:, :43] = probs.log()
         keys = torch.eye(43, 48).expand(1, 2, 43, 48)
         spans = text_first()(43, 7, 36, 0)
         assert spans is not None
         if number == 1:
-            entry.take_feature(aim, feature, size)
+            entry.take_feature(spec, feature, size)
         post = torch.zeros(1, 43, 96)
-        entry.take_joint(aim, block, Call(queries, keys, keys, None, 1.0), post, size, spans)
-    result = entry.finish(aim)
+        entry.take_joint(spec, block, AttentionCall(queries, keys, keys, None, 1.0), post, size, spans)
+    result = entry.finish(spec)
     recorded = Attention("flux", 6, 6, 16, tuple(result.layers.values()), tokens, defaults)
     assert torch.allclose(layer_weights(recorded)[0], data["out_layerw"].float(), atol=1e-6)
     maps = aggregate(recorded).maps
@@ -171,5 +177,5 @@ def test_the_golden_data_through_the_recorder(golden: Callable[[str], Any], way:
     scores = rescale.rescale(maps, objects, data.ids("in_rescaling_token_id"), defaults.rescale)
     assert torch.allclose(scores[0], data["out_merged_default"].float(), atol=1e-5)
     assert result.affinity is not None
-    spread = refine.propagate(scores, result.affinity, defaults.order)
+    spread = refine.propagate(scores, result.affinity, defaults.propagation_steps)
     assert torch.allclose(spread[0], data["out_affinity_order2"].float(), atol=1e-4)

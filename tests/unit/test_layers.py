@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from goca_core import layers
-from goca_core.resize import Grid, nearest_index
+from goca_core.tensors import Grid, nearest_index
 
 Attention = Callable[..., Tensor]
 REFERENCE: Grid = (4, 6)

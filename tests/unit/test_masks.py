@@ -149,7 +149,7 @@ def test_holes_are_filled_without_overlaps_when_masks_are_apart() -> None:
     nested = picture("0000000", "0.....0", "0.111.0", "0.1.1.0", "0.111.0", "0.....0", "0000000")
     filled = picture("0000000", "0000000", "0011100", "0011100", "0011100", "0000000", "0000000")
     for order in ([0, 1], [1, 0]):
-        result = masks.fill_holes(nested[:, order], apart=True)
+        result = masks.fill_holes(nested[:, order], disjoint=True)
         assert torch.equal(result, filled[:, order])
         assert result.sum(1).max() == 1
     assert masks.fill_holes(nested).sum(1).max() == 2

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, Layer, Tokens, aggregate
-from goca_core.merge import merge
-from goca_core.mirror import mirror
+from goca_core.attention.flip import mirror
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.merge import merge
+from goca_core.attention.record import Affinity, Attention, Layer, Tokens
 
 from .recordings import DEFAULTS, recording
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from goca_core import colours, picture
+from goca_core.picture import colours
+from goca_core.picture import drawing as picture
 
 WORDS = ["chat", "größe", "猫", "кот", "😀 smile", "a\nb\tc", "\ud800", "", "a very long phrase " * 10]
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, AttentionError, Maps, Scores, aggregate
+from goca_core.attention.global_map import Maps, aggregate
+from goca_core.attention.record import Affinity, Attention, AttentionError
 from goca_core.masks import BACKGROUND_RULES
-from goca_core.pipeline import NO_BACKGROUND, Request, as_scores, cut, phrase_scores, word_scores
-from goca_core.refine import propagate
+from goca_core.picture.batch import flatten, overlay_batch
+from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scores, as_scores, make_masks, phrase_scores, word_scores
+from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
-from goca_core.resize import RANGES, resize_bilinear
-from goca_core.show import flatten, overlay_batch
-from goca_core.words import PhraseError, WordMapError, resolve
+from goca_core.tensors import RANGES, resize_bilinear
+from goca_core.words.match import PhraseError
+from goca_core.words.word_map import WordMapError, resolve
 
 from .recordings import DEFAULTS, recording, words_of
 
@@ -45,14 +47,14 @@ LEFT, MIDDLE, RIGHT = ((slice(0, 4), slice(start, start + 2)) for start in (0, 2
 @pytest.mark.parametrize("background", ["auto", "", "on"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_partition_covers_each_pixel_exactly_once(rule: str, background: str, seed: int) -> None:
-    result = cut(recording(seed), Request(PHRASES, background, rule=rule, theta=0.3))
+    result = make_masks(recording(seed), MaskRequest(PHRASES, background, rule=rule, theta=0.3))
     assert result.masks.shape == (2, 2, 32, 48) and result.background.shape == (2, 32, 48)
     assert set(result.masks.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(result.masks.sum(1) + result.background, torch.ones(2, 32, 48))
 
 
 def test_a_threshold_decides_each_phrase_by_itself() -> None:
-    result = cut(recording(), Request("red\ncat\ngrass", "", mode="threshold", rule="vanilla", theta=0.2))
+    result = make_masks(recording(), MaskRequest("red\ncat\ngrass", "", mode="threshold", rule="vanilla", theta=0.2))
     assert set(result.masks.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(result.masks, (result.scores > 0.2).float())
     assert result.masks.sum(1).max() > 1, "nothing overlaps, so the test shows nothing"
@@ -60,7 +62,7 @@ def test_a_threshold_decides_each_phrase_by_itself() -> None:
 
 
 def test_soft_masks_are_the_scores() -> None:
-    result = cut(recording(), Request(PHRASES, mode="soft", largest=True))
+    result = make_masks(recording(), MaskRequest(PHRASES, mode="soft", largest=True))
     assert torch.equal(result.masks, result.scores.clamp(0, 1))
     assert len(result.masks.unique()) > 10
     assert torch.allclose(result.background, 1 - result.masks.amax(1))
@@ -68,93 +70,99 @@ def test_soft_masks_are_the_scores() -> None:
 
 def test_objects_are_found_where_they_are() -> None:
     record = planted({3: LEFT, 2: MIDDLE, 5: RIGHT})
-    result = cut(record, Request("cat\ngrass", "", latent_size=True))
+    result = make_masks(record, MaskRequest("cat\ngrass", "", latent_size=True))
     expected = torch.zeros(2, 4, 6)
     expected[0, :, :2] = expected[1, :, 4:] = 1
     assert torch.equal(result.masks[0], expected)
-    assert result.labels == ("cat", "grass") and result.behind == ()
-    swapped = cut(record, Request("grass\ncat", "", latent_size=True))
+    assert result.labels == ("cat", "grass") and result.background_phrases == ()
+    swapped = make_masks(record, MaskRequest("grass\ncat", "", latent_size=True))
     assert torch.equal(swapped.masks, result.masks.flip(1))
 
 
 def test_the_background_is_what_else_the_prompt_names() -> None:
     record = planted({3: LEFT, 2: MIDDLE, 5: RIGHT})
-    result = cut(record, Request("cat", latent_size=True))
-    assert result.behind == ("grass",)
+    result = make_masks(record, MaskRequest("cat", latent_size=True))
+    assert result.background_phrases == ("grass",)
     assert result.masks[0, 0, :, :2].all() and not result.masks[0, 0, :, 4:].any()
-    assert cut(record, Request("cat", "grass", latent_size=True)).behind == ("grass",)
-    assert cut(record, Request("cat, grass", "auto")).behind == ()
+    assert make_masks(record, MaskRequest("cat", "grass", latent_size=True)).background_phrases == ("grass",)
+    assert make_masks(record, MaskRequest("cat, grass", "auto")).background_phrases == ()
     # A prompt that has the word "auto" itself means it.
     auto = planted({2: LEFT, 4: RIGHT}, text="an auto and grass")
-    assert cut(auto, Request("grass", "auto", latent_size=True)).behind == ("auto",)
+    assert make_masks(auto, MaskRequest("grass", "auto", latent_size=True)).background_phrases == ("auto",)
 
 
 def test_without_a_background_the_middle_is_the_bar() -> None:
-    result = cut(recording(), Request(PHRASES, "", rule="exact"))
+    result = make_masks(recording(), MaskRequest(PHRASES, "", rule="exact"))
     assert torch.equal(result.background, (result.scores <= NO_BACKGROUND).all(1).float())
 
 
 @pytest.mark.parametrize(
     ("request_", "size"),
     [
-        (Request("cat"), (32, 48)),
-        (Request("cat", latent_size=True), (4, 6)),
-        (Request("cat", size=(50, 31)), (50, 31)),
-        (Request("cat", size=(1, 1)), (1, 1)),
+        (MaskRequest("cat"), (32, 48)),
+        (MaskRequest("cat", latent_size=True), (4, 6)),
+        (MaskRequest("cat", size=(50, 31)), (50, 31)),
+        (MaskRequest("cat", size=(1, 1)), (1, 1)),
     ],
 )
-def test_sizes(request_: Request, size: tuple[int, int]) -> None:
-    result = cut(recording(), request_)
+def test_sizes(request_: MaskRequest, size: tuple[int, int]) -> None:
+    result = make_masks(recording(), request_)
     assert tuple(result.masks.shape[2:]) == tuple(result.scores.shape[2:]) == tuple(result.background.shape[1:]) == size
 
 
 def test_a_latent_that_its_tokens_cover_with_a_rest_is_cut_and_not_squeezed() -> None:
     """A model that works on patches of 2 x 2 pads a latent of 7 x 11 to 8 x 12."""
     record = replace(recording(batch=1, affinity=False), height=7, width=11)
-    scores = phrase_scores(as_scores(record), resolve("cat", record.tokens.named()), record.tokens.named())
+    scores = phrase_scores(as_scores(record), resolve("cat", record.tokens.word_map()), record.tokens.word_map())
     expected = resize_bilinear(scores, (8, 12))[..., :7, :11]
-    assert torch.allclose(cut(record, Request("cat", "", mode="soft", latent_size=True)).scores, expected, atol=1e-6)
+    assert torch.allclose(
+        make_masks(record, MaskRequest("cat", "", mode="soft", latent_size=True)).scores, expected, atol=1e-6
+    )
 
 
 def test_the_steps_in_their_order() -> None:
     """By hand: aggregate, rescale, propagate, resize."""
     record = recording()
-    words, affinity = record.tokens.named(), record.affinity
+    words, affinity = record.tokens.word_map(), record.affinity
     assert affinity is not None
     maps = aggregate(record).maps
     objects = [[2, 3], [5]]
     scores = rescale(maps, objects, words.content(), DEFAULTS.rescale, "mean")
-    scores = resize_bilinear(propagate(scores, affinity.matrix, DEFAULTS.order), (32, 48))
-    result = cut(record, Request(PHRASES, "", mode="soft"))
+    scores = resize_bilinear(propagate(scores, affinity.matrix, DEFAULTS.propagation_steps), (32, 48))
+    result = make_masks(record, MaskRequest(PHRASES, "", mode="soft"))
     assert torch.allclose(result.scores, scores, atol=1e-6)
-    assert torch.allclose(cut(aggregate(record), Request(PHRASES, "", mode="soft")).scores, scores, atol=1e-6)
-    assert torch.allclose(cut(as_scores(record), Request(PHRASES, "", mode="soft")).scores, scores, atol=1e-6)
-    once = cut(record, Request(PHRASES, "", mode="soft", order=1)).scores
+    assert torch.allclose(
+        make_masks(aggregate(record), MaskRequest(PHRASES, "", mode="soft")).scores, scores, atol=1e-6
+    )
+    assert torch.allclose(
+        make_masks(as_scores(record), MaskRequest(PHRASES, "", mode="soft")).scores, scores, atol=1e-6
+    )
+    once = make_masks(record, MaskRequest(PHRASES, "", mode="soft", propagation_steps=1)).scores
     assert not torch.allclose(once, scores, atol=1e-3)
 
 
 def test_propagation_on_another_grid() -> None:
     record = replace(recording(), affinity=Affinity(2, 3, torch.softmax(torch.randn(2, 6, 6), -1)))
-    assert cut(record, Request(PHRASES)).masks.shape == (2, 2, 32, 48)
-    without = cut(replace(record, affinity=None), Request(PHRASES, mode="soft")).scores
-    assert torch.allclose(cut(record, Request(PHRASES, mode="soft", order=0)).scores, without)
+    assert make_masks(record, MaskRequest(PHRASES)).masks.shape == (2, 2, 32, 48)
+    without = make_masks(replace(record, affinity=None), MaskRequest(PHRASES, mode="soft")).scores
+    assert torch.allclose(make_masks(record, MaskRequest(PHRASES, mode="soft", propagation_steps=0)).scores, without)
 
 
 @pytest.mark.parametrize("method", RESCALE_METHODS)
 def test_every_rescale_method_gives_masks(method: str) -> None:
-    result = cut(Scores(aggregate(recording()), method), Request(PHRASES))
+    result = make_masks(Scores(aggregate(recording()), method), MaskRequest(PHRASES))
     assert torch.equal(result.masks.sum(1) + result.background, torch.ones(2, 32, 48))
 
 
 def test_smooth_and_largest() -> None:
-    rough = cut(recording(5), Request(PHRASES, size=(64, 96)))
-    smooth = cut(recording(5), Request(PHRASES, size=(64, 96), smooth=6.0))
+    rough = make_masks(recording(5), MaskRequest(PHRASES, size=(64, 96)))
+    smooth = make_masks(recording(5), MaskRequest(PHRASES, size=(64, 96), smooth=6.0))
 
     def edges(masks: Tensor) -> Tensor:
         return (masks.diff(dim=-1).abs().sum() + masks.diff(dim=-2).abs().sum()).float()
 
     assert edges(smooth.masks) < edges(rough.masks)
-    largest = cut(recording(5), Request(PHRASES, size=(64, 96), largest=True))
+    largest = make_masks(recording(5), MaskRequest(PHRASES, size=(64, 96), largest=True))
     assert torch.all(largest.masks <= rough.masks) and largest.masks.sum() < rough.masks.sum()
     assert torch.equal(largest.masks.sum(1) + largest.background, torch.ones(2, 64, 96))
 
@@ -166,16 +174,18 @@ def test_a_sink_in_a_corner_costs_the_object_only_with_the_full_range() -> None:
     maps[:, 3, 4:12, 8:20] = 0.02
     maps[:, 3, 0, 0], maps[:, 5, 0, 0] = 50 * 0.02, 0
     source = Maps(maps / maps.sum(1, keepdim=True), record, torch.ones(1, 3))
-    request, whole = Request("cat", "", size=(16, 24)), torch.zeros(16, 24)
+    request, whole = MaskRequest("cat", "", size=(16, 24)), torch.zeros(16, 24)
     whole[4:12, 8:20] = 1
-    full, robust = (cut(Scores(source, "auto", range_=name), request).masks[0, 0] for name in RANGES)
+    full, robust = (make_masks(Scores(source, "auto", range_=name), request).masks[0, 0] for name in RANGES)
     assert not (full * whole).any() and full.any(), "the sink alone is left"
     inter, union = (robust * whole).sum(), (robust + whole > 0).sum()
     assert inter / union > 0.9
 
 
 def test_the_table() -> None:
-    table = cut(planted({3: LEFT, 2: MIDDLE, 5: RIGHT}, batch=2), Request("cat\ngrass", "", latent_size=True)).table()
+    table = make_masks(
+        planted({3: LEFT, 2: MIDDLE, 5: RIGHT}, batch=2), MaskRequest("cat\ngrass", "", latent_size=True)
+    ).table()
     assert table["phrases"] == ["cat", "grass"]
     assert table["area"] == [[pytest.approx(1 / 3, abs=1e-4)] * 2] * 2
     assert all(0.5 < score <= 1 for row in table["score"] for score in row)
@@ -184,40 +194,40 @@ def test_the_table() -> None:
 @pytest.mark.parametrize(
     ("request_", "error", "words"),
     [
-        (Request(""), PhraseError, "No phrase"),
-        (Request(" \n , "), PhraseError, "No phrase"),
-        (Request("dog"), PhraseError, "a, red, cat, on, grass|cat"),
-        (Request("cat\ncat"), PhraseError, "twice"),
-        (Request("cat\nCat"), PhraseError, "twice"),
-        (Request("cat", "zebra"), PhraseError, "zebra"),
-        (Request("cat", size=(0, 8)), ValueError, "8 x 0 pixels .* at least 1"),
-        (Request("cat", mode="sharp"), ValueError, "Unknown mode 'sharp'.*partition"),
-        (Request("cat", rule="best"), ValueError, "Unknown background rule 'best'"),
+        (MaskRequest(""), PhraseError, "No phrase"),
+        (MaskRequest(" \n , "), PhraseError, "No phrase"),
+        (MaskRequest("dog"), PhraseError, "a, red, cat, on, grass|cat"),
+        (MaskRequest("cat\ncat"), PhraseError, "twice"),
+        (MaskRequest("cat\nCat"), PhraseError, "twice"),
+        (MaskRequest("cat", "zebra"), PhraseError, "zebra"),
+        (MaskRequest("cat", size=(0, 8)), ValueError, "8 x 0 pixels .* at least 1"),
+        (MaskRequest("cat", mode="sharp"), ValueError, "Unknown mode 'sharp'.*partition"),
+        (MaskRequest("cat", rule="best"), ValueError, "Unknown background rule 'best'"),
     ],
 )
-def test_requests_that_cannot_be_met(request_: Request, error: type[Exception], words: str) -> None:
+def test_requests_that_cannot_be_met(request_: MaskRequest, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
-        cut(recording(), request_)
+        make_masks(recording(), request_)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_word_lists_the_words_of_the_prompt() -> None:
     with pytest.raises(PhraseError) as caught:
-        cut(recording(), Request("zebra"))
+        make_masks(recording(), MaskRequest("zebra"))
     assert all(word in str(caught.value) for word in ("zebra", "red", "cat", "grass"))
 
 
 def test_words_that_are_unknown_or_another_prompts() -> None:
     with pytest.raises(WordMapError, match="Encode Prompt"):
-        cut(recording(text=None), Request("cat"))
-    found = cut(recording(text=None), Request("cat"), words_of("a red cat"))
+        make_masks(recording(text=None), MaskRequest("cat"))
+    found = make_masks(recording(text=None), MaskRequest("cat"), words_of("a red cat"))
     assert found.labels == ("cat",)
     with pytest.raises(WordMapError, match="another prompt"):
-        cut(recording(), Request("cat"), words_of("a red cat", length=24))
+        make_masks(recording(), MaskRequest("cat"), words_of("a red cat", length=24))
     with pytest.raises(AttentionError, match="were not recorded"):
-        cut(recording(text="a cat"), Request("grass"), words_of("a red cat on grass"))
+        make_masks(recording(text="a cat"), MaskRequest("grass"), words_of("a red cat on grass"))
     with pytest.raises(AttentionError, match="Unknown rescale method"):
-        cut(Scores(aggregate(recording()), "louder"), Request("cat"))
+        make_masks(Scores(aggregate(recording()), "louder"), MaskRequest("cat"))
 
 
 def test_word_scores_of_every_content_word() -> None:
@@ -230,7 +240,7 @@ def test_pictures_and_masks_in_order() -> None:
     masks = torch.arange(6).reshape(2, 3, 1, 1)
     assert flatten(masks).flatten().tolist() == [0, 1, 2, 3, 4, 5]
     images = torch.zeros(2, 32, 48, 3)
-    result = cut(recording(), Request(PHRASES))
+    result = make_masks(recording(), MaskRequest(PHRASES))
     drawn = overlay_batch(images, flatten(result.masks), "red cat\ngrass", 0.5)
     assert drawn.shape[0] == 2 and drawn.shape[3] == 3 and drawn.min() >= 0 and drawn.max() <= 1
     with pytest.raises(ValueError, match="3 masks cannot be shared out among 2 pictures"):
@@ -245,8 +255,8 @@ def test_pictures_and_masks_in_order() -> None:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tidied_masks_are_still_a_partition(seed: int) -> None:
-    plain = cut(recording(seed), Request(PHRASES, theta=-0.1))
-    tidied = cut(recording(seed), Request(PHRASES, theta=-0.1, remove_small=0.03, fill_holes=True))
+    plain = make_masks(recording(seed), MaskRequest(PHRASES, theta=-0.1))
+    tidied = make_masks(recording(seed), MaskRequest(PHRASES, theta=-0.1, remove_small=0.03, fill_holes=True))
     assert torch.equal(tidied.masks.sum(1) + tidied.background, torch.ones(2, 32, 48))
     taken = (tidied.masks > plain.masks) & (plain.background[:, None] == 0)
     # What a removed patch leaves is background too, so a hole may take that; never a pixel of a mask that stayed.
@@ -254,8 +264,8 @@ def test_tidied_masks_are_still_a_partition(seed: int) -> None:
 
 
 def test_tidying_happens_and_leaves_soft_masks_alone() -> None:
-    requests = [Request(PHRASES, theta=-0.1), Request(PHRASES, theta=-0.1, remove_small=0.03)]
-    found = [cut(recording(seed), request).masks for request in requests for seed in range(4)]
+    requests = [MaskRequest(PHRASES, theta=-0.1), MaskRequest(PHRASES, theta=-0.1, remove_small=0.03)]
+    found = [make_masks(recording(seed), request).masks for request in requests for seed in range(4)]
     assert any(not torch.equal(a, b) for a, b in zip(found[:4], found[4:], strict=True))
-    soft = [Request(PHRASES, mode="soft"), Request(PHRASES, mode="soft", remove_small=0.5, fill_holes=True)]
-    assert torch.equal(*(cut(recording(), request).masks for request in soft))
+    soft = [MaskRequest(PHRASES, mode="soft"), MaskRequest(PHRASES, mode="soft", remove_small=0.5, fill_holes=True)]
+    assert torch.equal(*(make_masks(recording(), request).masks for request in soft))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture.reduce import Call, Columns, SelfMaps, bind, cross_maps, probabilities
+from goca_core.capture.reduce.call import AttentionCall, SelfMaps, TokenColumns, bind, cross_maps, probabilities
 from goca_core.heads import aggregate_heads
 from goca_core.layers import resize_self_map
 
@@ -21,16 +21,16 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
-def a_call(queries: int = 12, keys: int = 7, mask: Tensor | None = None, scale: float = 0.6) -> Call:
-    return Call(draw(B, H, queries, D), draw(B, H, keys, D, seed=1), draw(B, H, keys, D, seed=2), mask, scale)
+def a_call(queries: int = 12, keys: int = 7, mask: Tensor | None = None, scale: float = 0.6) -> AttentionCall:
+    return AttentionCall(draw(B, H, queries, D), draw(B, H, keys, D, seed=1), draw(B, H, keys, D, seed=2), mask, scale)
 
 
-def dense(call: Call, bias: Tensor | None = None) -> Tensor:
+def dense(call: AttentionCall, bias: Tensor | None = None) -> Tensor:
     logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
     return torch.softmax(logits if bias is None else logits + bias.double(), -1)
 
 
-def whole(call: Call, index: Tensor | None = None) -> Tensor:
+def whole(call: AttentionCall, index: Tensor | None = None) -> Tensor:
     parts = list(probabilities(call, index))
     assert [part.shape[2] for _, part in parts] == [rows.stop - rows.start for rows, _ in parts]
     return torch.cat([part for _, part in parts], 2)
@@ -113,7 +113,7 @@ def test_masks_of_every_shape(shape: tuple[int, ...], boolean: bool, elements: i
 
 def test_half_precision_is_computed_in_single() -> None:
     call = a_call(200, 77)
-    half = Call(call.q.half(), call.k.half(), call.v.half(), None, call.scale)
+    half = AttentionCall(call.q.half(), call.k.half(), call.v.half(), None, call.scale)
     assert whole(half).dtype == torch.float32
     assert torch.allclose(whole(half).double(), dense(half), atol=1e-6)
 
@@ -122,24 +122,24 @@ def test_half_precision_is_computed_in_single() -> None:
 
 
 def test_all_columns() -> None:
-    assert torch.equal(Columns.make(5, 5, tuple(range(5)), False, torch.device("cpu")).matrix, torch.eye(5))
+    assert torch.equal(TokenColumns.make(5, 5, tuple(range(5)), False, torch.device("cpu")).matrix, torch.eye(5))
 
 
 def test_repeats_are_added_and_the_rest_is_summed() -> None:
-    matrix = Columns.make(8, 4, (2, 0), True, torch.device("cpu")).matrix
+    matrix = TokenColumns.make(8, 4, (2, 0), True, torch.device("cpu")).matrix
     row = torch.tensor([1.0, 2, 4, 8, 16, 32, 64, 128])
     assert (row @ matrix).tolist() == [4 + 64, 1 + 16, 2 + 8 + 32 + 128]
 
 
 def test_columns_without_a_rest_drop_the_others() -> None:
-    matrix = Columns.make(4, 4, (3, 1), False, torch.device("cpu")).matrix
+    matrix = TokenColumns.make(4, 4, (3, 1), False, torch.device("cpu")).matrix
     assert (torch.tensor([1.0, 2, 4, 8]) @ matrix).tolist() == [8, 2]
 
 
 def test_cross_maps(elements: int) -> None:
     call = a_call(30, 14)
     weights = {"a": torch.softmax(draw(B, 30, H), -1), "b": draw(B, 30, H, seed=4)}
-    columns = Columns.make(14, 7, (1, 3), True, torch.device("cpu"))
+    columns = TokenColumns.make(14, 7, (1, 3), True, torch.device("cpu"))
     maps = cross_maps(call, weights, columns)
     for name, weight in weights.items():
         expected = aggregate_heads(dense(call), weight.double()) @ columns.matrix.double()
@@ -150,7 +150,7 @@ def test_cross_maps(elements: int) -> None:
 # -- self-attention ---------------------------------------------------------------------------------------------------
 
 
-def self_maps(call: Call, grid: tuple[int, int], targets: list[tuple[int, int]]) -> SelfMaps:
+def self_maps(call: AttentionCall, grid: tuple[int, int], targets: list[tuple[int, int]]) -> SelfMaps:
     maps = SelfMaps(grid, targets)
     maps.fill(call)
     return maps

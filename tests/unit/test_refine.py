@@ -8,7 +8,7 @@ from torch import Tensor
 
 from goca_core import refine
 from goca_core.layers import resize_self_map
-from goca_core.resize import stretch
+from goca_core.tensors import stretch
 
 Attention = Callable[..., Tensor]
 

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from scipy import ndimage
 from torch import Tensor
 
-from goca_core import refine_image
-from goca_core.refine_image import guided_filter, pamr
-from goca_core.refinement import REFINEMENTS, apply
-from goca_core.resize import resize_bilinear
-from goca_core.scenes import draw
+from goca_core.demo.scenes import draw
+from goca_core.refine import image as refine_image
+from goca_core.refine.image import guided_filter, pamr
+from goca_core.refine.methods import REFINEMENTS, apply
+from goca_core.tensors import resize_bilinear
 
 Method = Callable[[Tensor, Tensor], Tensor]
 METHODS: dict[str, Method] = {

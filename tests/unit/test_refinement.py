@@ -8,20 +8,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention import Affinity, Attention, aggregate
-from goca_core.pipeline import Request, as_scores, cut, phrase_scores, refined, word_scores
-from goca_core.refine import propagate, proposal_merge
-from goca_core.refine_image import guided_filter, pamr
-from goca_core.refinement import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge, Step, apply, cell_of
+from goca_core.attention.global_map import aggregate
+from goca_core.attention.record import Affinity, Attention
+from goca_core.picture.batch import overlay_batch
+from goca_core.pipeline import MaskRequest, as_scores, make_masks, phrase_scores, refined, word_scores
+from goca_core.refine.image import guided_filter, pamr
+from goca_core.refine.methods import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge, Step, apply, cell_of
+from goca_core.refine.propagation import propagate
+from goca_core.refine.proposals import proposal_merge
 from goca_core.rescale import merge_background
-from goca_core.resize import resize_bilinear
-from goca_core.show import overlay_batch
-from goca_core.words import resolve
+from goca_core.tensors import resize_bilinear
+from goca_core.words.word_map import resolve
 
 from .recordings import recording
 
 PHRASES = "red cat\ngrass"
-SOFT = Request(PHRASES, "on", mode="soft")
+SOFT = MaskRequest(PHRASES, "on", mode="soft")
 
 
 @pytest.fixture
@@ -84,27 +86,27 @@ def test_a_missing_or_wrong_guide_is_named(kind: type, rng: torch.Generator) -> 
 
 def by_hand(record: Attention) -> Tensor:
     """Rescaled and propagated scores of the phrases and of "on", the background, at the grid of the affinity."""
-    scores, words = as_scores(record), record.tokens.named()
+    scores, words = as_scores(record), record.tokens.word_map()
     maps = phrase_scores(scores, resolve(f"{PHRASES}\non", words), words)
     maps = torch.cat((maps[:, :2], merge_background(maps[:, 2:])[:, None]), 1)
     assert record.affinity is not None
-    return propagate(maps, record.affinity.matrix, record.defaults.order)
+    return propagate(maps, record.affinity.matrix, record.defaults.propagation_steps)
 
 
 def test_the_picture_comes_after_propagation_and_before_the_decision(picture: Tensor) -> None:
     record = recording()
     expected = pamr(by_hand(record), picture, 10, (8, 4, 2, 1))
     scores = refined(record, Pamr(), picture)
-    result = cut(scores, SOFT)
+    result = make_masks(scores, SOFT)
     torch.testing.assert_close(result.scores, expected[:, :2], rtol=0, atol=1e-6)
     # The background was refined too: whoever scores higher of the three has the pixel.
-    hard = cut(scores, replace(SOFT, mode="partition"))
+    hard = make_masks(scores, replace(SOFT, mode="partition"))
     level = expected[:, 2]
     torch.testing.assert_close(
         hard.masks[:, 0], ((expected[:, 0] > level) & (expected[:, 0] >= expected[:, 1])).float()
     )
     assert torch.equal(hard.background, (expected[:, :2] <= level[:, None]).all(1).float())
-    plain = cut(record, replace(SOFT, mode="partition"))
+    plain = make_masks(record, replace(SOFT, mode="partition"))
     assert not torch.equal(plain.masks, hard.masks)
 
 
@@ -116,35 +118,35 @@ def test_steps_follow_one_another(picture: Tensor) -> None:
     expected = guided_filter(pamr(merged, picture, 4, (8, 4, 2, 1)), picture[:1], 16)
     first = refined(record, ProposalMerge(1.0, 1, 0.1))
     last = refined(refined(first, Pamr(4), picture), GuidedFilter(), picture[:1])
-    torch.testing.assert_close(cut(last, SOFT).scores, expected[:, :2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(make_masks(last, SOFT).scores, expected[:, :2], rtol=0, atol=1e-5)
     assert [step.refinement.name for step in last.steps] == ["proposal merge", "pamr", "guided filter"]
     assert len(first.steps) == 1, "earlier scores changed"
     only = resize_bilinear(merged, (32, 48))
-    torch.testing.assert_close(cut(first, SOFT).scores, only[:, :2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(make_masks(first, SOFT).scores, only[:, :2], rtol=0, atol=1e-6)
 
 
 def test_every_source_can_be_refined(picture: Tensor) -> None:
     record = recording()
-    expected = cut(refined(record, Pamr(), picture), SOFT).scores
+    expected = make_masks(refined(record, Pamr(), picture), SOFT).scores
     for source in (aggregate(record), as_scores(record)):
-        assert torch.equal(cut(refined(source, Pamr(), picture), SOFT).scores, expected)
+        assert torch.equal(make_masks(refined(source, Pamr(), picture), SOFT).scores, expected)
 
 
 @pytest.mark.parametrize("side", [16, 32, 64])
 @pytest.mark.parametrize("size", [None, (4, 6), (50, 31), (1, 1)])
 def test_sizes_of_pictures_and_masks(side: int, size: tuple[int, int] | None) -> None:
     scores = refined(recording(), Pamr(), torch.rand(1, side, side * 3 // 2, 3))
-    result = cut(scores, Request(PHRASES, size=size))
+    result = make_masks(scores, MaskRequest(PHRASES, size=size))
     assert tuple(result.masks.shape[2:]) == (size or (32, 48))
     assert torch.equal(result.masks.sum(1) + result.background, torch.ones_like(result.background))
-    found = cut(scores, Request(PHRASES, mode="soft", size=size)).scores
+    found = make_masks(scores, MaskRequest(PHRASES, mode="soft", size=size)).scores
     assert found.min() >= 0 and found.max() <= 1
 
 
 def test_fine_scores_are_averaged_into_small_masks(picture: Tensor) -> None:
     """From 32 x 48 to 4 x 6: each pixel of the mask stands for its surroundings, not for one pixel of them."""
     scores = refined(recording(), Pamr(), picture)
-    fine, small = cut(scores, SOFT).scores, cut(scores, replace(SOFT, latent_size=True)).scores
+    fine, small = make_masks(scores, SOFT).scores, make_masks(scores, replace(SOFT, latent_size=True)).scores
     means = torch.nn.functional.avg_pool2d(fine, 8)
     assert (small - means).abs().mean() < 0.5 * (resize_bilinear(fine, (4, 6)) - means).abs().mean()
 
@@ -153,11 +155,13 @@ def test_tokens_that_cover_more_than_the_picture_are_cut() -> None:
     """A latent of 7 x 11 on patches of 2 x 2 is padded to 8 x 12; the picture ends where the latent does."""
     record = replace(recording(batch=1, affinity=False), height=7, width=11)
     image = torch.rand(1, 56, 88, 3)
-    words = record.tokens.named()
+    words = record.tokens.word_map()
     maps = phrase_scores(as_scores(record), resolve("cat", words), words)
     step = refined(record, Pamr(2, 5), image)
     expected = pamr(resize_bilinear(maps, (64, 96))[..., :56, :88], image, 2, (5, 2, 1))
-    torch.testing.assert_close(cut(step, Request("cat", "", mode="soft")).scores, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        make_masks(step, MaskRequest("cat", "", mode="soft")).scores, expected, rtol=0, atol=1e-6
+    )
 
 
 def test_heat_maps_show_refined_scores(picture: Tensor) -> None:
@@ -165,7 +169,7 @@ def test_heat_maps_show_refined_scores(picture: Tensor) -> None:
     plain, names = word_scores(as_scores(record))
     shown, again = word_scores(refined(record, Pamr(), picture))
     assert again == names and shown.shape == plain.shape
-    words = record.tokens.named()
+    words = record.tokens.word_map()
     coarse = phrase_scores(as_scores(record), resolve("\n".join(names), words), words)
     torch.testing.assert_close(shown, pamr(coarse, picture, 10, (8, 4, 2, 1)), rtol=0, atol=1e-6)
     assert overlay_batch(picture, refined(record, ProposalMerge()), "", 0.5).shape[0] == 2

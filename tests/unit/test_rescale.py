@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core import rescale, resize
+from goca_core import rescale
+from goca_core import tensors as resize
 
 OBJECTS = [[1], [2, 4]]
 CONTENT = [1, 2, 4, 5]

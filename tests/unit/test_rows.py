@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture.film import FilmMaps, film_self_maps
-from goca_core.capture.reduce import Call
-from goca_core.capture.rows import Agreement, Kept, Mean, Reference
+from goca_core.capture.reduce.call import AttentionCall
+from goca_core.capture.reduce.layer_scores import Agreement, Kept, Mean, Reference
+from goca_core.capture.reduce.self_maps import FilmMaps, film_self_maps
 from goca_core.layers import layer_score, reference_affinity, resize_self_map
 
 from .recordings import whole_map
@@ -55,7 +55,7 @@ def test_rows_that_are_taken_are_the_rows_of_the_map(
     grid: tuple[int, int], target: tuple[int, int], frames: int, elements: int
 ) -> None:
     count = frames * grid[0] * grid[1]
-    call = Call(*(draw(B, H, count, D, seed=seed) for seed in range(3)), None, 0.6)
+    call = AttentionCall(*(draw(B, H, count, D, seed=seed) for seed in range(3)), None, 0.6)
     every = slice(0, count)
     plain, kept = FilmMaps(grid, [target], frames), Kept(frames)
     taken = FilmMaps(grid, [target], frames, {target: kept.take})
@@ -71,7 +71,7 @@ def test_a_map_that_is_resized_later_is_not_taken(targets: list[tuple[int, int]]
     taken: list[slice] = []
     takers = {target: lambda frame, rows, part: taken.append(rows) for target in targets}
     maps = FilmMaps((6, 8), targets, 1, takers)
-    call = Call(*(draw(B, H, 48, D, seed=seed) for seed in range(3)), None, 0.6)
+    call = AttentionCall(*(draw(B, H, 48, D, seed=seed) for seed in range(3)), None, 0.6)
     film_self_maps(call, slice(0, 48), maps)
     assert not taken
     for target in targets:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from goca_core.scenes import COLOURS, GROUNDS, SHAPES, confuse, draw
+from goca_core.demo.scenes import COLOURS, GROUNDS, SHAPES, confuse, draw
 
 
 def test_a_seed_names_a_scene() -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core import guidance, semantic
-from goca_core.attention import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
-from goca_core.semantic import PlainLayer, Regions, Settings
-from goca_core.wordbuild import Token, build
-from goca_core.words import WordMap
+from goca_core import guidance
+from goca_core.attention.record import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
+from goca_core.guidance import semantic
+from goca_core.guidance.semantic import PlainLayer, Regions, Settings
+from goca_core.words.build import Token, build
+from goca_core.words.word_map import WordMap
 
 from .recordings import recording
 from .test_golden import DEFAULT_HEAD, DEFAULT_LAYER, DEFAULT_RESCALE, Model, assert_close
@@ -135,8 +136,8 @@ def test_samples_are_apart() -> None:
         Settings(head="average"),
         Settings(layer="vanilla"),
         Settings(rescale="raw"),
-        Settings(order=0),
-        Settings(order=4),
+        Settings(propagation_steps=0),
+        Settings(propagation_steps=4),
     ],
 )
 def test_every_choice_changes_the_regions(settings: Settings) -> None:

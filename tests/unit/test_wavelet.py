@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from goca_core.wavelet import WaveletCodec
+from goca_core.demo.wavelet import WaveletCodec
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 64, 64), (3, 3, 20, 36), (2, 3, 2, 2)])

@@ -8,17 +8,10 @@ import random
 
 import pytest
 
-from goca_core.wordbuild import Token, build
-from goca_core.words import (
-    STOP_WORDS,
-    Phrase,
-    PhraseError,
-    WordMap,
-    WordMapError,
-    parse_phrases,
-    resolve,
-)
-from goca_core.wordscan import fold_words, split_words
+from goca_core.words.build import Token, build
+from goca_core.words.match import PhraseError
+from goca_core.words.text import STOP_WORDS, fold_words, split_words
+from goca_core.words.word_map import Phrase, WordMap, WordMapError, parse_phrases, resolve
 
 LENGTH = 400
 

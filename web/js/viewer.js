@@ -150,7 +150,7 @@ export class Viewer {
   }
 
   #explain(shown) {
-    const { area, background, behind } = this.table ?? {};
+    const { area, background, background_phrases: behind } = this.table ?? {};
     let entries;
     if (shown === MASKS) {
       const { names } = this.drawing.masks;

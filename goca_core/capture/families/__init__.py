@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from ..family import Family
+from typing import Any
+
+from torch import nn
+
 from .auraflow import AuraFlow
+from .base import Family, Plan
 from .cascade import StableCascade
 from .cogvideox import CogVideoX
 from .cosmos1 import Cosmos1
@@ -62,3 +66,31 @@ FAMILIES: tuple[Family, ...] = (
     CogVideoX(),
     Cosmos1(),
 )
+
+
+class UnknownFamily(ValueError):
+    """The model is of a kind that cannot be recorded."""
+
+
+def network_of(model: Any) -> nn.Module:
+    """The bare network of a host model (``BaseModel``), also when a compiler has wrapped it."""
+    network = model.diffusion_model
+    return getattr(network, "_orig_mod", network)
+
+
+def find_family(model: Any) -> Family:
+    """The family of a host model. Raises UnknownFamily with one sentence."""
+    network = network_of(model)
+    for family in FAMILIES:
+        if family.matches(network):
+            return family
+    known = ", ".join(family.label for family in FAMILIES)
+    raise UnknownFamily(
+        f"Attention of {type(network).__name__} ({type(model).__name__}) cannot be recorded; "
+        f"use a model of one of these families: {known}."
+    )
+
+
+def plan_of(model: Any) -> Plan:
+    """The layers of a host model. Raises UnknownFamily with one sentence."""
+    return find_family(model).plan(network_of(model))

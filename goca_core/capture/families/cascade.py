@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, Block, Family, Plan, Site, SpanRule, Spans, Support, joint_plan
+from .base import Block, Family, Plan, Site, SpanRule, Spans, Support
+from .plans import FLOW_NOISE, joint_plan
 
 # The noise level of the others is a share; that of Cascade counts noise against signal.
 _NOISE = FLOW_NOISE / (1 - FLOW_NOISE)

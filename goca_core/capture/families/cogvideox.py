@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import FLOW_NOISE, Block, Family, Plan, Site, Spans, Support, joint_plan
+from .base import Block, Family, Plan, Site, Spans, Support
+from .plans import FLOW_NOISE, joint_plan
 
 
 class CogVideoX(Family):

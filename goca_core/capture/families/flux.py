@@ -10,20 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import (
-    FLOW_NOISE,
-    JOINT,
-    TEXT_FIRST,
-    Block,
-    Family,
-    Plan,
-    Site,
-    SpanRule,
-    Spans,
-    Support,
-    alike,
-    text_first,
-)
+from .base import TEXT_FIRST, Block, Family, Plan, Site, SpanRule, Spans, Support, text_first
+from .plans import FLOW_NOISE, JOINT, index_at_depth
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
 # 18 for propagation.
@@ -108,8 +96,12 @@ def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Pl
         Block(f"single.{number}", Site(block.num_heads, block.linear1, block.linear2, weighted=False), None)
         for number, block in enumerate(network.single_blocks)
     ]
-    reference = single[alike(8, _SINGLE, len(single))] if single else double[len(double) // 2]
-    spread = [double[alike(number, _DOUBLE, len(double))].name for number in (12, 18)] if double else [reference.name]
+    reference = single[index_at_depth(8, _SINGLE, len(single))] if single else double[len(double) // 2]
+    spread = (
+        [double[index_at_depth(number, _DOUBLE, len(double))].name for number in (12, 18)]
+        if double
+        else [reference.name]
+    )
     return Plan(
         (*double, *single),
         reference.name,

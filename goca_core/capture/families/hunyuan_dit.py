@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, Support, alike, alike_slice
+from ...attention.record import Defaults
+from .base import Block, Family, Plan, Site, Support
+from .plans import index_at_depth, slice_at_depth
 
 # The paper (goca reference configs) reads blocks 20 to 29 of 40 only, uses all of them for propagation, and has block
 # 25 as reference.
@@ -29,7 +30,7 @@ class HunyuanDiT(Family):
 
     def plan(self, network: Any) -> Plan:
         depth = len(network.blocks)
-        used = alike_slice(20, 30, _DEPTH, depth)
+        used = slice_at_depth(20, 30, _DEPTH, depth)
         blocks = tuple(
             Block(
                 f"block.{number}",
@@ -42,12 +43,12 @@ class HunyuanDiT(Family):
             head="average",
             layer="dot-product similarity",
             rescale="sum-1 rescaling + per-token renorm+",
-            order=4,
+            propagation_steps=4,
         )
         # The feature is the projection before its norm and its rotation by position.
         return Plan(
             blocks,
-            f"block.{alike(25, _DEPTH, depth)}",
+            f"block.{index_at_depth(25, _DEPTH, depth)}",
             tuple(block.name for block in blocks),
             defaults,
             _NOISE,

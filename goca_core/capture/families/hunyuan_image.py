@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Family, Plan, Support
+from .base import Family, Plan, Support
 from .flux import plan_like_flux
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..family import TEXT_FIRST, Family, Plan, Spans, Support
+from .base import TEXT_FIRST, Family, Plan, Spans, Support
 from .flux import plan_like_flux
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, cross_plan
+from .base import Block, Family, Plan, Site, Support
+from .plans import cross_plan
 
 
 class Kandinsky5(Family):

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, image_first, is_a, joint_plan
+from .base import Block, Family, Plan, Site, Support, image_first, is_a
+from .plans import joint_plan
 
 
 class Lens(Family):

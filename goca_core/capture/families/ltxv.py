@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, cross_plan
+from .base import Block, Family, Plan, Site, Support
+from .plans import cross_plan
 
 
 class LTXV(Family):

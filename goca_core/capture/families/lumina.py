@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, SpanRule, Spans, Support, joint_plan
+from .base import Block, Family, Plan, Site, SpanRule, Spans, Support
+from .plans import joint_plan
 
 
 class Lumina(Family):

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, counted_references, is_a, joint_plan
+from .base import Block, Family, Plan, Site, Support, counted_references, is_a
+from .plans import joint_plan
 
 
 class Omnigen2(Family):

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, Support, alike, alike_slice
+from ...attention.record import Defaults
+from .base import Block, Family, Plan, Site, Support
+from .plans import index_at_depth, slice_at_depth
 
 # Blocks of the real models, for which the paper (goca reference configs) names block 13 as reference and 10 to 17 for
 # propagation.
@@ -41,12 +42,12 @@ class PixArt(Family):
             head="dot-product w/o clamp",
             layer="dot-product similarity",
             rescale="sum-1 rescaling + per-token renorm+",
-            order=5,
+            propagation_steps=5,
         )
         return Plan(
             blocks,
-            blocks[alike(13, _DEPTH, depth)].name,
-            tuple(block.name for block in blocks[alike_slice(10, 18, _DEPTH, depth)]),
+            blocks[index_at_depth(13, _DEPTH, depth)].name,
+            tuple(block.name for block in blocks[slice_at_depth(10, 18, _DEPTH, depth)]),
             defaults,
             _NOISE,
             patch=network.patch_size,

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, is_a, joint_plan
+from .base import Block, Family, Plan, Site, Support, is_a
+from .plans import joint_plan
 
 
 class QwenImage(Family):

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from ..family import Block, Family, Plan, Site, Support, joint_plan, text_first
+from .base import Block, Family, Plan, Site, Support, text_first
+from .plans import joint_plan
 
 
 class SD3(Family):

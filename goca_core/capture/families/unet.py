@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ...attention import Defaults
-from ..family import Block, Family, Plan, Site, Support
+from ...attention.record import Defaults
+from .base import Block, Family, Plan, Site, Support
 
 # Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
@@ -52,7 +52,7 @@ class UNet(Family):
             head="dot-product w/o clamp",
             layer="dot-product similarity",
             rescale="sum-1 rescaling + per-token renorm+",
-            order=2,
+            propagation_steps=2,
         )
         return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goca_core.evaluate.captions import (
+from goca_core.evaluate.datasets.classes import ade20k, cityscapes, coco_object, coco_stuff, context, voc
+from goca_core.evaluate.datasets.registry import IGNORE, ClassName, DataError, Dataset, Item, open_dataset
+from goca_core.evaluate.prompts.captions import (
     Prompt,
     all_classes_prompt,
     caption_prompt,
@@ -18,12 +20,10 @@ from goca_core.evaluate.captions import (
     present_classes,
     sentence_prompt,
 )
-from goca_core.evaluate.classes import ade20k, cityscapes, coco_object, coco_stuff, context, voc
-from goca_core.evaluate.data import IGNORE, ClassName, DataError, Dataset, Item, open_dataset
-from goca_core.evaluate.lists import split_list, split_list_as_reference
-from goca_core.evaluate.phrases import Text
-from goca_core.words import WordMap, resolve
-from goca_core.wordscan import fold_words
+from goca_core.evaluate.prompts.lists import split_list, split_list_as_reference
+from goca_core.evaluate.prompts.phrases import Text
+from goca_core.words.text import fold_words
+from goca_core.words.word_map import WordMap, resolve
 
 LISTS = {
     "voc": voc.CLASSES,

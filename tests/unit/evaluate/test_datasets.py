@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from goca_core.evaluate.classes import ade20k, cityscapes, coco_object, coco_stuff, context, table, voc
-from goca_core.evaluate.data import DATASETS, IGNORE, ClassName, DataError, Dataset, Item, open_dataset
+from goca_core.demo.scenes import draw
+from goca_core.evaluate.datasets.classes import ade20k, cityscapes, coco_object, coco_stuff, context, table, voc
+from goca_core.evaluate.datasets.registry import DATASETS, IGNORE, ClassName, DataError, Dataset, Item, open_dataset
 from goca_core.evaluate.protocol import mean_iou
 from goca_core.metrics import Confusion
-from goca_core.scenes import draw
 
 from .layouts import KEYS, Layout, paint
 

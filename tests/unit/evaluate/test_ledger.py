@@ -1,4 +1,4 @@
-"""The ledger: whole pictures, once each, whatever happens to the process."""
+"""The log: whole pictures, once each, whatever happens to the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from goca_core.evaluate.ledger import Ledger, LedgerError, Record, cells, confusion
+from goca_core.evaluate.results_log import Record, ResultsLog, ResultsLogError, cells, confusion
 from goca_core.metrics import Confusion
 
 HEAD = {"settings": {"data": "scenes", "methods": [{"name": "goca"}]}, "versions": {"torch": "2"}}
@@ -28,11 +28,11 @@ def record(seed: int) -> Record:
     return Record(f"picture-{seed}", {"goca": counted(seed)[2], "vanilla": counted(seed + 1000)[2]}, on="cpu")
 
 
-def ledger(folder: Path, head: dict[str, Any] = HEAD) -> Ledger:
-    return Ledger(folder / "ledger.jsonl", head)
+def log(folder: Path, head: dict[str, Any] = HEAD) -> ResultsLog:
+    return ResultsLog(folder / "log.jsonl", head)
 
 
-def matrices(one: Ledger) -> dict[str, list[list[list[int]]]]:
+def matrices(one: ResultsLog) -> dict[str, list[list[list[int]]]]:
     return {name: [m.matrix.tolist() for m in sums] for name, sums in one.totals(CLASSES).items()}
 
 
@@ -64,14 +64,14 @@ def test_cells_refuse_what_does_not_fit() -> None:
 
 
 def test_sums_do_not_depend_on_order_or_interruption(tmp_path: Path) -> None:
-    straight = ledger(tmp_path / "a")
+    straight = log(tmp_path / "a")
     for seed in range(8):
         assert straight.add(record(seed))
     seeds = list(range(8))
     random.Random(3).shuffle(seeds)
     for seed in seeds[:5]:
-        ledger(tmp_path / "b").add(record(seed))  # opened anew each time
-    resumed = ledger(tmp_path / "b")
+        log(tmp_path / "b").add(record(seed))  # opened anew each time
+    resumed = log(tmp_path / "b")
     assert resumed.done == {f"picture-{seed}" for seed in seeds[:5]}
     for seed in seeds:
         resumed.add(record(seed))
@@ -81,54 +81,54 @@ def test_sums_do_not_depend_on_order_or_interruption(tmp_path: Path) -> None:
 
 
 def test_a_picture_counts_once(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     assert one.add(record(1)) and not one.add(record(1))
     once = matrices(one)
     # Two processes on one folder may both have done it.
     lines = one.path.read_bytes().splitlines(keepends=True)
     one.path.write_bytes(b"".join([*lines, lines[-1]]))
-    assert matrices(ledger(tmp_path)) == once
+    assert matrices(log(tmp_path)) == once
 
 
 @pytest.mark.parametrize("left", [1, 40, -1])
 def test_a_torn_last_line_is_dropped(tmp_path: Path, left: int) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(record(1))
     expected = matrices(one)
     whole = one.path.stat().st_size
     one.add(record(2))
     data = one.path.read_bytes()
     one.path.write_bytes(data[: whole + left] if left > 0 else data[:left])
-    again = ledger(tmp_path)
+    again = log(tmp_path)
     assert again.done == {"picture-1"} and matrices(again) == expected
     again.add(record(2))
     assert one.path.read_bytes() == data
 
 
 def test_a_torn_head_begins_anew(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.path.write_bytes(one.path.read_bytes()[:20])
-    again = ledger(tmp_path)
+    again = log(tmp_path)
     assert not again.done and json.loads(again.path.read_text("utf-8"))["settings"] == HEAD["settings"]
 
 
 def test_long_torn_lines(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(record(1))
     size = one.path.stat().st_size
     with one.path.open("ab") as file:
         file.write(b'{"key":"' + b"x" * 200_000)
-    assert ledger(tmp_path).done == {"picture-1"} and one.path.stat().st_size == size
+    assert log(tmp_path).done == {"picture-1"} and one.path.stat().st_size == size
 
 
 def test_a_broken_line_within_is_an_error(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(record(1))
     one.add(record(2))
     lines = one.path.read_bytes().splitlines(keepends=True)
     one.path.write_bytes(b"".join([lines[0], lines[1][:-20] + b"\n", lines[2]]))
-    with pytest.raises(LedgerError, match=r"Line 2 of ledger\.jsonl cannot be read"):
-        ledger(tmp_path)
+    with pytest.raises(ResultsLogError, match=r"Line 2 of log\.jsonl cannot be read"):
+        log(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -141,30 +141,30 @@ def test_a_broken_line_within_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_other_settings_are_refused(tmp_path: Path, head: dict[str, Any], said: str) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(record(1))
     before = one.path.read_bytes()
-    with pytest.raises(LedgerError, match="other settings") as refused:
-        ledger(tmp_path, head)
+    with pytest.raises(ResultsLogError, match="other settings") as refused:
+        log(tmp_path, head)
     assert said in str(refused.value)
     assert one.path.read_bytes() == before
 
 
 @pytest.mark.parametrize("text", ['{"key": "x"}\n', "nothing of ours\n", "[]\n", '{"goca_evaluation": 0}\n'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "ledger.jsonl").write_text(text)
-    with pytest.raises(LedgerError, match="not a ledger"):
-        ledger(tmp_path)
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(ResultsLogError, match="not a log"):
+        log(tmp_path)
 
 
 def test_errors_are_kept_and_tried_again(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(record(1))
     one.add(Record("picture-2", error="no such file", kind="missing"))
-    again = ledger(tmp_path)
+    again = log(tmp_path)
     assert again.done == {"picture-1"} and again.failed["picture-2"].kind == "missing"
     assert [found.key for found in again.records()] == ["picture-1", "picture-2"]
     again.add(record(2))
-    last = ledger(tmp_path)
+    last = log(tmp_path)
     assert last.done == {"picture-1", "picture-2"} and not last.failed
     assert [found.error for found in last.records()] == ["", ""]

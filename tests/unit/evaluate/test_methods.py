@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from goca_core.evaluate.methods import NAMED, THETAS, UNTUNED, Maps, Method, MethodError, Shot, needs, parse, shots_of
+from goca_core.evaluate.methods import NAMED, THETAS, UNTUNED, Maps, Method, MethodError, View, needs, parse, views_of
 from goca_core.masks import BACKGROUND_RULES
 
 from ..recordings import DEFAULTS
@@ -97,24 +97,24 @@ def test_sweeps_hold_the_untuned_threshold() -> None:
 
 
 def test_all_methods_share_their_looks() -> None:
-    auto = Shot("auto", 0)
+    auto = View("auto", 0)
     plain = Maps(False, False)
     found = needs([settled("vanilla"), settled("goca"), settled("goca,layer=mass-preserving")], DEFAULTS)
     assert found == {auto: plain}
     more = needs([settled("daam"), settled("goca,draws=2"), settled("goca,noise=auto+10%,flip=yes")], DEFAULTS)
     assert len(more) == 5 + 2 + 2 and set(more.values()) == {plain}
-    assert {auto, Shot("auto", 0, True)} <= set(more)
+    assert {auto, View("auto", 0, True)} <= set(more)
 
 
 def test_more_is_recorded_only_where_a_method_asks_for_it() -> None:
     methods = ["goca", "head=l2-norm,noise=0.5", "layer=iou-like,noise=0.5+0.7", "vanilla,noise=0.7,affinity=by score"]
     assert needs(map(settled, methods), DEFAULTS) == {
-        Shot("auto", 0): Maps(False, False),
-        Shot("0.5", 0): Maps(True, True),
-        Shot("0.7", 0): Maps(False, True, True),
+        View("auto", 0): Maps(False, False),
+        View("0.5", 0): Maps(True, True),
+        View("0.7", 0): Maps(False, True, True),
     }
 
 
 def test_shots_of_a_method() -> None:
     method = settled("goca,noise=auto+0.5,draws=2")
-    assert shots_of(method) == (Shot("auto", 0), Shot("auto", 1), Shot("0.5", 0), Shot("0.5", 1))
+    assert views_of(method) == (View("auto", 0), View("auto", 1), View("0.5", 0), View("0.5", 1))

@@ -1,4 +1,4 @@
-"""Figures, tables and sheets of a ledger whose counts are known by hand."""
+"""Figures, tables and sheets of a log whose counts are known by hand."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from goca_core.evaluate import report
-from goca_core.evaluate.dataset import ClassName, Dataset
-from goca_core.evaluate.ledger import Ledger, Record, cells
+from goca_core.evaluate.datasets.base import ClassName, Dataset
 from goca_core.evaluate.methods import Method, parse
-from goca_core.evaluate.worker import Shown
+from goca_core.evaluate.results_log import Record, ResultsLog, cells
+from goca_core.evaluate.worker import Prediction
 
 
 class Four(Dataset):
@@ -33,8 +33,8 @@ METHOD = parse("goca").settled("offset", "auto", 1, [0.0, 0.2])
 TRUTH = np.array([[0, 0], [1, 1]])
 
 
-def ledger(folder: Path) -> Ledger:
-    one = Ledger(folder / "ledger.jsonl", {"settings": {}})
+def log(folder: Path) -> ResultsLog:
+    one = ResultsLog(folder / "log.jsonl", {"settings": {}})
     # At theta 0 one of two cat pixels is found, at 0.2 both; the second picture is wrong throughout.
     found = np.array([[[0, 0], [1, 0]], [[0, 0], [1, 1]]])
     one.add(Record("first", {"goca": cells(found, TRUTH, 3, -1)}, on="cpu"))
@@ -45,7 +45,7 @@ def ledger(folder: Path) -> Ledger:
 
 
 def results(folder: Path) -> dict[str, Any]:
-    return report.results([METHOD], Four(), ledger(folder))
+    return report.results([METHOD], Four(), log(folder))
 
 
 def test_figures_by_hand(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_figures_by_hand(tmp_path: Path) -> None:
 def test_only_scored_classes_make_the_mean(tmp_path: Path) -> None:
     data = Four()
     data.scored = (1,)
-    found = report.results([METHOD], data, ledger(tmp_path))
+    found = report.results([METHOD], data, log(tmp_path))
     assert found["methods"]["goca"]["best"]["miou"] == pytest.approx(1 / 3)
     assert "background (not in the mean)" in report.class_table(found)
 
@@ -86,7 +86,7 @@ def test_tables(tmp_path: Path) -> None:
 
 
 def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(Record("third", error="third.png is missing", kind="missing"))
     one.add(Record("fourth", error="fourth.png is 2 x 3", kind="size"))
     found = report.results([METHOD], Four(), one)
@@ -98,10 +98,10 @@ def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     for key, classes in (("third", (1, 2)), ("fourth", (2,))):
         one.add(Record(key, {"goca": cells(np.zeros((2, 2, 2), np.int64), TRUTH, 3, -1)}, unnamed=classes))
-    found = report.results([METHOD], Four(), Ledger(one.path, {"settings": {}}))
+    found = report.results([METHOD], Four(), ResultsLog(one.path, {"settings": {}}))
     assert found["unnamed"] == {"dog": 2, "cat": 1}
     assert report.unnamed(found).endswith("which then counts as not found: dog in 2, cat in 1.")
     assert report.unnamed(results(tmp_path / "whole")) == ""
@@ -109,12 +109,12 @@ def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_a_method_without_counts_scores_nothing(tmp_path: Path) -> None:
     other: Method = parse("vanilla").settled("offset", "auto", 1)
-    found = report.results([other], Four(), ledger(tmp_path))
+    found = report.results([other], Four(), log(tmp_path))
     assert found["methods"]["vanilla"]["best"]["miou"] == 0.0
 
 
 def test_ranking_and_picks(tmp_path: Path) -> None:
-    one = ledger(tmp_path)
+    one = log(tmp_path)
     one.add(Record("third", error="gone", kind="missing"))
     ranked = report.ranking(one, METHOD, 0.2, 3)
     assert ranked == [(0.0, "second"), (pytest.approx(1.0), "first")]
@@ -131,8 +131,8 @@ def test_sheets() -> None:
     nothing = np.zeros((400, 600), np.int64)
     small, large = (rng.integers(0, 255, (*size, 3), np.uint8) for size in ((40, 60), nothing.shape))
     shown = [
-        (Shown("first", small, np.full((40, 60), -1), prediction), 0.25),
-        (Shown("second", large, nothing, nothing), 1.0),
+        (Prediction("first", small, np.full((40, 60), -1), prediction), 0.25),
+        (Prediction("second", large, nothing, nothing), 1.0),
     ]
     sheet = report.sheet(shown, ["background", "cat", "dog"])
     assert sheet.mode == "RGB" and sheet.width > 3 * 256 and sheet.height > 2 * 200

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from goca_core.evaluate import data as data_module
 from goca_core.evaluate import run
 from goca_core.evaluate.__main__ import main, read
-from goca_core.evaluate.data import DataError
-from goca_core.evaluate.dataset import ClassName, Dataset, Item
-from goca_core.evaluate.ledger import LedgerError
+from goca_core.evaluate.datasets import registry as data_module
+from goca_core.evaluate.datasets.base import ClassName, Dataset, Item
+from goca_core.evaluate.datasets.registry import DataError
+from goca_core.evaluate.executors import ExecutorError, executor
 from goca_core.evaluate.methods import parse
+from goca_core.evaluate.results_log import ResultsLogError
 from goca_core.evaluate.worker import Job, Task, Worker, noise_seed
-from goca_core.evaluate.workers import CrewError, crew
 
 
 class Empty(Dataset):
@@ -106,7 +106,7 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
 
 def test_a_limit(tmp_path: Path) -> None:
     assert run.evaluate(job(limit=2), tmp_path, sheets=0)["pictures"] == 2
-    with pytest.raises(LedgerError, match="limit was 2 and is now 3"):
+    with pytest.raises(ResultsLogError, match="limit was 2 and is now 3"):
         run.evaluate(job(limit=3), tmp_path, sheets=0)
 
 
@@ -159,8 +159,8 @@ def test_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
     assert "pictures:   0%" in shown.getvalue() and "6/6" in shown.getvalue()
     # What was counted before is done from the beginning.
     (tmp_path / "again").mkdir()
-    lines = (tmp_path / "ledger.jsonl").read_bytes().splitlines(keepends=True)
-    (tmp_path / "again" / "ledger.jsonl").write_bytes(b"".join(lines[:4]))
+    lines = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "again" / "log.jsonl").write_bytes(b"".join(lines[:4]))
     shown = io.StringIO()
     run.evaluate(job(), tmp_path / "again", sheets=0, progress=bar)
     assert "3/6" in shown.getvalue() and "0/6" not in shown.getvalue() and "6/6" in shown.getvalue()
@@ -199,7 +199,7 @@ def test_noise_is_of_the_picture() -> None:
 
 
 def test_no_workers() -> None:
-    with pytest.raises(CrewError, match="1 or more"), crew(job(), 0):
+    with pytest.raises(ExecutorError, match="1 or more"), executor(job(), 0):
         pass
 
 

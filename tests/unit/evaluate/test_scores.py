@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from goca_core.attention import Attention, AttentionError, Layer, Scores, aggregate, layer_weights, weighted_affinity
+from goca_core.attention.global_map import aggregate, layer_weights, weighted_affinity
+from goca_core.attention.merge import merge
+from goca_core.attention.record import Attention, AttentionError, Layer
 from goca_core.evaluate import scores as scores_module
-from goca_core.evaluate.captions import Prompt
-from goca_core.evaluate.methods import Method, Shot, parse
+from goca_core.evaluate.methods import Method, View, parse
+from goca_core.evaluate.prompts.captions import Prompt
 from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers
 from goca_core.layers import layer_score, normalise_scores, reference_affinity, resize_self_map
-from goca_core.merge import merge
-from goca_core.pipeline import Request, cut, refined
-from goca_core.refinement import REFINEMENTS
-from goca_core.words import PhraseError
+from goca_core.pipeline import MaskRequest, Scores, make_masks, refined
+from goca_core.refine.methods import REFINEMENTS
+from goca_core.words.match import PhraseError
 
 from ..recordings import DEFAULTS, recording
 
@@ -34,7 +35,7 @@ def picture(size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def scorer(prompt: Prompt = PROMPT, record: Attention | None = None, size: tuple[int, int] = SIZE) -> Scorer:
-    return Scorer({Shot("auto", 0): record or recording(batch=1)}, prompt, picture(size))
+    return Scorer({View("auto", 0): record or recording(batch=1)}, prompt, picture(size))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_the_same_scores_as_the_nodes_use(text: str) -> None:
     if method.refine != "none":
         seen = torch.from_numpy(picture())[None] / 255
         maps = refined(maps, REFINEMENTS[method.refine](), seen)
-    expected = cut(maps, Request("cat\nred", "grass", order=method.order, size=SIZE))
+    expected = make_masks(maps, MaskRequest("cat\nred", "grass", propagation_steps=method.order, size=SIZE))
     torch.testing.assert_close(found, expected.scores[0])
     assert background is not None and background.shape == SIZE
 
@@ -128,8 +129,8 @@ def test_methods_with_the_same_scores_stand_together() -> None:
 
 
 def test_levels_and_draws_are_averaged() -> None:
-    shots = [Shot(level, draw) for level in ("auto", "0.5") for draw in (0, 1)]
-    records = {shot: recording(seed, batch=1) for seed, shot in enumerate(shots)}
+    views = [View(level, draw) for level in ("auto", "0.5") for draw in (0, 1)]
+    records = {view: recording(seed, batch=1) for seed, view in enumerate(views)}
     found = Scorer(records, PROMPT, picture()).scores(
         parse("goca,noise=auto+0.5,draws=2").settled("offset", "auto", 1)
     )[0]

@@ -1,0 +1,188 @@
+"""Recordings on disk: one safetensors file, tensors by name and everything else as JSON in its header. Never pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..layers import MASS_PRESERVING
+from ..rescale import RESCALE_METHODS
+from ..words.word_map import WordMap
+from .record import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
+
+FORMAT = "goca-attention"
+VERSION = 1
+_PART = "affinity.part."
+# What a field is called in files, which keep the names of their first version: "scale", "stride", and this one.
+_IN_FILE = {"propagation_steps": "order"}
+_FROM_FILE = {stored: name for name, stored in _IN_FILE.items()}
+
+
+def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> None:
+    """Write a recording. The file appears whole or not at all. ``half`` stores maps in float16, at half the size."""
+    tensors: dict[str, Tensor] = {}
+    layers = []
+    for number, layer in enumerate(attention.layers):
+        layers.append({"name": layer.name, "height": layer.height, "width": layer.width})
+        tensors |= {f"layer.{number}.map.{method}": value for method, value in layer.maps.items()}
+        tensors |= {f"layer.{number}.score.{method}": value for method, value in layer.scores.items()}
+    header: dict[str, Any] = {
+        "family": attention.family,
+        "height": attention.height,
+        "width": attention.width,
+        "scale": attention.vae_scale,
+        "layers": layers,
+        "sigmas": list(attention.sigmas),
+        "note": attention.note,
+        "frames": attention.frames,
+        "stride": attention.temporal_compression,
+        "defaults": {_IN_FILE.get(name, name): value for name, value in vars(attention.defaults).items()},
+        "tokens": {
+            "positions": list(attention.tokens.positions),
+            "rest": attention.tokens.rest,
+            "length": attention.tokens.length,
+        },
+        "words": attention.tokens.words.to_json() if attention.tokens.words is not None else None,
+    }
+    if attention.affinity is not None:
+        header["affinity"] = {"height": attention.affinity.height, "width": attention.affinity.width}
+        tensors["affinity"] = attention.affinity.matrix
+        tensors |= {f"{_PART}{name}": part for name, part in attention.affinity.parts.items()}
+    kept = torch.float16 if half else torch.float32
+    tensors = {
+        name: value.detach().to("cpu", torch.float32 if ".score." in name else kept).contiguous().clone()
+        for name, value in tensors.items()
+    }
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, part, metadata=metadata)
+        Path(part).replace(path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike) -> Attention:
+    """Read a recording. Raises AttentionError with one sentence for a file that is missing, damaged or something else."""
+    name = Path(path).name
+    if not Path(path).is_file():
+        raise AttentionError(
+            f"There is no file {name!r}; save a recording with Save Attention first, or choose another file."
+        )
+    try:
+        with safe_open(os.fspath(path), framework="pt", device="cpu") as stored:
+            metadata = stored.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise AttentionError(
+                    f"{name!r} is a safetensors file but not a GoCA recording; choose a file made by Save Attention."
+                )
+            if int(metadata["version"]) > VERSION:
+                raise AttentionError(
+                    f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
+                    f"reads up to {VERSION}); update comfyui-goca."
+                )
+            header = json.loads(metadata["header"])
+            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+        return _rebuild(header, tensors)
+    except AttentionError:
+        raise
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise AttentionError(
+            f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again."
+        ) from error
+
+
+def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
+    layers = []
+    for number, item in enumerate(header["layers"]):
+        prefix = f"layer.{number}."
+        maps = {
+            key.removeprefix(f"{prefix}map."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{prefix}map.")
+        }
+        scores = {
+            key.removeprefix(f"{prefix}score."): value
+            for key, value in tensors.items()
+            if key.startswith(f"{prefix}score.")
+        }
+        layers.append(Layer(item["name"], item["height"], item["width"], maps, scores))
+    tokens = header["tokens"]
+    words = WordMap.from_json(header["words"]) if header["words"] is not None else None
+    affinity = None
+    if "affinity" in header:
+        size = header["affinity"]["height"], header["affinity"]["width"]
+        parts = {key.removeprefix(_PART): value for key, value in tensors.items() if key.startswith(_PART)}
+        affinity = Affinity(*size, tensors["affinity"], parts)
+    attention = Attention(
+        header["family"],
+        header["height"],
+        header["width"],
+        header["scale"],
+        tuple(layers),
+        Tokens(tuple(tokens["positions"]), tokens["rest"], tokens["length"], words),
+        Defaults(**{_FROM_FILE.get(name, name): value for name, value in header["defaults"].items()}),
+        affinity,
+        tuple(header["sigmas"]),
+        header["note"],
+        header.get("frames", 1),  # files of before there were films
+        header.get("stride", 1),
+    )
+    _check(attention)
+    return attention
+
+
+def _check(attention: Attention) -> None:
+    """A header that promises other things than the file holds is damage too."""
+    tokens, defaults = attention.tokens, attention.defaults
+    sizes = [
+        attention.height,
+        attention.width,
+        attention.vae_scale,
+        tokens.length,
+        attention.frames,
+        attention.temporal_compression,
+        *(side for layer in attention.layers for side in (layer.height, layer.width)),
+    ]
+    _expect(bool(attention.layers), "layers")
+    _expect(all(type(size) is int and size > 0 for size in sizes), "sizes")
+    _expect(attention.batch % attention.frames == 0, "frames")
+    _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")
+    _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
+    layers = *attention.layer_methods, MASS_PRESERVING
+    _expect(defaults.head in attention.head_methods and defaults.layer in layers, "methods")
+    _expect(
+        defaults.rescale in RESCALE_METHODS
+        and type(defaults.propagation_steps) is int
+        and defaults.propagation_steps >= 0,
+        "methods",
+    )
+    _expect(all(isinstance(sigma, float) for sigma in attention.sigmas) and isinstance(attention.note, str), "notes")
+    first = attention.layers[0]
+    for layer in attention.layers:
+        shape = (attention.batch, layer.height * layer.width, tokens.count)
+        _expect(layer.maps.keys() == first.maps.keys() and layer.scores.keys() == first.scores.keys(), layer.name)
+        _expect(all(tuple(value.shape) == shape for value in layer.maps.values()), layer.name)
+        _expect(all(tuple(value.shape) == shape[:1] for value in layer.scores.values()), layer.name)
+    if attention.affinity is not None:
+        height, width = attention.affinity.height, attention.affinity.width
+        _expect(type(height) is int and type(width) is int and min(height, width) > 0, "affinity")
+        matrices = attention.affinity.matrix, *attention.affinity.parts.values()
+        shape = (attention.batch, height * width, height * width)
+        _expect(all(tuple(matrix.shape) == shape for matrix in matrices), "affinity")
+
+
+def _expect(holds: bool, what: str) -> None:
+    if not holds:
+        raise KeyError(what)

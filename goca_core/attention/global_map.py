@@ -1,0 +1,100 @@
+"""Layer-wise aggregation of a recording: the weight of each layer, and the global map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from ..heads import HEAD_METHODS
+from ..layers import LAYER_CHOICES, LAYER_METHODS, MASS_PRESERVING, aggregate_layers, normalise_scores
+from .record import AUTO, Affinity, Attention, AttentionError, Tokens
+
+
+@dataclass(frozen=True)
+class Maps:
+    """The global map: ``maps`` [B, T, h, w], not negative, sums to one over T at each pixel; and where it came from."""
+
+    maps: Tensor
+    source: Attention
+    weights: Tensor = field(repr=False)
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.source.tokens
+
+
+def _chosen(
+    what: str, method: str, default: str, available: Sequence[str], known: Sequence[str], choices: Sequence[str] = ()
+) -> str:
+    """``choices``: what to offer where that is more than what can be recorded."""
+    method = default if method == AUTO else method
+    if method not in known:
+        raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(choices or known)}.")
+    if method not in available:
+        raise AttentionError(
+            f"The {what} method {method!r} was not recorded ({', '.join(available)} were); set "
+            f"{what}_methods to 'all' in Record Attention or Segment Image and run again."
+        )
+    return method
+
+
+def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
+    """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others.
+
+    "mass-preserving": the dot-product score as if resizing self-attention to the reference's grid had kept the sum of its
+    rows. Resizing keeps values, so rows that summed to one sum to Nr / Nl afterwards, and the score, linear in them, is too
+    large by as much. Nr is the same for all layers and goes away when the weights are normalised.
+    All frames of a film have the mean of theirs, so that no layer comes and goes with time.
+    """
+    method = attention.defaults.layer if method == AUTO else method
+    kept = method == MASS_PRESERVING
+    method = "dot-product similarity" if kept else method
+    method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES)
+    if method == "vanilla":
+        scores = torch.ones(attention.batch, len(attention.layers))
+    else:
+        scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
+        films = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
+        scores = films.expand(-1, attention.frames, -1).flatten(0, 1)
+    if kept:
+        scores = scores * torch.tensor([float(layer.height * layer.width) for layer in attention.layers])
+    mean = torch.nanmean(scores, -1, keepdim=True)
+    return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
+
+
+def weighted_affinity(attention: Attention, method: str = "dot-product similarity") -> Affinity:
+    """Self-attention for propagation with each of its layers weighted by its score, in place of their plain mean.
+
+    Not of the paper. Raises AttentionError when the recording holds the mean alone, or not this layer method.
+    """
+    affinity = attention.affinity
+    parts = {} if affinity is None else affinity.parts
+    layers = tuple(layer for layer in attention.layers if layer.name in parts)
+    if affinity is None or not layers:
+        raise AttentionError(
+            "The recording does not hold the self-attention of each propagation layer, which weighting them by score needs; "
+            "record it with affinity_parts."
+        )
+    weights = layer_weights(replace(attention, layers=layers), method)
+    matrix = torch.zeros_like(affinity.matrix, dtype=torch.float32)
+    for layer, weight in zip(layers, weights.unbind(-1), strict=True):
+        matrix.addcmul_(parts[layer.name].float(), weight.to(matrix)[:, None, None])
+    return replace(affinity, matrix=matrix)
+
+
+def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO) -> Maps:
+    """The paper's auto aggregation (section on layer-wise aggregation): all layers of a recording into one map.
+
+    The map's size is that of the finest recorded layer. Raises AttentionError for a method that was not recorded or a
+    recording that is not finite.
+    """
+    head = _chosen("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
+    attention.check_finite()
+    weights = layer_weights(attention, layer_method)
+    grids = [(layer.height, layer.width) for layer in attention.layers]
+    size = max(grids, key=lambda grid: grid[0] * grid[1])
+    maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size)
+    return Maps(maps, attention, weights)

@@ -1,0 +1,60 @@
+"""Average recordings of the same model, prompt and size: evaluations of a run, draws of noise, a picture and its mirror image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .record import Attention, AttentionError
+
+
+def merge(records: Iterable[Attention]) -> Attention:
+    """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise).
+
+    They are taken one by one, so a generator of them never has more than two alive.
+    """
+    merged: Attention | None = None
+    for count, record in enumerate(records, start=1):
+        merged = record if merged is None else blend(merged, record, 1 / count)
+    if merged is None:
+        raise AttentionError("There is nothing to merge: pass at least one recording.")
+    return merged
+
+
+def same_layout(first: Attention, second: Attention) -> bool:
+    """Whether two recordings have the same layers, tokens and batch, and so can be averaged."""
+    layers = [[(layer.name, layer.height, layer.width) for layer in record.layers] for record in (first, second)]
+    tokens = [(record.tokens.positions, record.tokens.rest, record.tokens.length) for record in (first, second)]
+    sizes = [(record.batch, record.frames) for record in (first, second)]
+    return layers[0] == layers[1] and tokens[0] == tokens[1] and sizes[0] == sizes[1]
+
+
+def blend(mean: Attention, new: Attention, share: float) -> Attention:
+    """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
+    if not same_layout(mean, new):
+        raise AttentionError(
+            "Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart."
+        )
+
+    def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
+
+    def mix_scores(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        # A score that could be measured only once counts as it is.
+        return {
+            name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
+            for name, mixed in mix(first, second).items()
+        }
+
+    layers = tuple(
+        replace(a, maps=mix(a.maps, b.maps), scores=mix_scores(a.scores, b.scores))
+        for a, b in zip(mean.layers, new.layers, strict=True)
+    )
+    affinity = mean.affinity
+    if affinity is not None and new.affinity is not None:
+        matrix = torch.lerp(affinity.matrix.float(), new.affinity.matrix.float(), share)
+        affinity = replace(affinity, matrix=matrix, parts=mix(affinity.parts, new.affinity.parts))
+    return replace(mean, layers=layers, affinity=affinity, sigmas=mean.sigmas + new.sigmas)

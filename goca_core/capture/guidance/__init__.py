@@ -1,0 +1,1 @@
+"""Semantic guidance while a sampler runs."""

@@ -1,0 +1,236 @@
+"""One sampling run under semantic guidance: whose rows are looked at, and what each evaluation shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.record import AUTO, Affinity, Attention, AttentionError, Tokens
+from ...guidance.semantic import (
+    PlainLayer,
+    Regions,
+    Settings,
+    background_token,
+    candidates,
+    goca_regions,
+    join,
+    published_regions,
+)
+from ...tensors import Grid, resize_nearest
+from ...words.word_map import WordMap
+from .. import passthrough
+from ..conditioning import attached, length_of
+from ..families import find_family, network_of
+from ..families.base import Plan
+from ..forward import ForwardRecorder
+from ..options import RecordOptions
+from ..reduce.cond_recorder import CondRecorder
+
+# S-CFG's regions come from the two coarsest levels (16² and 8² tokens of SD 1.5 at 512 pixels), whose self-attention is
+# multiplied with itself; larger maps, and more layers than SD 1.5 has there, would cost more than the sampling.
+_LARGEST, _MOST = 1024, 12
+
+
+class Run:
+    """Opened by the OUTER_SAMPLE wrapper; what it saw is kept for one evaluation only."""
+
+    def __init__(
+        self, guider: Any, noise: Tensor, settings: Settings, window: tuple[float, float], words: WordMap | None
+    ) -> None:
+        self._settings = settings
+        self._batch = noise.shape[0]
+        self._size: Grid = (noise.shape[-2], noise.shape[-1])
+        self._scale = 8
+        patcher = guider.model_patcher
+        family = find_family(patcher.model)
+        # Every run asks for it, because another node may have put a function of its own into its place.
+        passthrough.install(family.hidden)
+        self._family = family.name
+        self._plan = family.plan(network_of(patcher.model))
+        to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
+        self._window = float(to_sigma(window[0])), float(to_sigma(window[1]))
+        self._tokens = self._whose(guider.conds, words)
+        if self._settings.rule == "GoCA":
+            defaults = self._plan.defaults
+            head = defaults.head if self._settings.head == AUTO else self._settings.head
+            layer = defaults.layer if self._settings.layer == AUTO else self._settings.layer
+            self._options, self._plans = RecordOptions((head,), (layer,)), [self._plan]
+        else:
+            self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True)
+            self._plans = _coarse_layers(self._plan, self._size)
+        self._seen: dict[Any, Any] = {}
+        self._sigma = 0.0
+        self._warned = self._broken = False
+        self.working = False
+
+    def _whose(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
+        """The tokens to keep of each conditioning that is looked at."""
+        entries = [(name, e, length_of(e["cross_attn"], e)) for name in conds for e in conds[name] if "cross_attn" in e]
+        if self._settings.rule != "GoCA":
+            return {e["uuid"]: Tokens(tuple(range(length)), False, length) for _, e, length in entries}
+        positive = {}
+        for name, entry, length in entries:
+            words = attached(entry) or (given if given is not None and given.length == length else None)
+            if name != "negative" and words is not None and words.length == length:
+                positive[entry["uuid"]] = _kept(words)
+        if not positive:
+            raise AttentionError(
+                "GoCA's regions need to know the words of the prompt: encode the positive prompt with Encode Prompt (GoCA), "
+                "wire Prompt Words (GoCA) with the same CLIP and text into words, or choose S-CFG's regions."
+            )
+        behind = background_token(next(words for tokens in positive.values() if (words := tokens.words) is not None))
+        if behind is not None and behind[0] == "negative":
+            for name, entry, length in entries:
+                if name == "negative":
+                    positive[entry["uuid"]] = Tokens((behind[1],), length > 1, length)
+        return positive
+
+    # -- looking ----------------------------------------------------------------------------------------------------
+
+    def begin(self, sigma: float) -> None:
+        self._seen, self._sigma = {}, sigma
+        high, low = self._window
+        self.working = not self._broken and low <= sigma <= high
+
+    def end(self) -> None:
+        self._seen, self.working = {}, False
+
+    def forwards(
+        self, model: Any, x: Tensor, options: Mapping[str, Any], given: Mapping[str, Any] | None = None
+    ) -> list[ForwardRecorder]:
+        """What looks at this model call; nothing when it has no rows that are wanted and not seen yet.
+
+        Other nodes let the model run again within an evaluation (perturbed attention); the first time is the plain one.
+        """
+        uuids, size = options.get("uuids") or (), self._batch
+        picture = x.ndim == 4 or (x.ndim == 5 and x.shape[2] == 1)
+        whole = picture and tuple(x.shape[-2:]) == self._size and x.shape[0] == size * len(uuids)
+        if not self.working or not whole:
+            return []
+        rows = {
+            uuid: slice(i * size, (i + 1) * size)
+            for i, uuid in enumerate(uuids)
+            if uuid in self._tokens and uuid not in self._seen
+        }
+        if not rows:
+            return []
+        self._scale = int(getattr(model.latent_format, "spacial_downscale_ratio", 8))
+
+        def look(plan: Plan) -> ForwardRecorder:
+            entries = {uuid: CondRecorder(part, self._tokens[uuid]) for uuid, part in rows.items()}
+            return ForwardRecorder(plan, self._options, entries, self._size, x.shape[0], given=given)
+
+        return [look(plan) for plan in self._plans]
+
+    def keep(self, forwards: list[ForwardRecorder]) -> None:
+        """Take what the forward passes showed of each conditioning."""
+        failure = next((forward.failure for forward in forwards if forward.failure is not None), None)
+        if failure is not None:
+            self.give_up(failure)
+            return
+        results = [forward.results() for forward in forwards]
+        for uuid in results[0]:
+            found = [result[uuid] for result in results]
+            if self._settings.rule == "GoCA":
+                if found[0].layers:
+                    self._seen[uuid] = self._record(uuid, found[0])
+            else:
+                layers = [layer for result in found if (layer := _plain(result)) is not None]
+                if layers:
+                    self._seen[uuid] = layers
+
+    def _record(self, uuid: Any, result: Any) -> Attention:
+        height, width = result.affinity_grid
+        affinity = None if result.affinity is None else Affinity(height, width, result.affinity)
+        return Attention(
+            self._family,
+            *self._size,
+            self._scale,
+            tuple(result.layers.values()),
+            self._tokens[uuid],
+            self._plan.defaults,
+            affinity,
+            (self._sigma,),
+        )
+
+    # -- regions ----------------------------------------------------------------------------------------------------
+
+    def regions(self, positive: Iterable[Mapping[str, Any]], negative: Iterable[Mapping[str, Any]]) -> Regions | None:
+        """Regions of this evaluation at the size of the latent, or None where plain guidance has to do."""
+        shown = [(entry, self._seen[entry["uuid"]]) for entry in positive if entry["uuid"] in self._seen]
+        behind = next((self._seen[entry["uuid"]] for entry in negative if entry["uuid"] in self._seen), None)
+        found = [(entry, self._of(record, behind)) for entry, record in shown]
+        parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
+        if not shown:
+            self._warn("the attention of the prompt was not to be seen (cached, cropped, replaced or not active)")
+        if not parts:
+            return None
+        return parts[0][0] if len(parts) == 1 else join([part for part, _ in parts], [weight for _, weight in parts])
+
+    def _of(self, record: Any, behind: Any) -> Regions | None:
+        if self._settings.rule == "GoCA":
+            return goca_regions(record, behind, self._settings)
+        if behind is None:
+            return None
+        part = published_regions(record, behind, self._settings.ties)
+        return Regions(resize_nearest(part.masks, self._size), resize_nearest(part.foreground, self._size))
+
+    def _weight(self, entry: Mapping[str, Any]) -> Tensor:
+        """How much the host lets this conditioning count at each cell, [B, h, w]."""
+        weight = torch.ones(self._batch, *self._size) * float(entry.get("strength", 1.0))
+        mask = entry.get("mask")
+        if mask is None:
+            return weight
+        mask = mask.reshape(-1, *self._size)[: self._batch].float().cpu() * float(entry.get("mask_strength", 1.0))
+        return weight * mask.repeat(self._batch // mask.shape[0], 1, 1)
+
+    def give_up(self, why: str) -> None:
+        """Not tried again: what does not fit into memory now will not fit a step later."""
+        self._warn(why)
+        self._broken, self.working = True, False
+
+    def _warn(self, why: str) -> None:
+        """A step without regions is a step of plain guidance; the picture is never lost. Said once a run."""
+        if not self._warned:
+            logging.warning("GoCA: Semantic CFG fell back to plain CFG at noise level %.3g: %s.", self._sigma, why)
+        self._warned = True
+
+
+def _kept(words: WordMap) -> Tokens:
+    """The tokens that may own pixels and the one that gathers the background; one column for the others."""
+    kept = set(candidates(words))
+    behind = background_token(words)
+    if behind is not None:
+        kept.add(behind[1])
+    return Tokens(tuple(sorted(kept)), len(kept) < words.length, words.length, words)
+
+
+def _plain(result: Any) -> PlainLayer | None:
+    """The one layer of a plan of one block."""
+    layer = next(iter(result.layers.values()), None)
+    if layer is None or result.affinity is None or result.affinity_grid != (layer.height, layer.width):
+        return None
+    return PlainLayer(layer.height, layer.width, layer.maps["average"], result.affinity)
+
+
+def _coarse_layers(plan: Plan, size: Grid) -> list[Plan]:
+    """A plan for each layer that S-CFG's regions are made of, whose propagation map is that layer's own self-attention."""
+
+    def tokens(level: int) -> int:
+        height, width = plan.grid(level, *size)
+        return height * width
+
+    coarsest = sorted({block.level for block in plan.blocks})[-2:]
+    blocks = [block for block in plan.blocks if block.level in coarsest and tokens(block.level) <= _LARGEST]
+    if not blocks:
+        raise AttentionError(
+            f"S-CFG's regions need layers of at most {_LARGEST} tokens, and at this size the model has none; choose GoCA's "
+            "regions or a smaller picture."
+        )
+    blocks = blocks[:: -(-len(blocks) // _MOST)]
+    return [replace(plan, blocks=(block,), reference=block.name, affinity=(block.name,)) for block in blocks]

@@ -1,0 +1,8 @@
+"""ComfyUI in this process, without its server, for what runs from a command line."""
+
+from __future__ import annotations
+
+from .host import DEMO_WEIGHTS, ROOT, ComfyUIError, boot, digest, find, version, weights
+from .open import open_model
+
+__all__ = ["DEMO_WEIGHTS", "ROOT", "ComfyUIError", "boot", "digest", "find", "open_model", "version", "weights"]

@@ -1,0 +1,143 @@
+"""A model that looks at pictures: encoding, noise, one recorded forward. Imports the host; see `headless.open_model`."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_base
+import comfy.sd
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ...attention.record import Attention
+from .. import demo_model
+from ..conditioning import attach, word_map
+from ..families import UnknownFamily, find_family, network_of
+from ..segment import segment, sigmas_at
+from .host import ComfyUIError
+
+_PROMPTS_KEPT = 64  # data sets repeat themselves: the same few classes in many pictures
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """A picture and a prompt, encoded once for any number of looks: samples [1, C, h, w] and the CONDITIONING."""
+
+    samples: Tensor
+    positive: Any
+
+
+class LoadedModel:
+    """MODEL, CLIP and VAE of one checkpoint.
+
+    family: its name. side: side of the square pictures, in pixels, at which the paper (or the model's makers) use it.
+    multiple: both sides of a picture must be multiples of this.
+    """
+
+    def __init__(self, model: Any, clip: Any, vae: Any, side: int) -> None:
+        self.model, self.clip, self.vae, self.side = model, clip, vae, side
+        family = find_family(model.model)
+        self.family, plan = family.name, family.plan(network_of(model.model))
+        self.defaults = plan.defaults
+        self._noise_level = plan.noise_level
+        deepest = max(block.level for block in plan.blocks)
+        scale = int(getattr(model.model.latent_format, "spacial_downscale_ratio", 8))
+        self.multiple = scale * plan.patch * 2**deepest
+        self._prompts: OrderedDict[str, Any] = OrderedDict()
+
+    @property
+    def device(self) -> str:
+        """What it runs on, for people."""
+        device = torch.device(self.model.load_device)
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+    def sigma(self, level: str) -> float:
+        """A noise level in the host's own terms: "auto" is the paper's for the family, "25%" a share of sampling.
+
+        Anything else is a sigma. Raises ComfyUIError for one that the model does not have.
+        """
+        if level == "auto":
+            return self._noise_level
+        if level.endswith("%"):
+            return sigmas_at(self.model, [float(level[:-1]) / 100])[0]
+        sampling = self.model.get_model_object("model_sampling")
+        low, high = float(sampling.sigma_min), float(sampling.sigma_max)
+        # People write a bound with three digits.
+        if not 0.99 * low <= float(level) <= 1.01 * high:
+            raise ComfyUIError(f"The noise level {level} is outside of what this model knows, {low:.3g} to {high:.3g}.")
+        return min(max(float(level), low), high)
+
+    def size(self, height: int, width: int, side: int | None, keep_aspect: bool) -> tuple[int, int]:
+        """The size at which a picture is looked at: the square of `side` (None: the model's own), as in the paper.
+
+        keep_aspect: of the same area, but with the picture's own proportions. Both are rounded to the model's multiple.
+        """
+        side = side or self.side
+        wanted = (side * math.sqrt(height / width), side * math.sqrt(width / height)) if keep_aspect else (side, side)
+        rows, columns = (max(1, round(length / self.multiple)) * self.multiple for length in wanted)
+        return rows, columns
+
+    def sit(
+        self, picture: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False
+    ) -> EncodedImage:
+        """Encode a picture, uint8 [H, W, 3], and a prompt. The picture is resized to `size` bicubically."""
+        rows, columns = self.size(int(picture.shape[0]), int(picture.shape[1]), side, keep_aspect)
+        if picture.shape[:2] != (rows, columns):
+            resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC)
+            picture = np.asarray(resized, dtype=np.uint8)
+        with torch.inference_mode():
+            samples = self.vae.encode(torch.from_numpy(picture.copy())[None].float() / 255)
+            return EncodedImage(samples, self._encode(text))
+
+    def _encode(self, text: str) -> Any:
+        if text not in self._prompts:
+            words = word_map(self.clip, text)
+            conditioning = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text))
+            self._prompts[text] = attach(conditioning, words)
+            if len(self._prompts) > _PROMPTS_KEPT:
+                self._prompts.popitem(last=False)
+        return self._prompts[text]
+
+    def look(self, sitting: EncodedImage, sigma: float, seed: int, **options: Any) -> Attention:
+        """The attention of one forward pass at a noise level (two with `flip`); options as for `segment.segment`."""
+        with torch.inference_mode():
+            return segment(self.model, sitting.samples, sitting.positive, sigmas=[sigma], seed=seed, **options)
+
+
+def load_model(checkpoint: Path | None) -> LoadedModel:
+    """The demo model (None, or other weights of it) or a checkpoint.
+
+    Raises ComfyUIError when it lacks a part or cannot be recorded.
+    """
+    if checkpoint is None or demo_model.is_demo(checkpoint):
+        return LoadedModel(*demo_model.load(checkpoint or demo_model.WEIGHTS), side=64)
+    try:
+        model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
+    except Exception as error:
+        # The host has many words for a file that it cannot read, some of them over several lines.
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ComfyUIError(f"{checkpoint.name} cannot be loaded as a checkpoint: {why}") from error
+    if model is None or clip is None or vae is None or getattr(vae, "first_stage_model", None) is None:
+        raise ComfyUIError(
+            f"{checkpoint.name} lacks its model, its text encoder or its VAE: give a full checkpoint that holds all three."
+        )
+    try:
+        return LoadedModel(model, clip, vae, _paper_side(model.model))
+    except UnknownFamily as error:
+        raise ComfyUIError(str(error)) from None
+
+
+def _paper_side(model: Any) -> int:
+    """512 for the models of Stable Diffusion 1 and 2 and the small PixArt, 1024 for all later ones."""
+    network = network_of(model)
+    if type(network).__name__ == "UNetModel":
+        return 1024 if isinstance(model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner)) else 512
+    # PixArt tells by its position codes how many times 512 it was made for.
+    return 512 * (getattr(network, "pe_interpolation", None) or 2)

@@ -1,0 +1,1 @@
+"""One attention call reduced to small maps while its tensors are alive."""

@@ -1,0 +1,88 @@
+"""Regional prompts in one pass: masks from what the sampler has recorded so far, and prompts of their own from there on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...pipeline import MaskRequest, MaskResult
+from ...regional import Conditioning, parse_labels, parse_prompts
+from ...words.match import PhraseError
+from ...words.word_map import WordMap, parse_phrases
+from ..families import plan_of
+from ..options import record_options
+from ..recorder import Recorder
+from .prompts import encode
+from .run import RegionalPlan, RegionalRun
+
+
+class RegionalPass(Recorder):
+    """A recorder of its own, beside any other on the same MODEL, whose runs change their conditioning on the way.
+
+    Holds no model. Several samplers may share it.
+    """
+
+    key = "goca_regional_pass"
+    _unknown = (
+        "This LATENT was not made by a sampler with this regional pass: wire the MODEL that comes out of Regional Pass "
+        "into the sampler, and the sampler's own LATENT, unchanged, into Collect Masks (only the last runs are kept)."
+    )
+
+    def __init__(
+        self, plan: RegionalPlan, encoded: Sequence[Conditioning | None], options: Any, words: WordMap | None = None
+    ) -> None:
+        super().__init__(plan.window, options)
+        self.plan, self._encoded, self._words = plan, encoded, words
+
+    def _open(self, guider: Any, sigmas: Tensor, shape: Sequence[int]) -> RegionalRun:
+        return RegionalRun(guider, sigmas, shape, self.plan, self._encoded, self._words)
+
+    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        run = self._run
+        if isinstance(run, RegionalRun):
+            run.prepare(executor.class_obj, x, float(timestep.max()))
+        return super()._predict_noise(executor, x, timestep, *args, **kwargs)
+
+    def _marks(self, samples: Tensor) -> list[tuple[Any, ...]]:
+        return [(self.plan, *mark) for mark in super()._marks(samples)]
+
+    def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
+        """The masks that made ``samples`` (the ``samples`` of a LATENT), and lines that say which followed which prompt.
+
+        Raises AttentionError with one sentence when there were none, saying why.
+        """
+        run = self._find(samples)
+        assert isinstance(run, RegionalRun)
+        return run.masks(), run.report
+
+
+def regional_pass(
+    model: Any,
+    clip: Any,
+    request: MaskRequest,
+    prompts: str,
+    start: float = 0.2,
+    looks: int = 2,
+    strength: float = 1.0,
+    feather: float = 0.0,
+    words: WordMap | None = None,
+) -> tuple[Any, RegionalPass]:
+    """A copy of a MODEL that paints each phrase of a request by a prompt of its own, and what hands out the masks.
+
+    prompts: lines ``phrase: prompt``, or bare prompts in the order of the phrases. Phrases without one follow the positive
+    prompt of the sampler. The rest as in `RegionalPlan`. Raises RegionalError for prompts that do not fit the phrases, ValueError
+    for a number out of range, UnknownFamily for a model whose attention cannot be recorded.
+    """
+    # As the masks will be called.
+    labels = parse_labels("\n".join(", ".join(parts) for parts in parse_phrases(request.phrases)))
+    if not labels:
+        raise PhraseError("No phrase was given: write words of the prompt, one object per line.")
+    texts = parse_prompts(prompts, labels)
+    chosen = tuple((label, texts[label]) for label in labels if label in texts)
+    encoded = {text: encode(clip, text) for text in dict.fromkeys(texts.values())}
+    plan = RegionalPlan(request, chosen, start, looks, strength, feather)
+    options = record_options(plan_of(model.model))
+    used = RegionalPass(plan, [encoded.get(texts.get(label, "")) for label in labels], options, words)
+    return used.install(model), used

@@ -1,0 +1,187 @@
+"""What all readers share: the places of the host's tokens, and going through a prompt and its tokens in step."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from ...words.build import Token
+from ...words.text import EMBEDDING
+from ...words.word_map import WordMapError
+
+Span = tuple[int, int]
+# (tokenizer of one text encoder, text) -> the ids without start and end, and the characters that each one stands for.
+Spans = Callable[[Any, str], tuple[list[int], list[Span]]]
+
+
+class Placed(NamedTuple):
+    position: int
+    token: Any  # an id, or the vector of an embedding
+    word: int  # the host's number of the weighted segment or embedding; 0 for start, end and padding
+    kind: str
+
+
+def place(sub: Any, chunks: list[Any]) -> Iterator[Placed]:
+    """Every token that has a position in the conditioning, in order."""
+    offset = 0
+    for chunk in chunks:
+        # The host drops vectors that do not fit the encoder; what follows moves up and padding fills the chunk.
+        kept = [entry for entry in chunk if not is_vector(entry[0]) or entry[0].shape[-1] == sub.embedding_size]
+        kept += [(sub.pad_token, 1.0, 0)] * (len(chunk) - len(kept))
+        ended = sub.end_token is None
+        for index, (token, _, word) in enumerate(kept):
+            if word:
+                kind = "word"
+            elif index == 0 and sub.start_token is not None:
+                kind = "start"
+            else:
+                # The padding may have the id of the end token (CLIP-L) or of "!" (CLIP-G and CLIP-H), so only the
+                # place tells them apart.
+                kind, ended = "pad" if ended else "end", True
+            yield Placed(offset + index, token, word, kind)
+        offset += len(chunk)
+
+
+def is_vector(token: Any) -> bool:
+    return hasattr(token, "shape") and len(token.shape) > 0
+
+
+def length_of(chunks: list[Any]) -> int:
+    """Tokens of the conditioning that the host makes of these chunks."""
+    return sum(len(chunk) for chunk in chunks)
+
+
+class PromptTokens:
+    """Goes through a prompt and the host's tokens of it in step.
+
+    ``weights``: whether the host reads weights syntax in it. ``plain``: the prompt without weights syntax. ``breaks``:
+    places in it where a word ends although no space follows.
+    """
+
+    def __init__(self, sub: Any, chunks: list[Any], text: str, spans: Spans, weights: bool = True) -> None:
+        self._sub, self._spans = sub, spans
+        self._placed = list(place(sub, chunks))
+        self._queue = [p for p in self._placed if p.word]
+        self._pieces: dict[int, str] = {}
+        self.length = length_of(chunks)
+        self.plain, self._segments = plain_of(text, weights and not getattr(sub, "disable_weights", False))
+        self.breaks = [edge for segment in self._segments for edge in segment]
+
+    def tokens(self, offset: int = 0) -> list[Token]:
+        """Every token with its characters; ``offset``: tokens that stand before them in the conditioning."""
+        tokens = [Token(p.position, int(p.token), self._piece(p.token), p.kind) for p in self._placed if not p.word]
+        for start, end in self._segments:
+            # The host cuts a segment in front of every "embedding:" that follows a space.
+            cuts = [m.start() for m in re.finditer(rf"(?<=\s){EMBEDDING}", self.plain[start:end])]
+            for a, b in pairwise([0, *cuts, end - start]):
+                tokens += self._part(start + a, start + b)
+        if self._queue:
+            raise self._lost()
+        return [replace(t, position=t.position + offset) for t in tokens]
+
+    def _part(self, start: int, end: int) -> list[Token]:
+        named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
+        if named is None or self._sub.embedding_directory is None:
+            return self._text(start, end)
+        # A name ends at a space, "<" or "["; commas at its end belong to the prompt unless a file is really called so.
+        vectors = self._vectors()
+        full = named.end()
+        bare = named.start(1) + len(named[1].strip(","))
+        name_end = bare if self._fits(self._spans(self._sub, self.plain[bare:end])[0]) else full
+        token = [Token(p.position, -1, self.plain[start:name_end], "embedding", start, name_end) for p in vectors]
+        return token + self._text(name_end, end)
+
+    def _vectors(self) -> list[Placed]:
+        """Take the vectors of one embedding; there are none when the host did not find its file."""
+        word = self._queue[0].word if self._queue else 0
+        count = 0
+        while count < len(self._queue) and self._queue[count].word == word and is_vector(self._queue[count].token):
+            count += 1
+        taken, self._queue = self._queue[:count], self._queue[count:]
+        return taken
+
+    def _fits(self, ids: list[int]) -> bool:
+        """Whether the next tokens are exactly these."""
+        return [None if is_vector(p.token) else p.token for p in self._queue[: len(ids)]] == ids
+
+    def _text(self, start: int, end: int) -> list[Token]:
+        """Take the tokens of plain[start:end]."""
+        ids, spans = self._spans(self._sub, self.plain[start:end])
+        if not self._fits(ids):
+            raise self._lost()
+        taken, self._queue = self._queue[: len(ids)], self._queue[len(ids) :]
+        return [
+            Token(p.position, int(p.token), self._piece(p.token), "word", start + a, start + b)
+            for p, (a, b) in zip(taken, spans, strict=True)
+        ]
+
+    def _piece(self, token: int) -> str:
+        """The text of a token for people; a part of a character shows as the replacement character."""
+        if token not in self._pieces:
+            text = str(self._sub.tokenizer.decode([int(token)])).strip()
+            self._pieces[token] = text.removeprefix("##") or text  # BERT marks what does not begin a word
+        return self._pieces[token]
+
+    def _lost(self) -> WordMapError:
+        return lost(self.plain)
+
+
+def lost(plain: str) -> WordMapError:
+    shown = " ".join(plain.split())
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    return WordMapError(f'The tokens of the prompt "{shown}" could not be traced back to its words.')
+
+
+def plain_of(text: str, weights: bool = True) -> tuple[str, list[Span]]:
+    """The prompt without weights syntax, and the spans in it that the host tokenises one by one."""
+    from comfy.sd1_clip import escape_important, token_weights, unescape_important
+
+    escaped = escape_important(text)
+    parsed = [segment for segment, _ in token_weights(escaped, 1.0)] if weights else [escaped]
+    plain, segments = "", []
+    for segment in map(unescape_important, parsed):
+        segments.append((len(plain), len(plain) + len(segment)))
+        plain += segment
+    return plain, segments
+
+
+def inner(sub: Any) -> slice:
+    """What the host takes of a tokenizer's ids: all but start and end."""
+    return slice(sub.tokens_start, -1 if sub.tokenizer_adds_end_token else None)
+
+
+def fast_spans(sub: Any, text: str) -> tuple[list[int], list[Span]] | None:
+    """Ids and characters as a fast tokenizer tells them; None from a slow one, which knows no characters."""
+    if not getattr(sub.tokenizer, "is_fast", False):
+        return None
+    encoded, cut = sub.tokenizer(text, return_offsets_mapping=True), inner(sub)
+    return list(encoded["input_ids"][cut]), [(a, b) for a, b in encoded["offset_mapping"][cut]]
+
+
+def measured_spans(
+    sub: Any, text: str, length: Callable[[int], int], owners: Callable[[str], list[list[int]]], runs: str = r"\S+"
+) -> tuple[list[int], list[Span]]:
+    """Ids and characters from the lengths of the tokens, for slow tokenizers.
+
+    ``runs``: parts of the text that are tokenised apart, those without spaces if nothing else is said. ``length`` of a
+    token, in the units of ``owners``: every way in which the tokenizer may have read a run, as the character that each
+    unit stands for. Where no reading has the tokens' length the words of the run share all of them.
+    """
+    ids: list[int] = []
+    spans: list[Span] = []
+    for run in re.finditer(runs, text):
+        found = list(sub.tokenizer(run[0])["input_ids"][inner(sub)])
+        edges = [0]
+        for token in found:
+            edges.append(edges[-1] + length(token))
+        for units in owners(run[0]):
+            if found and edges[-1] == len(units):
+                spans += [(run.start() + units[a], run.start() + units[b - 1] + 1) for a, b in pairwise(edges)]
+                break
+        else:
+            spans += [run.span()] * len(found)
+        ids += found
+    return ids, spans

@@ -1,0 +1,67 @@
+"""CLIP's byte-pair tokens, in chunks of 77 with their own start and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ...words.build import Token, build
+from ...words.word_map import WordMap, WordMapError
+from .base import PromptTokens, Span, fast_spans, is_vector, length_of, measured_spans, place
+
+_STRAIGHT = str.maketrans("‘’“”", "''\"\"")
+
+
+def clip_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
+    """The vocabulary has one sign for each byte of the lower-case text."""
+
+    def owners(run: str) -> list[list[int]]:
+        # Some tokenizers straighten curly quotes first.
+        readings = (run, run.translate(_STRAIGHT))
+        return [[i for i, char in enumerate(reading) for _ in char.lower().encode()] for reading in readings]
+
+    def length(token: int) -> int:
+        return len(sub.inv_vocab[token].removesuffix("</w>"))
+
+    return fast_spans(sub, text) or measured_spans(sub, text, length, owners)
+
+
+def clip_tokens(clip: Any, text: str, keys: tuple[str, ...]) -> tuple[PromptTokens, list[Token], int]:
+    """The reader of the first encoder, its tokens, and their number; all encoders must agree on where each word is."""
+    chunks = clip.tokenize(text, return_word_ids=True)
+    first, *others = keys
+    reader = PromptTokens(getattr(clip.tokenizer, f"clip_{first}"), chunks[first], text, clip_spans)
+    tokens = reader.tokens()
+    words = [(t.position, t.token_id) for t in tokens if t.kind == "word"]
+    for key in others:
+        placed = place(getattr(clip.tokenizer, f"clip_{key}"), chunks[key])
+        if [(p.position, p.token) for p in placed if p.word and not is_vector(p.token)] != words:
+            raise WordMapError(
+                "The two text encoders of this model put the same words at different places, most likely because an "
+                "embedding in the prompt was made for only one of them: take it out or move it to the end of the prompt."
+            )
+    # The host cuts the longer one off.
+    length = min(length_of(chunks[key]) for key in keys)
+    return reader, [token for token in tokens if token.position < length], length
+
+
+def clip_words(clip: Any, text: str, encoder: str, keys: tuple[str, ...]) -> WordMap:
+    reader, tokens, length = clip_tokens(clip, text, keys)
+    return build(text, reader.plain, encoder, length, tokens, reader.breaks)
+
+
+def _sdxl_words(clip: Any, text: str) -> WordMap:
+    """SDXL's tokenizer also serves the refiner, whose text encoder reads the list of CLIP-G only."""
+    model = getattr(clip, "cond_stage_model", None)
+    if hasattr(model, "clip_g") and not hasattr(model, "clip_l"):
+        return clip_words(clip, text, "clip-g", ("g",))
+    return clip_words(clip, text, "clip-l+g", ("l", "g"))
+
+
+TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
+    "SD1Tokenizer": partial(clip_words, encoder="clip-l", keys=("l",)),
+    "SD2Tokenizer": partial(clip_words, encoder="clip-h", keys=("h",)),
+    "SDXLTokenizer": _sdxl_words,
+    "StableCascadeTokenizer": partial(clip_words, encoder="clip-g", keys=("g",)),
+}

@@ -1,0 +1,48 @@
+"""HunyuanVideo 1: a prompt in the chat template of Llama 3, of which the host keeps the user's part and the sign behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ...words.build import build
+from ...words.word_map import WordMap
+from .base import PromptTokens, is_vector, plain_of
+from .llama import llama_spans
+from .qwen import within
+
+_HEAD, _END = (128006, 882, 128007), 128009  # "user" between the signs of a head, and <|eot_id|>
+_BLANK = 271  # two line breaks
+
+
+def _users(ids: Sequence[Any]) -> slice:
+    """What the host keeps: all from behind the last head of a user to the first end after it."""
+    first, last = 0, None
+    for place, token in enumerate(ids):
+        if tuple(ids[place : place + 3]) == _HEAD:
+            first, last = place + 2, -1
+        if token == _END and last == -1:
+            last = place + 1
+    if len(ids) > first + 2 and ids[first + 1] == _BLANK:
+        first += 2
+    return slice(*slice(first, last).indices(len(ids))[:2])
+
+
+def _words(clip: Any, text: str) -> WordMap:
+    before, _, after = clip.tokenizer.llama_template.partition("{}")
+    chunks = clip.tokenize(text, return_word_ids=True)["llama"]
+    reader = PromptTokens(clip.tokenizer.llama, chunks, f"{before}{text}{after}", llama_spans)
+    plain, segments = plain_of(text)
+    kept = _users([None if is_vector(entry[0]) else entry[0] for entry in chunks[0]])
+    start, end = len(before), len(before) + len(plain)
+    tokens = [
+        replace(within(token, start, end), position=token.position - kept.start)
+        for token in reader.tokens()
+        if kept.start <= token.position < kept.stop
+    ]
+    breaks = [edge for segment in segments for edge in segment]
+    return build(text, plain, "llama3", kept.stop - kept.start, tokens, breaks)
+
+
+TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"HunyuanVideoTokenizer": _words}

@@ -1,0 +1,35 @@
+"""Lens: the tokens of GPT-OSS, whose vocabulary comes with its weights, in a template of which the head is dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ...words.build import Token, build
+from ...words.word_map import WordMap
+from .base import lost
+from .qwen import byte_spans, within
+
+
+def _lens_words(clip: Any, text: str) -> WordMap:
+    from comfy.text_encoders.gpt_oss import LENS_MAX_TOKENS, LENS_TXT_OFFSET, _lens_render_chat
+
+    sub = clip.tokenizer.gpt_oss
+    ids = [entry[0] for entry in clip.tokenize(text)["gpt_oss"][0]]
+    if not ids:  # the host makes nothing of an empty prompt
+        return build(text, text, "gpt-oss", 0, [])
+    expected, spans = byte_spans(sub, _lens_render_chat(text))
+    if ids != expected[:LENS_MAX_TOKENS]:
+        raise lost(text)
+    start = len(_lens_render_chat("\0").partition("\0")[0])
+    tokens = []
+    for place, (token, (a, b)) in enumerate(zip(ids, spans, strict=False)):
+        if place >= LENS_TXT_OFFSET:
+            piece = Token(place, int(token), sub.tokenizer.decode([token]).strip(), "word", a, b)
+            piece = within(piece, start, start + len(text))
+            tokens.append(replace(piece, position=place - LENS_TXT_OFFSET))
+    return build(text, text, "gpt-oss", len(tokens), tokens)
+
+
+TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"LensTokenizer": _lens_words}

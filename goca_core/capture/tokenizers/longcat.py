@@ -1,0 +1,46 @@
+"""LongCat-Image: Qwen's tokens of the prompt, letter by letter where it is quoted, filled up to 512; no template is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ...words.build import Token, build
+from ...words.word_map import WordMap
+from .base import lost
+from .qwen import OWN, after_system, byte_spans
+
+_TURN_ENDS = 151645  # <|im_end|>; from the last one on nothing is left
+
+
+def _longcat_words(clip: Any, text: str) -> WordMap:
+    from comfy.text_encoders.longcat_image import split_quotation
+
+    sub = clip.tokenizer.qwen25_7b
+    ids = [entry[0] for entry in clip.tokenize(text)["qwen25_7b"][0]]
+    before = "" if text.startswith(OWN) else clip.tokenizer.T2I_PREFIX
+    start = len(sub.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
+    expected, spans, at = [], [], 0
+    for part, quoted in split_quotation(text or " "):
+        for piece in part if quoted else [part]:
+            found, places = byte_spans(sub, piece)
+            expected += found
+            spans += [(at + a, at + b) for a, b in places]
+            at += len(piece)
+    # The host takes so many tokens of a prompt and fills up shorter ones.
+    count = min(len(expected), sub.max_length)
+    if at != len(text or " ") or ids[start : start + count] != expected[:count]:
+        raise lost(text)
+    first = max(0, after_system(ids)) if 151644 in ids else 0
+    stop = max((place for place, token in enumerate(ids) if token == _TURN_ENDS), default=len(ids))
+    stop = len(ids) if stop <= first else stop
+    tokens = []
+    for place in range(first, stop):
+        number = place - start
+        kind = "word" if 0 <= number < count else "pad" if ids[place] == sub.pad_token else "other"
+        a, b = spans[number] if kind == "word" else (0, 0)
+        tokens.append(Token(place - first, int(ids[place]), sub.tokenizer.decode([ids[place]]).strip(), kind, a, b))
+    return build(text, text, "qwen2.5", stop - first, tokens)
+
+
+TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"LongCatImageTokenizer": _longcat_words}

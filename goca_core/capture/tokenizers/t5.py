@@ -1,0 +1,102 @@
+"""T5's SentencePiece tokens: no start, ``</s>`` at the end, padded up to a length or not at all.
+
+A piece that begins a word carries ``▁``; where the vocabulary has no such piece, ``▁`` is a token of its own, which
+names nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ...words.build import Token, build
+from ...words.word_map import WordMap, WordMapError
+from .base import PromptTokens, Span, fast_spans
+from .clip import clip_tokens
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+ANIMA_LENGTH = 512
+"""Tokens that Anima fills a short prompt up to."""
+
+
+def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
+    """From a fast tokenizer, or from SentencePiece itself (mT5 and others, whose vocabulary comes with the weights)."""
+    ids, spans = fast_spans(sub, text) or _sentencepiece(sub.tokenizer.tokenizer, text)
+    pieces = [str(sub.inv_vocab.get(token, "")) for token in ids]
+    return ids, [
+        (a, a) if piece and not piece.strip("▁") else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)
+    ]
+
+
+def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
+    plain = {"add_bos": False, "add_eos": False}
+    ids = list(processor.encode(text, **plain))
+    try:
+        spans = [(a, b) for a, b in processor.encode(text, return_type="offset_mapping", **plain)["offsets"]]
+    except TypeError:  # before version 0.2.2
+        spans = [(p.begin, p.end) for p in processor.encode(text, out_type="immutable_proto", **plain).pieces]
+    # Of a character that is spelt in bytes only the last byte has it; all of them stand for it.
+    for number in reversed(range(len(ids) - 1)):
+        start, end = spans[number]
+        if start == end and _BYTE.fullmatch(processor.id_to_piece(ids[number])):
+            spans[number] = (start, spans[number + 1][1])
+    return ids, spans
+
+
+def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: str = "t5") -> WordMap:
+    """Models that see the tokens of T5 alone; a second encoder may give a pooled vector, which has no places."""
+    chunks = clip.tokenize(text, return_word_ids=True)[key]
+    reader = PromptTokens(getattr(clip.tokenizer, attribute), chunks, text, t5_spans)
+    return build(text, reader.plain, encoder, reader.length, reader.tokens(), reader.breaks)
+
+
+def _anima_words(clip: Any, text: str) -> WordMap:
+    """T5's tokens are what Anima asks its language model for; behind them the model fills up to a length."""
+    reader = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+    length = max(ANIMA_LENGTH, reader.length)
+    filling = [Token(position, 0, "", "pad") for position in range(reader.length, length)]
+    return build(text, reader.plain, "t5", length, [*reader.tokens(), *filling], reader.breaks)
+
+
+def _sd3_words(clip: Any, text: str) -> WordMap:
+    """The tokens of both CLIPs, on top of one another, and behind them those of T5: every word is at two places.
+
+    Each of the three encoders may be missing.
+    """
+    model = getattr(clip, "cond_stage_model", None)
+    there = [name for name in ("clip_l", "clip_g", "t5xxl") if model is None or getattr(model, name, None) is not None]
+    keys = tuple(name.removeprefix("clip_") for name in there if name != "t5xxl")
+    readers: list[PromptTokens] = []
+    tokens: list[Token] = []
+    length = 0
+    if keys:
+        reader, tokens, length = clip_tokens(clip, text, keys)
+        readers.append(reader)
+    if "t5xxl" in there:
+        reader = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+        tokens, length = tokens + reader.tokens(length), length + reader.length
+        readers.append(reader)
+    if not readers:
+        raise WordMapError(
+            "This CLIP holds no text encoder, so its conditioning has no words; load one with the model."
+        )
+    encoder = "+".join([*(["clip"] if keys else []), *(["t5"] if "t5xxl" in there else [])])
+    return build(text, readers[0].plain, encoder, length, tokens, readers[0].breaks)
+
+
+TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
+    "SD3Tokenizer": _sd3_words,
+    # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start and no end.
+    "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
+    "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
+    "NewBieTokenizer": partial(t5_words, attribute="gemma", key="gemma", encoder="gemma"),
+    "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
+    "AnimaTokenizer": _anima_words,
+    **dict.fromkeys(
+        ("PixArtTokenizer", "MochiT5Tokenizer", "LTXVT5Tokenizer", "CosmosT5Tokenizer", "CogVideoXTokenizer"),
+        partial(t5_words, attribute="clip_t5xxl"),
+    ),
+    "FluxTokenizer": partial(t5_words, attribute="t5xxl"),
+}

@@ -1,0 +1,58 @@
+"""The data sets of the evaluation by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .base import ERROR_KINDS, IGNORE, ClassName, DataError, Dataset, Item
+from .coco import CocoObject, CocoStuff
+from .pascal import Context, Voc
+from .places import Ade20k, Cityscapes
+from .scenes import Scenes
+
+__all__ = [
+    "DATASETS",
+    "ERROR_KINDS",
+    "IGNORE",
+    "ClassName",
+    "DataError",
+    "Dataset",
+    "Item",
+    "open_dataset",
+]
+
+DATASETS: Mapping[str, type[Dataset]] = {
+    kind.name: kind for kind in (Voc, Context, CocoObject, CocoStuff, Cityscapes, Ade20k, Scenes)
+}
+
+
+def open_dataset(
+    name: str, root: str | Path | None = None, *, split: str | None = None, reference: bool = False, **options: Any
+) -> Dataset:
+    """Open a data set.
+
+    name: one of DATASETS. root: the folder its authors' archives were unpacked in. split: None for the official one, or with
+    `reference` the one of the reference implementation. options: of the data set alone, such as count and seed of scenes.
+    Raises DataError for an unknown name, option or split, a folder that is not laid out so, or a split without pictures.
+    """
+    kind = DATASETS.get(name)
+    if kind is None:
+        raise DataError(f'There is no data set "{name}": choose one of {", ".join(DATASETS)}.')
+    known = set(inspect.signature(kind).parameters) - {"root", "split", "reference"}
+    for option in options:
+        if option not in known:
+            which = f"its options are {', '.join(sorted(known))}" if known else "it has no options"
+            raise DataError(f'The data set {name} has no option "{option}": {which}.')
+    make: Any = kind
+    dataset: Dataset = make(None if root is None else Path(root), split, reference=reference, **options)
+    if not dataset.items:
+        raise DataError(f"The split {dataset.split} of {name} has no pictures in {root}.", "empty")
+    seen: set[str] = set()
+    for item in dataset.items:
+        if item.key in seen:
+            raise DataError(f"The split {dataset.split} of {name} lists {item.key} twice.", "value")
+        seen.add(item.key)
+    return dataset

@@ -1,0 +1,1 @@
+"""Prompts of an evaluation: composed of class names, or captions."""

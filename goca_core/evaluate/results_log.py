@@ -1,0 +1,219 @@
+"""What has been counted so far: one line of JSON per picture, appended as soon as it is known.
+
+A run that was killed goes on where it stopped. A picture is in the file whole or not at all, and never counts twice; the
+sums are of whole numbers, so neither the order of the pictures nor the number of workers changes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics import Confusion
+
+FORMAT = 1
+_HEAD = "goca_evaluation"
+
+Cells = tuple[int, ...]
+"""Pairs of a cell of the confusion matrix (true class * classes + predicted class) and its pixels: c, n, c, n, ..."""
+
+
+class ResultsLogError(ValueError):
+    """A log that does not belong to this run, or cannot be read; one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one picture: `counts`, method -> the cells for each of its thetas; or an `error` and its `kind`.
+
+    on: what it was computed on. unnamed: ids of classes that it shows and its prompt has no words for; they count as not
+    found.
+    """
+
+    key: str
+    counts: Mapping[str, Sequence[Cells]] = field(default_factory=dict)
+    error: str = ""
+    kind: str = ""
+    on: str = ""
+    unnamed: Sequence[int] = ()
+
+
+def cells(labels: NDArray[Any], truth: NDArray[np.int64], classes: int, ignore: int) -> tuple[Cells, ...]:
+    """Count one picture. labels: [T, H, W] predictions for T thresholds, integers. truth: [H, W]; `ignore` does not count.
+
+    Raises ValueError for shapes that differ or classes outside 0..classes-1.
+    """
+    if labels.shape[1:] != truth.shape:
+        raise ValueError(f"The prediction is {labels.shape[1:]} and the label {truth.shape}: they must be of one size.")
+    keep = truth != ignore
+    # Taking all is not the same as taking nothing away: it copies.
+    true, found = (truth.ravel(), labels.reshape(len(labels), -1)) if keep.all() else (truth[keep], labels[:, keep])
+    for what, values in (("label", true), ("prediction", found)):
+        if values.size and not 0 <= values.min() <= values.max() < classes:
+            raise ValueError(
+                f"The {what} holds classes from {values.min()} to {values.max()}, outside 0..{classes - 1}."
+            )
+    size = classes**2
+    shift = np.arange(len(found), dtype=np.int64)[:, None] * size
+    sums = np.bincount((found + true * classes + shift).ravel(), minlength=len(found) * size).reshape(len(found), size)
+    rows = []
+    for row in sums:
+        (used,) = row.nonzero()
+        rows.append(tuple(np.stack((used, row[used]), 1).ravel().tolist()))
+    return tuple(rows)
+
+
+def confusion(row: Sequence[int], classes: int) -> Confusion:
+    """One row of `cells` as a confusion matrix."""
+    matrix = Confusion(classes)
+    pairs = np.asarray(row, dtype=np.int64).reshape(-1, 2)
+    matrix.matrix.ravel()[pairs[:, 0]] += pairs[:, 1]
+    return matrix
+
+
+class ResultsLog:
+    """The file of one run.
+
+    head: what the counts depend on (plain JSON). A file with another head is refused. done: the pictures counted, which
+    need not be done again; failed: those with an error instead, which are tried again.
+    """
+
+    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
+        self.path, self.done, self.failed = path, set[str](), dict[str, Record]()
+        self._head = json.loads(json.dumps(head))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._cut_torn_line()
+        if path.is_file() and path.stat().st_size:
+            self._check_head()
+            for record in self.records():
+                self._note(record)
+        else:
+            self._append({_HEAD: FORMAT, **self._head})
+
+    def add(self, record: Record) -> bool:
+        """Append a picture; False, and nothing done, if it has been counted already."""
+        if record.key in self.done:
+            return False
+        line: dict[str, Any] = {"key": record.key, "on": record.on}
+        line |= {"error": record.error, "kind": record.kind} if record.error else {"counts": record.counts}
+        line |= {"unnamed": list(record.unnamed)} if record.unnamed else {}
+        self._append(line)
+        self._note(record)
+        return True
+
+    def records(self) -> Iterator[Record]:
+        """Every picture once, in the order of the file: the first counts of it, or its last error."""
+        counted: set[str] = set()
+        errors: dict[str, Record] = {}
+        for line in self._lines():
+            record = Record(
+                line["key"],
+                line.get("counts", {}),
+                line.get("error", ""),
+                line.get("kind", ""),
+                line.get("on", ""),
+                line.get("unnamed", ()),
+            )
+            if record.error:
+                errors[record.key] = record
+            elif record.key not in counted:
+                counted.add(record.key)
+                yield record
+        yield from (record for key, record in errors.items() if key not in counted)
+
+    def totals(self, classes: int) -> dict[str, list[Confusion]]:
+        """The sums over all pictures: method -> one matrix for each of its thetas."""
+        sums: dict[str, NDArray[np.int64]] = {}
+        for record in self.records():
+            for method, rows in record.counts.items():
+                total = sums.setdefault(method, np.zeros((len(rows), classes**2), dtype=np.int64))
+                for place, row in zip(total, rows, strict=True):
+                    pairs = np.asarray(row, dtype=np.int64).reshape(-1, 2)
+                    place[pairs[:, 0]] += pairs[:, 1]
+        return {method: [_matrix(row, classes) for row in total] for method, total in sums.items()}
+
+    def _note(self, record: Record) -> None:
+        if record.error:
+            self.failed[record.key] = record
+        else:
+            self.failed.pop(record.key, None)
+            self.done.add(record.key)
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        # One write, on the disk before the next picture: a kill leaves whole lines, or one torn at the end.
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut_torn_line(self) -> None:
+        if not self.path.is_file():
+            return
+        with self.path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
+            end, block = file.tell(), b""
+            while end and not block.endswith(b"\n"):
+                # Backwards to the last line break; a line may be longer than a block.
+                start = max(0, end - (1 << 16))
+                file.seek(start)
+                block = file.read(end - start)
+                block = block[: block.rfind(b"\n") + 1]
+                end = start + len(block)
+            file.truncate(end)
+
+    def _lines(self, skip: int = 1) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as file:
+            for number, text in enumerate(file, start=1):
+                if number <= skip:
+                    continue
+                try:
+                    line = json.loads(text)
+                    if not isinstance(line, dict) or (number > 1 and "key" not in line):
+                        raise ValueError
+                except ValueError:
+                    if number == 1:
+                        raise self._not_ours() from None
+                    raise ResultsLogError(
+                        f"Line {number} of {self.path.name} cannot be read: delete that line, whose picture is then counted "
+                        "again, or choose another folder."
+                    ) from None
+                yield line
+
+    def _not_ours(self) -> ResultsLogError:
+        return ResultsLogError(f"{self.path} is not a log of this version: choose another folder.")
+
+    def _check_head(self) -> None:
+        found = next(self._lines(skip=0))
+        if found.pop(_HEAD, None) != FORMAT:
+            raise self._not_ours()
+        for group in {**self._head, **found}:
+            ours, theirs = (head.get(group) for head in (self._head, found))
+            if ours == theirs:
+                continue
+            where = _difference(group, theirs, ours)
+            raise ResultsLogError(
+                f"{self.path.parent} holds a run with other settings ({where}): repeat its settings to go on with it, or "
+                "choose another folder."
+            )
+
+
+def _matrix(row: NDArray[np.int64], classes: int) -> Confusion:
+    matrix = Confusion(classes)
+    matrix.matrix += row.reshape(classes, classes)
+    return matrix
+
+
+def _difference(name: str, theirs: Any, ours: Any) -> str:
+    """The first setting that differs, in words."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        key = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
+        return _difference(key, theirs.get(key), ours.get(key))
+    shown = [text if len(text) <= 60 else f"{text[:60]}..." for text in (json.dumps(theirs), json.dumps(ours))]
+    return f"{name} was {shown[0]} and is now {shown[1]}"

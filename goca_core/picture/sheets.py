@@ -1,0 +1,146 @@
+"""What the browser looks at: maps side by side on one small grey picture, and the words of a prompt as plain data."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.global_map import Maps
+from ..pipeline import MaskResult, Scores, each_word, for_samples, steps
+from ..tensors import Grid
+from ..words.text import EMBEDDING
+from ..words.word_map import WordMap
+from .batch import Layers
+
+# The longest side of what is sent, and the pixels of one sheet; a browser shows it at a few hundred pixels.
+HEAT_SIDE, MASK_SIDE, PICTURE_SIDE = 64, 512, 1024
+HEAT_AREA, MASK_AREA = 2**20, 2**22
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Maps of ``names``, row by row on one picture for each sample: ``image`` [B, rows * height, columns * width].
+
+    Values lie in the middle of their 8-bit step, so that cutting off instead of rounding gives the nearest one.
+    """
+
+    image: Tensor
+    names: tuple[str, ...]
+    columns: int
+    height: int
+    width: int
+
+    def layout(self) -> dict[str, Any]:
+        """All but the picture, as plain data; ``digest`` is the same for the same maps."""
+        digest = hashlib.blake2b((self.image * 255).byte().numpy().tobytes(), digest_size=16).hexdigest()
+        sides = {"columns": self.columns, "height": self.height, "width": self.width}
+        return {"names": list(self.names), **sides, "digest": digest}
+
+
+def sheet(maps: Tensor, names: tuple[str, ...], side: int, area: int) -> Sheet:
+    """Maps [B, K, h, w] in [0, 1] as a sheet, made smaller where they are larger than ``side``, or ``area`` all together."""
+    count = maps.shape[1]
+    if count != len(names) or not count:
+        raise ValueError(f"Got {len(names)} names for {count} maps: pass one for each, and at least one.")
+    height, width = fitted((maps.shape[2], maps.shape[3]), side, area // count)
+    small = _shrunk(maps.detach().float().cpu().nan_to_num(0.0).clamp(0, 1), (height, width))
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    tiles = torch.cat((small, small.new_zeros(small.shape[0], rows * columns - count, height, width)), 1)
+    image = tiles.unflatten(1, (rows, columns)).transpose(2, 3).reshape(-1, rows * height, columns * width)
+    return Sheet(_steps(image), names, columns, height, width)
+
+
+def fitted(size: Grid, side: int, area: int) -> Grid:
+    """A size of the same shape that is no longer than ``side``, no larger than ``area``, and at least one pixel."""
+    height, width = size
+    factor = min(1.0, side / max(size), math.sqrt(area / (height * width)))
+    return max(1, int(height * factor)), max(1, int(width * factor))
+
+
+def heat_of(result: MaskResult, scores: Scores, words: WordMap | None = None) -> Sheet | None:
+    """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words.
+
+    Samples are those of the result: of a film, a result may have its latent frames or its pictures.
+    """
+    known, record = scores.maps.tokens.word_map(words), scores.maps.source
+    names = tuple(name for name, word in zip(known.names(), known.words, strict=True) if word.content)
+    if not names:
+        return None
+    size = fitted(
+        (record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // len(names)
+    )
+    maps = for_samples(each_word(scores, known, size), record, result.masks.shape[0])
+    return sheet(maps, names, HEAT_SIDE, HEAT_AREA)
+
+
+def masks_of(result: MaskResult) -> Sheet:
+    """The masks of a result, in the order of the phrases."""
+    return sheet(result.masks, result.labels, MASK_SIDE, MASK_AREA)
+
+
+def steps_of(result: MaskResult, scores: Scores, words: WordMap | None = None) -> Sheet:
+    """How the masks came about: a map of each phrase as recorded, then one of each rescaled, then one of each at last."""
+    record, count = scores.maps.source, 3 * len(result.labels)
+    size = fitted((record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // count)
+    maps = steps(scores, result, scores.maps.tokens.word_map(words), size)
+    return sheet(maps.flatten(1, 2), 3 * result.labels, HEAT_SIDE, HEAT_AREA)
+
+
+def weights_of(result: MaskResult, maps: Maps) -> dict[str, Any]:
+    """The share that each layer has in the maps, for each sample of the result; ``grids`` are width and height in tokens."""
+    layers = maps.source.layers
+    weights = for_samples(maps.weights, maps.source, result.masks.shape[0])
+    return {
+        "names": [layer.name for layer in layers],
+        "grids": [[layer.width, layer.height] for layer in layers],
+        "weights": [[round(weight, 5) for weight in row] for row in weights.tolist()],
+    }
+
+
+def layers_of(layers: Layers) -> Sheet:
+    """What an overlay shows: a number for each mask without a name."""
+    names = layers.names or tuple(str(number) for number in range(1, layers.maps.shape[1] + 1))
+    return sheet(layers.maps, names, *((HEAT_SIDE, HEAT_AREA) if layers.heat else (MASK_SIDE, MASK_AREA)))
+
+
+def picture_of(images: Tensor) -> Tensor:
+    """Pictures [B, H, W, 3 or more] to look at, [B, h, w, 3]: no longer than PICTURE_SIDE."""
+    rgb = images[..., :3].detach().float().cpu().nan_to_num(0.0).clamp(0, 1).movedim(-1, 1)
+    size = fitted((rgb.shape[2], rgb.shape[3]), PICTURE_SIDE, PICTURE_SIDE**2)
+    return _steps(_shrunk(rgb, size)).movedim(1, -1)
+
+
+def words_of(words: WordMap) -> dict[str, Any]:
+    """A prompt's words with their tokens and sub-word pieces, as plain data. ``keys``: the spellings that name a word."""
+    texts = {piece.position: piece.text for piece in words.pieces}
+    return {
+        "text": words.text,
+        "encoder": words.encoder,
+        "length": words.length,
+        "words": [
+            {
+                "text": word.text,
+                "name": name,
+                "keys": [list(key) for key in word.keys],
+                "tokens": list(word.positions),
+                # The vectors of an embedding have no text.
+                "pieces": [] if word.text.startswith(EMBEDDING) else [texts[p] for p in word.positions],
+                "content": word.content,
+            }
+            for name, word in zip(words.names(), words.words, strict=True)
+        ],
+    }
+
+
+def _shrunk(maps: Tensor, size: Grid) -> Tensor:
+    return maps if tuple(maps.shape[2:]) == size else torch.nn.functional.interpolate(maps, size, mode="area")
+
+
+def _steps(values: Tensor) -> Tensor:
+    return ((values * 255).round() + 0.5) / 255

@@ -1,0 +1,133 @@
+"""Refinements by name, beside propagation: what each is guided by, what can be chosen, and one way to apply any of them.
+
+`REFINEMENTS` maps a name to its class; an instance of it holds what was chosen: ``REFINEMENTS["pamr"](iterations=20)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from ..tensors import finite, resize_bilinear
+from .image import check_picture, guided_filter, pamr
+from .proposals import proposal_merge
+
+if TYPE_CHECKING:
+    from ..attention.record import Affinity
+
+Guide = Literal["picture", "affinity"]
+
+
+@dataclass(frozen=True)
+class Pamr:
+    """Pixel-adaptive mask refinement, see `refine_image.pamr`.
+
+    ``reach``: distance of the furthest neighbours in pixels, the others are at its half, its fourth and so on, down to 1;
+    0 takes one cell of the coarse scores, at least 8.
+    """
+
+    name: ClassVar[str] = "pamr"
+    guide: ClassVar[Guide] = "picture"
+    iterations: int = 10
+    reach: int = 0
+
+    def refine(self, scores: Tensor, picture: Tensor, cell: int) -> Tensor:
+        reach = self.reach or max(8, cell)
+        return pamr(scores, picture, self.iterations, [reach >> halvings for halvings in range(reach.bit_length())])
+
+
+@dataclass(frozen=True)
+class GuidedFilter:
+    """Guided filter, see `refine_image.guided_filter`.
+
+    ``radius``: in pixels; 0 takes two cells of the coarse scores, at least 4. ``eps``: variance of colours below which
+    scores are smoothed.
+    """
+
+    name: ClassVar[str] = "guided filter"
+    guide: ClassVar[Guide] = "picture"
+    radius: int = 0
+    eps: float = 1e-3
+
+    def refine(self, scores: Tensor, picture: Tensor, cell: int) -> Tensor:
+        return guided_filter(scores, picture, self.radius or max(4, 2 * cell), self.eps)
+
+
+@dataclass(frozen=True)
+class ProposalMerge:
+    """Segments of the model's self-attention, each given whole to its best object, see `refine.proposal_merge`.
+
+    ``tolerance``: how much the attention of two places may differ within a segment, as symmetric Kullback-Leibler
+    divergence in nats (the reference's 2e-4, a mean over places, is 0.2 on a grid of 32 x 32). ``stride``: a proposal at
+    every so many places of both axes. ``threshold``: mean score that a segment needs to belong to an object.
+    """
+
+    name: ClassVar[str] = "proposal merge"
+    guide: ClassVar[Guide] = "affinity"
+    tolerance: float = 0.2
+    stride: int = 4
+    threshold: float = 0.5
+
+    def refine(self, scores: Tensor, affinity: Affinity) -> Tensor:
+        matrix = finite(affinity.matrix.to(scores.device)).clamp_min(0)
+        # Rows brought from another grid do not sum to one, and a divergence compares distributions.
+        matrix = matrix / matrix.sum(-1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
+        maps = resize_bilinear(finite(scores), (affinity.height, affinity.width))
+        return proposal_merge(maps, matrix, self.stride, self.tolerance / matrix.shape[-1], least=self.threshold)
+
+
+Refinement = Pamr | GuidedFilter | ProposalMerge
+
+REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (Pamr, GuidedFilter, ProposalMerge)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A refinement that was asked for but not yet done: it needs the scores of objects, which the mask node knows."""
+
+    refinement: Refinement
+    picture: Tensor | None = None
+
+
+def check(refinement: Refinement, batch: int, picture: Tensor | None, affinity: Affinity | None) -> None:
+    """Raise ValueError unless what guides the refinement is there and fits a batch of scores."""
+    if refinement.guide == "affinity" and affinity is None:
+        raise ValueError(
+            f"This recording holds no self-attention, which {refinement.name} needs; record again without the node that "
+            "replaces self-attention, or refine by the picture."
+        )
+    if refinement.guide == "picture":
+        if picture is None:
+            raise ValueError(f"Refining with {refinement.name} needs the picture: wire the decoded picture into image.")
+        check_picture(picture, batch)
+
+
+def cell_of(scores: Tensor, picture: Tensor) -> int:
+    """Pixels of the picture, [B, H, W, 3], in one cell of the scores, [B, K, h, w], along the longer of its sides."""
+    return max(1, *(math.ceil(a / b) for a, b in zip(picture.shape[1:3], scores.shape[2:], strict=True)))
+
+
+def apply(
+    refinement: Refinement,
+    scores: Tensor,
+    picture: Tensor | None = None,
+    affinity: Affinity | None = None,
+    cell: int = 0,
+) -> Tensor:
+    """Refine scores of objects that compete, [B, K, h, w], the background's among them.
+
+    picture: [B or 1, H, W, 3] in [0, 1], for those that are guided by it; affinity: for those guided by self-attention.
+    cell: pixels of the picture in one cell of the scores as they were before they were enlarged; 0 measures it.
+    Returns [B, K, H, W] at the size of the picture, or at that of the affinity's grid, in [0, 1] if the scores are.
+    Raises ValueError when the guide is missing or does not fit, and ImportError when a package is.
+    """
+    check(refinement, scores.shape[0], picture, affinity)
+    if isinstance(refinement, ProposalMerge):
+        assert affinity is not None
+        return refinement.refine(scores, affinity)
+    assert picture is not None
+    return refinement.refine(scores, picture, cell or cell_of(scores, picture))

@@ -1,0 +1,178 @@
+"""Shared tensor helpers: working precision, argument checks, resizing, smoothing and normalising of maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Grid = tuple[int, int]
+"""Height and width in tokens or pixels, in this order."""
+
+Range = Literal["full", "robust"]
+"""What a map is stretched by: its minimum and maximum, or those of all but its most extreme pixels."""
+RANGES: tuple[Range, ...] = ("full", "robust")
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any tensor is float64, else float32: the precision everything of the method is computed in."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
+
+
+def finite(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A new tensor in working precision with NaN -> 0 and infinities -> a large number of the same sign.
+
+    Large is 1e24, which leaves float32 room to sum and divide, or the input dtype's own maximum where that is less
+    (an overflow of float16 becomes 65504).
+    """
+    large = min(torch.finfo(tensor.dtype).max, 1e24) if tensor.is_floating_point() else None
+    return torch.nan_to_num(tensor, nan=0.0, posinf=large, neginf=None if large is None else -large).to(
+        dtype or working_dtype(tensor)
+    )
+
+
+def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"Unknown {what} {value!r}: use one of {', '.join(repr(a) for a in allowed)}.")
+
+
+def check_ndim(what: str, tensor: Tensor, axes: str) -> None:
+    """Raise ValueError unless `tensor` has the axes named in `axes`, such as "B K h w"."""
+    if tensor.ndim != len(axes.split()):
+        raise ValueError(
+            f"{what} has shape {tuple(tensor.shape)}: expected the axes [{axes}]; add or remove axes to match."
+        )
+
+
+def check_tokens(what: str, tokens: int, grid: Grid) -> None:
+    """Raise ValueError unless a token axis of length `tokens` is the raster of `grid`."""
+    height, width = grid
+    if height < 1 or width < 1 or height * width != tokens:
+        raise ValueError(
+            f"{what} has {tokens} image tokens but its grid is {height} x {width} = {height * width}: "
+            "pass the grid (height, width) this tensor was recorded at."
+        )
+
+
+def resize_bilinear(maps: Tensor, size: Grid) -> Tensor:
+    """Resize [B, K, h, w] to [B, K, *size]: bilinear, half-pixel centres, no antialiasing. Keeps values, not sums."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def nearest_index(grid: Grid, size: Grid, device: torch.device | None = None) -> Tensor:
+    """Flat raster index in `grid` of the source of every pixel of `size`: floor(target * source side / target side).
+
+    Integer arithmetic on purpose: a floating-point scale lands one short at some size pairs.
+    Returns int64 [size[0] * size[1]].
+    """
+    rows = torch.arange(size[0], device=device) * grid[0] // size[0]
+    columns = torch.arange(size[1], device=device) * grid[1] // size[1]
+    return (rows[:, None] * grid[1] + columns).flatten()
+
+
+def resize_nearest(maps: Tensor, size: Grid) -> Tensor:
+    """Resize [..., h, w] to [..., *size] by the rule of `nearest_index`. Any dtype; 0/1 masks stay 0/1."""
+    height, width = maps.shape[-2:]
+    if (height, width) == tuple(size):
+        return maps
+    index = nearest_index((height, width), size, maps.device)
+    return maps.flatten(-2)[..., index].unflatten(-1, tuple(size))
+
+
+def gaussian_blur(maps: Tensor, kernel_size: int, sigma: float) -> Tensor:
+    """Separable Gaussian of [..., h, w], one odd `kernel_size` on both axes, `sigma` in pixels.
+
+    Borders are reflected without repeating the edge; if a side is not longer than half the kernel, where reflection
+    is undefined, both axes repeat the edge instead. A sum of shifted slices rather than a convolution: cuDNN
+    convolutions round to TF32 by default, and this one gives the same bits whatever the batch size.
+    """
+    half = kernel_size // 2
+    height, width = maps.shape[-2:]
+    weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-half, half + 1)]
+    weights = [weight / sum(weights) for weight in weights]
+    mode = "reflect" if min(height, width) > half else "replicate"
+    padded = F.pad(maps.reshape(-1, 1, height, width), (half, half, half, half), mode=mode)
+    across = sum_slices(padded, weights, -1, width)
+    return sum_slices(across, weights, -2, height).reshape(maps.shape)
+
+
+def sum_slices(padded: Tensor, weights: Sequence[float], axis: int, length: int) -> Tensor:
+    """Correlate one axis of a padded tensor with `weights`, giving `length` entries along it."""
+    total = padded.narrow(axis, 0, length) * weights[0]
+    for offset, weight in enumerate(weights[1:], start=1):
+        total = total + padded.narrow(axis, offset, length) * weight
+    return total
+
+
+def _extremes(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Minimum and maximum of each map, and whether their distance is more than rounding."""
+    low = maps.amin((-2, -1), keepdim=True)
+    high = maps.amax((-2, -1), keepdim=True)
+    noise = max(1e-8, 8 * torch.finfo(maps.dtype).eps) * high.abs()
+    # halves, so that a map reaching from -max to +max of its dtype has a finite range
+    varies = (high / 2 - low / 2) * 2 > noise.clamp_min(1e-8)
+    return low, high, varies
+
+
+def minmax(maps: Tensor) -> Tensor:
+    """Stretch each map of [..., h, w] to [0, 1] by its own minimum and maximum.
+
+    A map that is constant up to rounding says nothing about where its object is and becomes zero (never NaN, and
+    rounding noise is never stretched into a picture).
+    """
+    low, high, varies = _extremes(maps)
+    span = torch.where(varies, high / 2 - low / 2, 1.0)
+    return torch.where(varies, (maps / 2 - low / 2) / span, 0.0)
+
+
+def clip_tails(maps: Tensor, share: float = 0.01) -> Tensor:
+    """Each map of [..., h, w] without its extremes: the smallest and the largest `share` of its pixels, rounded up to
+    whole ones, are set to the nearest value that remains.
+
+    Takes out what a few pixels would do to the scale, such as attention sinks in the corners. A map of which nothing
+    else would be left (it is the same everywhere but in those pixels) stays as it is.
+    """
+    pixels = maps.shape[-2] * maps.shape[-1]
+    cut = min(math.ceil(share * pixels), (pixels - 1) // 2)
+    # A sort, because torch.quantile refuses large maps.
+    ordered = maps.flatten(-2).sort(-1).values
+    low, high = (ordered[..., place, None, None] for place in (cut, pixels - 1 - cut))
+    return torch.where(low < high, maps.clamp(low, high), maps)
+
+
+def stretch(maps: Tensor, range_: Range = "full") -> Tensor:
+    """Stretch each map of [..., h, w] to [0, 1]: `minmax`, for "robust" after `clip_tails`.
+
+    Raises ValueError for another range.
+    """
+    return minmax(within(maps, range_))
+
+
+def within(maps: Tensor, range_: Range) -> Tensor:
+    """The maps themselves for the range "full", with `clip_tails` for "robust". Raises ValueError for another range."""
+    check_choice("range", range_, RANGES)
+    return clip_tails(maps) if range_ == "robust" else maps
+
+
+def stack_frames(maps: Tensor, frames: int) -> Tensor:
+    """Frames of a film below one another, [B * frames, K, h, w] -> [B, K, frames * h, w], to share a scale."""
+    return maps if frames == 1 else maps.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
+
+
+def unstack_frames(maps: Tensor, frames: int) -> Tensor:
+    """What `joined` put together, [B, K, frames * h, w] -> [B * frames, K, h, w]."""
+    return maps if frames == 1 else maps.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def maxnorm(maps: Tensor) -> Tensor:
+    """Divide each map of [..., h, w] by its own maximum. Constant maps become zero, as in `minmax`."""
+    _, high, varies = _extremes(maps)
+    usable = varies & (high > torch.finfo(maps.dtype).tiny)
+    return torch.where(usable, maps / torch.where(usable, high, 1.0), 0.0)

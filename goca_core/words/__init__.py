@@ -1,0 +1,21 @@
+"""The words of a prompt, their tokens, and phrases found among them."""
+
+from __future__ import annotations
+
+from .match import PhraseError
+from .text import FUNCTION_WORDS, STOP_WORDS
+from .word import Piece, Word
+from .word_map import Phrase, WordMap, WordMapError, parse_phrases, resolve
+
+__all__ = [
+    "FUNCTION_WORDS",
+    "STOP_WORDS",
+    "Phrase",
+    "PhraseError",
+    "Piece",
+    "Word",
+    "WordMap",
+    "WordMapError",
+    "parse_phrases",
+    "resolve",
+]

@@ -1,0 +1,218 @@
+"""Which token positions of a conditioning belong to which words of its prompt.
+
+A `WordMap` is built once per prompt (`wordbuild.build`, fed by the text encoder's own tokens) and answers the questions
+of the method: the tokens of a phrase (`find`), the tokens of all content words (`content`) and the other things that
+the prompt names (`rest`). Nothing here knows ComfyUI.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .match import PhraseError, choose, quote, runs_of
+from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words
+from .word import Piece, Word
+
+__all__ = [
+    "FUNCTION_WORDS",
+    "STOP_WORDS",
+    "Phrase",
+    "PhraseError",
+    "Piece",
+    "Word",
+    "WordMap",
+    "WordMapError",
+    "parse_phrases",
+    "resolve",
+]
+
+
+class WordMapError(ValueError):
+    """A prompt cannot be mapped to token positions, or the map belongs to something else."""
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """An object the user asked for: the phrases pooled into it and their token positions."""
+
+    label: str
+    parts: tuple[str, ...]
+    tokens: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Phrase:
+        return cls(data["label"], tuple(data["parts"]), tuple(data["tokens"]))
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """The words of one prompt and where they sit in its conditioning of `length` tokens."""
+
+    text: str
+    plain: str
+    encoder: str
+    length: int
+    words: tuple[Word, ...]
+    pieces: tuple[Piece, ...]
+    special: tuple[int, ...]
+    pad: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> WordMap:
+        return cls(
+            data["text"],
+            data["plain"],
+            data["encoder"],
+            data["length"],
+            tuple(Word.from_json(w) for w in data["words"]),
+            tuple(Piece.from_json(p) for p in data["pieces"]),
+            tuple(data["special"]),
+            tuple(data["pad"]),
+        )
+
+    def names(self) -> tuple[str, ...]:
+        """A name for each word that means it alone: numbered from `cat#1` on where the prompt repeats it."""
+        again = {fold(word.text) for word in self.words if word.occurrence > 1}
+        return tuple(f"{w.text}#{w.occurrence}" if fold(w.text) in again else w.text for w in self.words)
+
+    def find(self, phrase: str, stop: Iterable[str] | str = ()) -> tuple[int, ...]:
+        """Token positions of a phrase: whole words in order; case, punctuation and extra spaces do not matter.
+
+        A phrase that occurs several times means all of its occurrences; `cat#2` means the second one. Words in `stop`
+        must be there like the others but give no position, unless the phrase has nothing else.
+        """
+        words = [w for run in choose(phrase, self.plain, self.words) for w in run]
+        kept = [w for w in words if self._is_content(w, _stop_set(stop))] or words
+        return self._positions(kept)
+
+    def content(self, stop: Iterable[str] | str = STOP_WORDS) -> tuple[int, ...]:
+        """Token positions of all content words of the prompt: everything but punctuation and the words in `stop`."""
+        stops = _stop_set(stop)
+        return self._positions(i for i in range(len(self.words)) if self._is_content(i, stops))
+
+    def chunks(self, stop: Iterable[str] | str = FUNCTION_WORDS) -> tuple[tuple[int, ...], ...]:
+        """The things that the prompt names, as word indices.
+
+        They are the runs of words between punctuation, line breaks, embeddings and the words in `stop`.
+        """
+        stops = _stop_set(stop)
+        runs: list[tuple[int, ...]] = []
+        run: list[int] = []
+        for i, word in enumerate(self.words):
+            between = self.plain[self.words[i - 1].end : word.start] if i else ""
+            # Text without tokens (an unknown embedding) parts its neighbours as well as a line break does.
+            parted = "\n" in between or bool(between.strip())
+            joint = not word.keys and self._joins(i)
+            if joint and run:
+                continue  # the hyphen of "wooden-table" neither belongs to the run nor ends it
+            embedding = word.text.startswith(EMBEDDING)
+            if run and (parted or embedding or not self._is_content(i, stops)):
+                runs.append(tuple(run))
+                run = []
+            if embedding:
+                runs.append((i,))
+            elif self._is_content(i, stops):
+                run.append(i)
+        return tuple(runs + ([tuple(run)] if run else []))
+
+    def rest(self, phrases: Iterable[Any]) -> list[str]:
+        """The chunks that share no token with the given phrases, as phrases that `find` understands.
+
+        The given phrases are strings or anything with `tokens`.
+        """
+        taken = {t for p in phrases for t in (self.find(p) if isinstance(p, str) else p.tokens)}
+        chunks = self.chunks()
+        free = [c for c in chunks if taken.isdisjoint(self._positions(c))]
+        out: list[str] = []
+        for chunk in free:
+            phrase = " ".join(self.plain[self.words[chunk[0]].start : self.words[chunk[-1]].end].split())
+            same = runs_of(fold_words(phrase), self.words)
+            # The bare phrase would pool every occurrence; it gets its number when one of them is taken, or is a part
+            # of a longer chunk.
+            if any(run not in free for run in same) and chunk in same:
+                phrase = f"{phrase}#{same.index(chunk) + 1}"
+            if phrase not in out:
+                out.append(phrase)
+        return out
+
+    def check(self, length: int) -> None:
+        """Raise when a conditioning or recording of `length` tokens cannot be the one this map describes."""
+        if length != self.length:
+            raise WordMapError(
+                f"The words describe a conditioning of {self.length} tokens but this one has {length}: they belong to "
+                "another prompt or text encoder, or the conditioning was joined with a second one."
+            )
+
+    def describe(self) -> str:
+        """The words as a table to read: what to type, the token positions, the sub-word pieces, what is no content."""
+        named = [w for w in self.words if w.keys]
+        used = self._positions(range(len(self.words)))
+        lines = [
+            f"{len(named)} word{'s' if len(named) != 1 else ''} in {len(used)} of {self.length} tokens ({self.encoder})"
+        ]
+        width = min(24, max((len(w.name) for w in named), default=0))
+        texts = {p.position: p.text for p in self.pieces}
+        for word in named:
+            line = f"{word.name:<{width}}  {' '.join(map(str, word.positions))}"
+            parts = "·".join(texts[p] for p in word.positions)
+            # Pieces of a single character (most of the world's scripts) and vectors have no text worth reading.
+            if len(word.positions) > 1 and "\ufffd" not in parts and not word.text.startswith(EMBEDDING):
+                line += f"  ({parts})"
+            lines.append(line + ("" if word.content else "  (not content)"))
+        return "\n".join(lines)
+
+    def _positions(self, words: Iterable[int]) -> tuple[int, ...]:
+        return tuple(sorted({p for i in words for p in self.words[i].positions}))
+
+    def _is_content(self, index: int, stops: frozenset[str]) -> bool:
+        keys = self.words[index].keys
+        return bool(keys) and not (len(keys[0]) == 1 and keys[0][0] in stops)
+
+    def _joins(self, index: int) -> bool:
+        """Whether this punctuation ties its neighbours into one word, as in wooden-table or long_hair."""
+        word = self.words[index]
+        tied = word.text in ("-", "_", "'", "’", "\u2010", "\u2011") and 0 < index < len(self.words) - 1
+        return tied and self.words[index - 1].end == word.start and word.end == self.words[index + 1].start
+
+
+def parse_phrases(text: str) -> list[tuple[str, ...]]:
+    """One object per line; commas pool several phrases into one object; `\\,` is a comma that does not."""
+    out = []
+    for line in text.splitlines():
+        parts = (part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", line))
+        pooled = tuple(part for part in parts if part)
+        if pooled:
+            out.append(pooled)
+    return out
+
+
+def resolve(phrases_text: str, word_map: WordMap, stop: Iterable[str] | str = STOP_WORDS) -> list[Phrase]:
+    """The objects asked for, with their tokens; words of `stop` in a phrase give no position (see `WordMap.find`)."""
+    phrases: list[Phrase] = []
+    for parts in parse_phrases(phrases_text):
+        label = ", ".join(parts)
+        tokens = tuple(sorted({t for part in parts for t in word_map.find(part, stop)}))
+        for other in phrases:
+            if fold(other.label) == fold(label):
+                raise PhraseError(f"The phrase {quote(label)} is given twice.")
+            if other.tokens == tokens:
+                raise PhraseError(
+                    f"The phrases {quote(other.label)} and {quote(label)} mean the same words of the prompt."
+                )
+        phrases.append(Phrase(label, parts, tokens))
+    if not phrases:
+        raise PhraseError("No phrase was given: write words of the prompt, one object per line.")
+    return phrases
+
+
+def _stop_set(stop: Iterable[str] | str) -> frozenset[str]:
+    return frozenset(fold(w) for w in (re.split(r"[\s,]+", stop) if isinstance(stop, str) else stop) if w)
