@@ -10,7 +10,7 @@ from ..goca_core.attention.record import AUTO
 from ..goca_core.capture.guidance.patch import guide
 from ..goca_core.guidance.semantic import REGION_RULES, Settings
 from ..goca_core.heads import HEAD_METHODS
-from ..goca_core.layers import LAYER_METHODS
+from ..goca_core.layers import LAYER_CHOICES
 from ..goca_core.rescale import RESCALE_METHODS
 from . import types
 
@@ -99,7 +99,7 @@ class SemanticCFG(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "layer_method",
-                    options=[AUTO, *LAYER_METHODS],
+                    options=[AUTO, *LAYER_CHOICES],
                     default=AUTO,
                     advanced=True,
                     tooltip="How layers are weighed for GoCA's regions. auto: the paper's choice.",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
-from ..goca_core.capture.options import GRIDS
+from ..goca_core.capture.options import GRIDS, RecordOptions
 
 _AUTO_OR_ALL = ["auto", "all"]
 
@@ -68,12 +66,8 @@ def inputs() -> list[io.Input]:
 
 def chosen(
     head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool, reference_grid: str
-) -> dict[str, Any]:
-    """The values of `inputs` as options of `recorder.record` and `segment.segment`."""
-    return {
-        "all_heads": head_methods == "all",
-        "all_layers": layer_methods == "all",
-        "full_affinity": propagation_grid == "full",
-        "reference_channel0": reference_channel0,
-        "grid_limit": GRIDS[reference_grid],
-    }
+) -> RecordOptions:
+    """The values of `inputs` as one object."""
+    return RecordOptions(
+        head_methods, layer_methods, reference_channel0, propagation_grid == "full", GRIDS[reference_grid]
+    )

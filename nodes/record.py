@@ -89,7 +89,7 @@ class RecordAttention(io.ComfyNode):
             *record(
                 model,
                 chosen,
-                **options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+                options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
             )
         )
 

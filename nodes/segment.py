@@ -153,6 +153,6 @@ class SegmentImage(io.ComfyNode):
             flip=flip,
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
-            **options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+            options=options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

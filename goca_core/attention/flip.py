@@ -10,7 +10,7 @@ from torch import Tensor
 from .record import Attention
 
 
-def mirror(attention: Attention) -> Attention:
+def flip_recording(attention: Attention) -> Attention:
     """The recording seen in a mirror: of a mirrored picture it gives the one of the picture itself.
 
     Cross-attention is mirrored on each layer's own grid, the affinity on both of its axes, in the type it has. Layer

@@ -14,7 +14,7 @@ _PICTURES = ("mask", "concat_mask", "concat_image", "concat_latent_image")
 _PLACED = {"area": "an area", "gligen": "boxes (GLIGEN)"}
 
 
-def mirrored(conditioning: list[Any]) -> list[Any]:
+def flip_conditioning(conditioning: list[Any]) -> list[Any]:
     """A copy of a CONDITIONING for the mirrored picture: its masks, inpaint pictures and ControlNet hints mirrored.
 
     Raises AttentionError with one sentence for parts that cannot be mirrored.

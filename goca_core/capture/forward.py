@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attention.record import Tokens
 from ..tensors import Grid
-from .families.base import Block, Plan, Site, Spans
+from .families.base import Block, JointSpans, Plan, Site
 from .options import RecordOptions
 from .passthrough import OVERRIDE, watching
 from .reduce.call import AttentionCall, bind, split_heads
@@ -33,23 +34,26 @@ _Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 class ForwardRecorder:
     """Recorder of a single model call.
 
-    ``entries``: conditioning key -> its rows and tokens. ``size``: height and width of the latent of this call.
-    ``batch``: rows of the call, of all conditionings together. ``frames``: of tokens, one after the other. ``given``: what
-    else the network is given. ``passed``, once set, is called for each site that has run.
+    ``conditionings``: key -> its rows and tokens. ``size``: height and width of the latent of this call. ``batch``: rows of
+    the call, of all conditionings together. ``frames``: of tokens, one after the other. ``given``: what else the network
+    is given. ``on_site`` is called for each attention site that has run.
     """
 
     def __init__(
         self,
         plan: Plan,
         options: RecordOptions,
-        entries: Mapping[Any, CondRecorder],
+        conditionings: Mapping[Any, tuple[slice, Tokens]],
         size: Grid,
         batch: int,
         frames: int = 1,
         given: Mapping[str, Any] | None = None,
+        on_site: Callable[[], None] | None = None,
     ) -> None:
-        self.plan, self.entries, self.size, self.batch, self.frames = plan, entries, size, batch, frames
-        self._spec = ReductionSpec(plan, options, size, frames)
+        self.plan, self.size, self.batch, self.frames = plan, size, batch, frames
+        spec = ReductionSpec(plan, options, size, frames)
+        self.conditionings = conditionings
+        self._conds = {key: CondRecorder(spec, rows, tokens) for key, (rows, tokens) in conditionings.items()}
         self._around = plan.references(given or {})
         # The site whose query projection has run and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
@@ -60,7 +64,7 @@ class ForwardRecorder:
         self._grids: dict[str, Grid] = {}
         self.failure: str | None = None
         self.unclear = ""
-        self.passed: Callable[[], None] | None = None
+        self._on_site = on_site
 
     # -- installing -------------------------------------------------------------------------------------------------
 
@@ -160,8 +164,8 @@ class ForwardRecorder:
                 self._take_replaced(block, site, pending, args[0])
             for module in (site.query, site.key, site.value):
                 self._projected.pop(module, None)
-            if self.passed is not None:
-                self.passed()
+            if self._on_site is not None:
+                self._on_site()
 
         return hook
 
@@ -202,23 +206,23 @@ class ForwardRecorder:
         if site is block.self_attn:
             # Merged tokens (ToMe) are no map of this picture; the layer goes unscored.
             if call.k.shape[2] == call.q.shape[2]:
-                for entry in self.entries.values():
-                    entry.take_self(self._spec, block, call, grid, image)
+                for cond in self._conds.values():
+                    cond.take_self(block, call, grid, image)
             return
         if block.name == self.plan.reference:
             feature = self._projected.get(site.query) if self.plan.feature == "query" else out
             if feature is not None and feature is not out and site.sequence_first:
                 feature = feature.transpose(0, 1)
             self._take_reference(feature if feature is None else feature[:, image], grid)
-        for entry in self.entries.values():
-            entry.take_text(self._spec, block, call, out, grid, image)
+        for cond in self._conds.values():
+            cond.take_text(block, call, out, grid, image)
 
     def _take_joint(self, block: Block, call: AttentionCall, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
         before, behind = self._around
         references = sum(options.get("reference_image_num_tokens") or ()) + before + behind
-        for entry in self.entries.values():
-            total, text, image = call.k.shape[2], entry.tokens.length, self.frames * grid[0] * grid[1]
+        for cond in self._conds.values():
+            total, text, image = call.k.shape[2], cond.tokens.length, self.frames * grid[0] * grid[1]
             if total <= image:
                 continue  # the picture's own attention beside the joint one
             spans = self.plan.spans(total, text, image, references)
@@ -228,10 +232,10 @@ class ForwardRecorder:
                     f"and {references} of reference pictures"
                 )
                 continue
-            spans = Spans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
+            spans = JointSpans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
             if block.name == self.plan.reference and self.plan.feature == "attention":
-                entry.take_feature(self._spec, out[:, spans.image], grid)
-            entry.take_joint(self._spec, block, call, out, grid, spans)
+                cond.take_feature(out[:, spans.image], grid)
+            cond.take_joint(block, call, out, grid, spans)
 
     def _reference_hook(self, block: Block) -> Callable[[nn.Module, Any, Tensor], None]:
         def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
@@ -245,8 +249,8 @@ class ForwardRecorder:
 
     def _take_reference(self, feature: Tensor | None, grid: Grid) -> None:
         if feature is not None:
-            for entry in self.entries.values():
-                entry.take_feature(self._spec, feature, grid)
+            for cond in self._conds.values():
+                cond.take_feature(feature, grid)
 
     def _grid(self, block: Block, tokens: int, options: Mapping[str, Any]) -> Grid | None:
         shape = options.get("activations_shape")
@@ -261,7 +265,7 @@ class ForwardRecorder:
 
     def results(self) -> dict[Any, CondRecording]:
         """What was recorded, by conditioning."""
-        return {key: entry.finish(self._spec) for key, entry in self.entries.items()}
+        return {key: cond.result() for key, cond in self._conds.items()}
 
 
 @contextlib.contextmanager

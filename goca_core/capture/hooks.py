@@ -1,40 +1,181 @@
-"""Hang wrappers of ours on a copy of a MODEL, and read the host's model call the same way in each."""
+"""What all nodes that follow a sampling run have in common: wrappers on a copy of a MODEL, and the run under way.
+
+`SamplingPatch` is what hangs on the MODEL, `SamplingRun` is one run of a sampler under it. A recorder, a regional pass and
+semantic guidance are such patches; each says what a run is and what becomes of its recorded calls.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from .families import find_family
+from ..attention.record import Tokens
+from . import passthrough
+from .families import find_family, network_of
+from .families.base import Plan
+from .forward import ForwardRecorder
 
-# Runs the model with these transformer_options.
-ModelCall = Callable[[dict[str, Any]], Tensor]
+_lock = threading.RLock()
 
 
-def wrapped(model: Any, key: str, wrappers: Mapping[str, Callable[..., Any]]) -> Any:
-    """A copy of a MODEL (ModelPatcher) with wrappers by their kind; those that are there under the same key make way.
+@dataclass(frozen=True)
+class ModelCall:
+    """A call of the diffusion model: the latent [rows, C, ...], the transformer_options, what else it is given by name."""
 
-    Raises UnknownFamily for a kind of model whose attention cannot be recorded.
+    model: Any
+    x: Tensor
+    options: dict[str, Any]
+    given: Mapping[str, Any]
+
+    @property
+    def frames(self) -> int:
+        """Frames of the latent; 1 for an image."""
+        return self.x.shape[2] if self.x.ndim == 5 else 1
+
+
+class SamplingRun(ABC):
+    """One run of a sampler: opened before it, told of each evaluation, asked what to record of each model call.
+
+    ``tokens``: the conditionings that are recorded, by uuid, with the tokens to keep of each.
     """
-    find_family(model.model)
-    patched = model.clone()
-    for kind, wrapper in wrappers.items():
-        patched.remove_wrappers_with_key(kind, key)
-        patched.add_wrapper_with_key(kind, key, wrapper)
-    return patched
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.tokens: dict[Any, Tokens] = {}
+        self.sigma = 0.0
+        self._seen: set[Any] = set()
+        self._plan: Plan | None = None
+        self._family = ""
+
+    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
+        """The sampler asks for a prediction at this noise level."""
+        self.sigma, self._seen = sigma, set()
+
+    def end_evaluation(self) -> None:  # noqa: B027
+        """The prediction is made, or failed."""
+
+    @abstractmethod
+    def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
+        """What records this call of the model; nothing where nothing of it is wanted."""
+
+    @abstractmethod
+    def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
+        """Take what they recorded."""
+
+    def plan(self, model: Any) -> Plan:
+        """The plan of the running model, made once a run."""
+        if self._plan is None:
+            family = find_family(model)
+            # Every run asks for it, because another node may have put a function of its own into its place.
+            passthrough.install(family.hidden)
+            self._plan, self._family = family.plan(network_of(model)), family.name
+        return self._plan
+
+    def _main_rows(self, call: ModelCall) -> dict[Any, tuple[slice, Tokens]]:
+        """The rows of each conditioning that is wanted and was not seen yet in this evaluation.
+
+        Other nodes run the model again within an evaluation (perturbed attention guidance and others); the first time that
+        a conditioning is seen is the main pass. A call that another node has cut up has no rows of known conditionings.
+        """
+        uuids, size = call.options.get("uuids") or (), self.batch
+        if call.x.ndim not in (4, 5) or call.x.shape[0] != size * len(uuids):
+            return {}
+        return {
+            uuid: (slice(i * size, (i + 1) * size), self.tokens[uuid])
+            for i, uuid in enumerate(uuids)
+            if uuid in self.tokens and uuid not in self._seen
+        }
+
+    def _mark_seen(self, rows: Mapping[Any, Any]) -> None:
+        self._seen.update(rows)
 
 
-def model_call(
-    handle: Callable[[ModelCall, Any, Tensor, dict[str, Any], dict[str, Any]], Tensor],
-) -> Callable[..., Tensor]:
-    """A wrapper of the host's kind APPLY_MODEL that leaves a call to ``handle(call, model, x, options, given)``.
+R = TypeVar("R", bound=SamplingRun)
 
-    ``x``: the latent; ``options``: the transformer_options; ``given``: what else the network is given by name.
+
+class SamplingPatch(ABC, Generic[R]):
+    """Hangs wrappers on a copy of a MODEL. Holds no model; several samplers may share it.
+
+    ``key``: a second patch under the same key takes the place of the first.
     """
 
-    def wrapper(
+    key: str
+
+    def __init__(self) -> None:
+        self._active: list[R] = []
+
+    @abstractmethod
+    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> R:
+        """The run of a sampler that is about to begin."""
+
+    def finish_run(self, run: R, samples: Tensor) -> None:
+        """A run came to its end and returned this latent. Not called for one that was interrupted or failed."""
+
+    def install(self, model: Any) -> Any:
+        """A copy of a MODEL (ModelPatcher) with the wrappers.
+
+        Raises UnknownFamily for a kind of model whose attention cannot be recorded.
+        """
+        from comfy.patcher_extension import WrappersMP
+
+        find_family(model.model)
+        wrappers: dict[str, Callable[..., Any]] = {
+            WrappersMP.OUTER_SAMPLE: self._outer_sample,
+            WrappersMP.PREDICT_NOISE: self._predict_noise,
+            WrappersMP.APPLY_MODEL: self._apply_model,
+        }
+        patched = model.clone()
+        for kind, wrapper in wrappers.items():
+            patched.remove_wrappers_with_key(kind, self.key)
+            patched.add_wrapper_with_key(kind, self.key, wrapper)
+        return patched
+
+    @property
+    def current(self) -> R | None:
+        """The run under way."""
+        return self._active[-1] if self._active else None
+
+    # -- the wrappers -------------------------------------------------------------------------------------------------
+
+    def _outer_sample(
+        self,
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        run = self.open_run(executor.class_obj, noise, sigmas)
+        with _lock:
+            self._active.append(run)
+        try:
+            samples: Tensor = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            self.finish_run(run, samples)
+            return samples
+        finally:
+            with _lock:
+                self._active.remove(run)
+
+    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        run = self.current
+        if run is None:
+            return executor(x, timestep, *args, **kwargs)
+        run.begin_evaluation(executor.class_obj, x, float(timestep.max()))
+        try:
+            return executor(x, timestep, *args, **kwargs)
+        finally:
+            run.end_evaluation()
+
+    def _apply_model(
+        self,
         executor: Any,
         x: Tensor,
         t: Tensor,
@@ -44,10 +185,14 @@ def model_call(
         transformer_options: dict[str, Any] | None = None,
         **given: Any,
     ) -> Tensor:
-        def call(options: dict[str, Any]) -> Tensor:
+        run, options = self.current, {} if transformer_options is None else transformer_options
+        call = ModelCall(executor.class_obj, x, options, given)
+        recorders = [] if run is None else run.recorders(call)
+        with contextlib.ExitStack() as stack:
+            for recorder in recorders:
+                options = stack.enter_context(recorder.installed(options))
             out: Tensor = executor(x, t, c_concat, c_crossattn, control, options, **given)
-            return out
-
-        return handle(call, executor.class_obj, x, {} if transformer_options is None else transformer_options, given)
-
-    return wrapper
+        if run is not None and recorders:
+            with _lock:
+                run.commit(recorders, call)
+        return out

@@ -1,50 +1,52 @@
-"""What a recording keeps: the choices made in a node, handed through to the reduction."""
+"""What a recording keeps: chosen in a node, and handed through to the reduction as one object."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..attention.record import Defaults
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
-from .families.base import Plan
+
+# Limits of the grid on which layers are compared, in tokens, by the names that nodes offer; 0 = none.
+GRIDS = {"auto": 64 * 64, "32x32": 32 * 32, "full": 0}
+
+Methods = tuple[str, ...] | str
+"""Names of methods, or "auto" or "all"."""
 
 
 @dataclass(frozen=True)
 class RecordOptions:
-    """What to reduce to, chosen in the node. ``grid_limit``: at most so many tokens in the reference grid; 0 = any. All
-    frames of a film together get no more memory than a picture on that grid. ``affinity_parts``: keep the self-attention of
-    each propagation layer beside their mean."""
+    """What to keep of a sampling run.
 
-    head_methods: tuple[str, ...]
-    layer_methods: tuple[str, ...]
+    ``head_methods``, ``layer_methods``: "auto" keeps the family's own method and the plain average, "all" keeps every
+    one. ``full_affinity``: self-attention for propagation on the finest layer's grid. ``reference_channel0``: one channel
+    of the reference feature, as in the released code. ``grid_limit``: layers are compared on at most so many tokens; 0 =
+    on as many as there are; all frames of a video together get no more memory than one image. ``affinity_parts``: the
+    self-attention of each propagation layer as well, beside their mean.
+
+    >>> RecordOptions(head_methods="all").heads(Defaults("average", "vanilla", "raw", 0))[:2]
+    ('average', 'l2-norm')
+    """
+
+    head_methods: Methods = "auto"
+    layer_methods: Methods = "auto"
     reference_channel0: bool = False
     full_affinity: bool = False
-    grid_limit: int = 64 * 64
+    grid_limit: int = GRIDS["auto"]
     affinity_parts: bool = False
 
-    @property
-    def scored(self) -> tuple[str, ...]:
-        """The layer methods that look at self-attention."""
-        return tuple(method for method in LAYER_METHODS if method in self.layer_methods and method != "vanilla")
+    def heads(self, defaults: Defaults) -> tuple[str, ...]:
+        """The head methods to keep for a family with these defaults."""
+        return _methods(self.head_methods, HEAD_METHODS, (defaults.head, "average"))
+
+    def scored(self, defaults: Defaults) -> tuple[str, ...]:
+        """The layer methods to keep that compare self-attention with the reference."""
+        kept = _methods(self.layer_methods, LAYER_METHODS, (defaults.layer, "dot-product similarity"))
+        return tuple(method for method in LAYER_METHODS if method in kept and method != "vanilla")
 
 
-# Names of bounds for the grid on which layers are compared, in tokens; 0 = none.
-GRIDS = {"auto": RecordOptions.grid_limit, "32x32": 32 * 32, "full": 0}
-
-
-def record_options(
-    plan: Plan,
-    all_heads: bool = False,
-    all_layers: bool = False,
-    full_affinity: bool = False,
-    reference_channel0: bool = False,
-    grid_limit: int = RecordOptions.grid_limit,
-    affinity_parts: bool = False,
-) -> RecordOptions:
-    """What to reduce to (see ``record``) for a model with this plan."""
-    defaults = plan.defaults
-    heads = HEAD_METHODS if all_heads else tuple(dict.fromkeys((defaults.head, "average")))
-    layers = (
-        LAYER_METHODS if all_layers else tuple(dict.fromkeys((defaults.layer, "dot-product similarity", "vanilla")))
-    )
-    return RecordOptions(heads, layers, reference_channel0, full_affinity, grid_limit, affinity_parts)
+def _methods(chosen: Methods, every: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(chosen, tuple):
+        return chosen
+    return every if chosen == "all" else tuple(dict.fromkeys(default))

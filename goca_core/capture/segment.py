@@ -18,15 +18,15 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..attention.flip import mirror
+from ..attention.flip import flip_recording
 from ..attention.merge import merge
 from ..attention.record import Attention, AttentionError
 from .families import plan_of
-from .flip import mirrored
-from .forward import ForwardRecorder
-from .options import RecordOptions, record_options
+from .flip import flip_conditioning
+from .hooks import SamplingPatch
+from .options import RecordOptions
 from .recorder import Recorder
-from .run import Run
+from .run import RecordingRun
 from .window import Window
 
 # Every evaluation is recorded; each run has just the one that is wanted.
@@ -44,12 +44,7 @@ def segment(
     seed: int = 0,
     draws: int = 1,
     flip: bool = False,
-    all_heads: bool = False,
-    all_layers: bool = False,
-    full_affinity: bool = False,
-    reference_channel0: bool = False,
-    grid_limit: int = RecordOptions.grid_limit,
-    affinity_parts: bool = False,
+    options: RecordOptions | None = None,
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
 ) -> Attention:
@@ -72,36 +67,37 @@ def segment(
         raise AttentionError(
             "The conditioning has no text, so there is no attention to words; encode a prompt, best with Encode Prompt (GoCA)."
         )
-    kept = all_heads, all_layers, full_affinity, reference_channel0, grid_limit, affinity_parts
-    observer = _Observer(record_options(plan, *kept))
+    observer = _Observer(options or RecordOptions())
     recording = observer.install(model)
     views = [(samples, positive, noise_mask)]
     if flip:
-        views.append((samples.flip(-1), mirrored(positive), None if noise_mask is None else noise_mask.flip(-1)))
+        views.append(
+            (samples.flip(-1), flip_conditioning(positive), None if noise_mask is None else noise_mask.flip(-1))
+        )
 
-    # A look at a batch of large pictures takes long, so progress goes by layers.
-    layers = sum(1 for block in plan.blocks for _ in block.sites)
+    # A forward pass of a batch of large images takes long, so progress goes by attention sites.
+    sites = sum(1 for block in plan.blocks for _ in block.sites)
 
-    def look() -> Iterator[Attention]:
-        progress = comfy.utils.ProgressBar(draws * len(levels) * len(views) * layers)
-        ends = itertools.count(layers, layers)
+    def recordings() -> Iterator[Attention]:
+        progress = comfy.utils.ProgressBar(draws * len(levels) * len(views) * sites)
+        ends = itertools.count(sites, sites)
 
         def passed(end: int) -> None:
-            if progress.current < end - 1:  # the last step is the look itself
+            if progress.current < end - 1:  # the last step is the end of the pass
                 progress.update(1)
 
         for number in range(draws):
             own = (seed + number) % 2**64
             noise = comfy.sample.prepare_noise(samples, own, batch_index)
             for sigma in levels:
-                for is_mirrored, view in enumerate(views):
+                for is_flipped, view in enumerate(views):
                     comfy.model_management.throw_exception_if_processing_interrupted()
                     end = next(ends)
                     record = observer.observe(recording, *view, noise, sigma, own, partial(passed, end))
                     progress.update_absolute(end)
-                    yield mirror(record) if is_mirrored else record
+                    yield flip_recording(record) if is_flipped else record
 
-    return merge(look())
+    return merge(recordings())
 
 
 def sigmas_at(model: Any, percents: Sequence[float]) -> list[float]:
@@ -135,42 +131,42 @@ class _Guider(comfy.samplers.CFGGuider):
         return comfy.samplers.calc_cond_batch(self.inner_model, conds, x, timestep, model_options)[0]
 
 
-class _Observer(Recorder):
-    """A recorder that is asked at once, so its runs do not take the place of a sampler's on the shelf."""
+class _Observer(SamplingPatch[RecordingRun]):
+    """A recorder whose only run is asked at once, so that it does not take a sampler's place among the finished runs."""
+
+    key = Recorder.key
 
     def __init__(self, options: RecordOptions) -> None:
-        super().__init__(_ALL, options)
-        self._seen: list[Run] = []
-        self._passed: Callable[[], None] = lambda: None
+        super().__init__()
+        self._options = options
+        self._runs: list[RecordingRun] = []
+        self._on_site: Callable[[], None] = lambda: None
 
-    def keep(self, run: Run, samples: Tensor) -> None:
+    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> RecordingRun:
+        return RecordingRun(guider, noise.shape, sigmas, _ALL, self._options, self._on_site)
+
+    def finish_run(self, run: RecordingRun, samples: Tensor) -> None:
         run.close()
-        self._seen = [run]
-
-    def _forward(self, *call: Any) -> ForwardRecorder | None:
-        forward = super()._forward(*call)
-        if forward is not None:
-            forward.passed = self._passed
-        return forward
+        self._runs.append(run)
 
     def observe(
         self, recording: Any, samples: Tensor, positive: list[Any], noise_mask: Tensor | None, noise: Tensor,
-        sigma: float, seed: int, passed: Callable[[], None],
+        sigma: float, seed: int, on_site: Callable[[], None],
     ) -> Attention:  # fmt: skip
         """One forward pass of the recording model: a sampler's only step, from ``sigma`` to zero.
 
-        ``passed`` is called for each layer.
+        ``on_site`` is called for each attention site that has run.
         """
-        self._seen, self._passed = [], passed
+        self._runs, self._on_site = [], on_site
         guider = _Guider(recording)
         guider.inner_set_conds({"positive": positive})
         euler, steps = comfy.samplers.ksampler("euler"), torch.tensor([sigma, 0.0])
         guider.sample(noise, samples, euler, steps, denoise_mask=noise_mask, disable_pbar=True, seed=seed)
-        if not self._seen:
+        if not self._runs:
             raise AttentionError(
                 "Nothing was recorded: another node answers in place of the sampler; take it off this MODEL."
             )
-        return self._seen[0].attention(0)
+        return self._runs[0].attention(0)
 
 
 def _range(model: Any) -> tuple[float, float]:

@@ -76,6 +76,8 @@ class Gate:
     """
 
     def __init__(self, targets: Sequence[float], falling: bool = True) -> None:
+        self.empty = not targets
+        """Whether there was nothing to record from the beginning."""
         self._waiting = list(targets)
         self._falling = falling
 

@@ -131,7 +131,7 @@ class Worker:
         return self.count(task.index)
 
     @property
-    def subject(self) -> LoadedModel:
+    def model(self) -> LoadedModel:
         if self._model is None:
             from ..capture.headless import open_model
 
@@ -178,7 +178,7 @@ class Worker:
             nothing = {method.name: np.zeros((len(method.thetas), *truth.shape), np.int64) for method in methods}
             return picture, truth, prompt, nothing
         with torch.inference_mode():
-            scorer = self._look(item, picture, prompt, methods)
+            scorer = self._record(item, picture, prompt, methods)
             found = {}
             for method in alike(methods):
                 scores, background = scorer.scores(method)
@@ -194,23 +194,23 @@ class Worker:
                 found[method.name] = labels.cpu().numpy()
         return picture, truth, prompt, found
 
-    def _look(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
-        """One look for each noise level and draw, for all methods together."""
-        job, subject = self.job, self.subject
-        sitting = subject.sit(picture, prompt.text, job.side, job.keep_aspect)
+    def _record(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
+        """One recording for each noise level and draw, for all methods together."""
+        job, model = self.job, self.model
+        encoded = model.encode(picture, prompt.text, job.side, job.keep_aspect)
         records = {
-            view: subject.look(
-                sitting,
-                subject.sigma(view.level),
+            view: model.record(
+                encoded,
+                model.sigma(view.level),
                 noise_seed(job.seed, item.key, view.draw),
                 flip=view.flip,
-                all_heads=maps.all_heads,
-                all_layers=maps.all_layers,
+                head_methods="all" if maps.all_heads else "auto",
+                layer_methods="all" if maps.all_layers else "auto",
                 affinity_parts=maps.affinity_parts,
                 full_affinity=not job.lean,
                 reference_channel0=job.channel0,
             )
-            for view, maps in needs(methods, subject.defaults).items()
+            for view, maps in needs(methods, model.defaults).items()
         }
         return Scorer(records, prompt, picture)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import Attention
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 
 from .helpers import Job, names
@@ -121,7 +122,7 @@ def probe_and_record(
 ) -> tuple[Probe, Attention]:
     probe = Probe(model, **(layout or {}))
     probe.run(work)
-    recording, recorder = record(model, window or Window(), **options)
+    recording, recorder = record(model, window or Window(), RecordOptions(**options))
     return probe, recorder.collect(work.run(recording)["samples"], entry)
 
 

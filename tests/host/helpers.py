@@ -13,6 +13,7 @@ from torch import Tensor
 from goca_core.attention.global_map import aggregate
 from goca_core.capture.families import plan_of
 from goca_core.capture.families.base import Plan
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 from goca_core.words.build import Token, build
 from goca_core.words.word_map import WordMap
@@ -129,7 +130,7 @@ def global_map(recorder: Any, latent: Tensor) -> Tensor:
 
 def identical(model: Any, work: Any, **options: Any) -> Any:
     """Sample with and without a recorder: the same to the last bit, and nothing is left. Returns the recording."""
-    recording, recorder = record(model, options.pop("window", Window()), **options)
+    recording, recorder = record(model, options.pop("window", Window()), RecordOptions(**options))
     plain = work.run(model)["samples"]
     recorded = work.run(recording)["samples"]
     assert torch.isfinite(plain).all() and plain.std() > 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from goca_core.attention.record import Attention
 from goca_core.capture.families import network_of
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.segment import segment
 
 PAPER = 0.346  # the noise level of SD 1.x in the paper, t = 100 of 1000
@@ -22,8 +23,9 @@ def latents(batch: int = 1, size: tuple[int, int] = (16, 24), channels: int = 4,
 
 
 def look(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
+    kept = {name: options.pop(name) for name in RecordOptions.__dataclass_fields__ if name in options}
     with torch.inference_mode():
-        return segment(model, samples, positive, **options)
+        return segment(model, samples, positive, options=RecordOptions(**kept), **options)
 
 
 def difference(first: Attention, second: Attention) -> float:

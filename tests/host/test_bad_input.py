@@ -12,6 +12,7 @@ import torch
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import AttentionError
 from goca_core.capture.families import UnknownFamily
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.reduce import cond_recorder as entry
 from goca_core.capture.run import Run
@@ -29,7 +30,7 @@ SIZE = (8, 16)
 
 def collected(work: Job, model: Any, window: Window | None = None, entry: int = 0, **options: Any) -> Any:
     """Sample with a recorder, check that the picture is the plain one, collect."""
-    recording, recorder = record(model, window or Window(), **options)
+    recording, recorder = record(model, window or Window(), RecordOptions(**options))
     latent = work.run(recording)["samples"]
     assert torch.equal(latent, work.run(model)["samples"]) or torch.isnan(latent).any()
     assert count_hooks(model) == 0

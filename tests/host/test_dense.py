@@ -117,7 +117,7 @@ def test_kept_words_and_the_sum_of_the_others() -> None:
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_every_method(name: str) -> None:
     built = tiny.build(name)
-    probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0), all_heads=True, all_layers=True)
+    probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0), head_methods="all", layer_methods="all")
     call = probe.positive(attention.sigmas[0])
     assert attention.head_methods == HEAD_METHODS and set(attention.layer_methods) == set(LAYER_METHODS)
     maps = {method: check_maps(attention, call, method) for method in HEAD_METHODS}

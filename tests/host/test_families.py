@@ -81,7 +81,7 @@ def test_odd_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", ["pixart_sigma", "hunyuan_dit", "flux", "sd3", "wan21", "cosmos1"])
 def test_every_method(name: str) -> None:
     built = tiny.build(name)
-    probe, attention = probe_and_record(built.model, job(built, 1), all_heads=True, all_layers=True)
+    probe, attention = probe_and_record(built.model, job(built, 1), head_methods="all", layer_methods="all")
     call = probe.positive(attention.sigmas[0])
     assert attention.head_methods == HEAD_METHODS and set(attention.layer_methods) == set(LAYER_METHODS)
     for method in HEAD_METHODS:

@@ -36,7 +36,7 @@ def test_the_latent_does_not_change_by_a_bit(number: int, name: str) -> None:
     assert "could not" not in attention.note
     # Random models hardly look anywhere in particular, but the pixels are not all alike.
     assert aggregate(attention).maps.std((2, 3)).max() > 1e-6
-    several = identical(built.model, work, window=Window(False, 0, 1, 3), all_heads=True, all_layers=True)
+    several = identical(built.model, work, window=Window(False, 0, 1, 3), head_methods="all", layer_methods="all")
     assert len(several.sigmas) == 3
 
 

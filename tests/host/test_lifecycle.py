@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goca_core.attention.record import AttentionError
 from goca_core.capture import recorder as recorders
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
@@ -187,7 +188,7 @@ def test_a_cached_sampler_still_has_its_recording() -> None:
     assert torch.equal(global_map(recorder, latent.to(torch.float16)), first)
     again = record(built.model, Window())[1]
     assert torch.equal(global_map(again, latent), first)
-    for other in (record(built.model, PERCENT)[1], record(built.model, Window(), all_heads=True)[1]):
+    for other in (record(built.model, PERCENT)[1], record(built.model, Window(), RecordOptions(head_methods="all"))[1]):
         with pytest.raises(AttentionError, match="not made by a sampler that records with this recorder"):
             other.collect(latent)
 

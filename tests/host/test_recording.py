@@ -82,7 +82,7 @@ def dress(model: Any, extra: str) -> Any:
 
 def check_identical(model: Any, work: Job, window: Window = AUTO, everything: bool = False) -> Any:
     """Sample plain, recorded and plain again; returns the recording."""
-    recording, recorder = record(model, window, all_heads=everything, all_layers=everything)
+    recording, recorder = record(model, window, RecordOptions(methods, methods))
     torch.manual_seed(11)
     plain = work.run(model)["samples"]
     state = torch.get_rng_state()

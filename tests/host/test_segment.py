@@ -200,7 +200,9 @@ def test_shares_of_sampling() -> None:
 
 def test_all_methods_can_be_kept() -> None:
     built = tiny.build("sd15")
-    seen = look(built.model, latents(), built.conditioning(seed=1), all_heads=True, all_layers=True, full_affinity=True)
+    seen = look(
+        built.model, latents(), built.conditioning(seed=1), head_methods="all", layer_methods="all", full_affinity=True
+    )
     assert len(seen.head_methods) == 7 and len(seen.layer_methods) == 4
 
 

@@ -195,5 +195,5 @@ def test_the_node_hands_on_what_the_latent_says(pack: Any) -> None:
             built.model, latent, positive, {"noise_level": "auto"}, **options, head_methods="all"
         ).result
     assert len(attention.head_methods) == 7
-    expected = look(built.model, samples, positive, **options, noise_mask=mask, batch_index=[2], all_heads=True)
+    expected = look(built.model, samples, positive, **options, noise_mask=mask, batch_index=[2], head_methods="all")
     assert difference(attention, expected) == 0

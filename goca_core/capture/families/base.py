@@ -64,7 +64,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Spans:
+class JointSpans:
     """Where in a joint sequence the tokens of the conditioning are, and those of the picture (in raster order)."""
 
     text: slice
@@ -73,25 +73,25 @@ class Spans:
 
 # (all tokens, tokens of the conditioning, of the picture, of reference pictures) -> their places; None if the numbers
 # do not add up, as when another node has put tokens of its own into the sequence.
-SpanRule = Callable[[int, int, int, int], Spans | None]
+SpanRule = Callable[[int, int, int, int], JointSpans | None]
 
 
 def text_first(registers: int = 0) -> SpanRule:
     """[``registers`` learned tokens, text, picture, reference pictures]"""
 
-    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+    def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
         start = registers + text
         if total != start + image + references:
             return None
-        return Spans(slice(registers, start), slice(start, start + image))
+        return JointSpans(slice(registers, start), slice(start, start + image))
 
     return rule
 
 
-def image_first(total: int, text: int, image: int, references: int) -> Spans | None:
+def image_first(total: int, text: int, image: int, references: int) -> JointSpans | None:
     """[picture, reference pictures, text]"""
     start = image + references
-    return Spans(slice(start, total), slice(0, image)) if total == start + text else None
+    return JointSpans(slice(start, total), slice(0, image)) if total == start + text else None
 
 
 TEXT_FIRST = text_first()

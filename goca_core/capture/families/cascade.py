@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import Block, Family, Plan, Site, SpanRule, Spans, Support
+from .base import Block, Family, JointSpans, Plan, Site, SpanRule, Support
 from .plans import FLOW_NOISE, joint_plan
 
 # The noise level of the others is a share; that of Cascade counts noise against signal.
@@ -45,12 +45,12 @@ class StableCascade(Family):
 def _mixed(vectors: int) -> SpanRule:
     """``vectors``: keys that the pooled text becomes, and each picture."""
 
-    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+    def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
         # The host repeats a short prompt that is batched with a longer one.
         for repeats in range((total - image) // text, 0, -1):
             rest = total - image - repeats * text
             if not references and rest >= 2 * vectors and rest % vectors == 0:
-                return Spans(slice(image, image + repeats * text), slice(0, image))
+                return JointSpans(slice(image, image + repeats * text), slice(0, image))
         return None
 
     return rule

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import Block, Family, Plan, Site, Spans, Support
+from .base import Block, Family, JointSpans, Plan, Site, Support
 from .plans import FLOW_NOISE, joint_plan
 
 
@@ -36,6 +36,6 @@ class CogVideoX(Family):
         return replace(plan, frame_patch=network.patch_size_t or 1, noise_level=FLOW_NOISE / (1 - FLOW_NOISE))
 
 
-def _repeated(total: int, text: int, image: int, references: int) -> Spans | None:
+def _repeated(total: int, text: int, image: int, references: int) -> JointSpans | None:
     start = total - image
-    return None if references or start <= 0 or start % text else Spans(slice(0, start), slice(start, total))
+    return None if references or start <= 0 or start % text else JointSpans(slice(0, start), slice(start, total))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import TEXT_FIRST, Block, Family, Plan, Site, SpanRule, Spans, Support, text_first
+from .base import TEXT_FIRST, Block, Family, JointSpans, Plan, Site, SpanRule, Support, text_first
 from .plans import FLOW_NOISE, JOINT, index_at_depth
 
 # Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
@@ -81,7 +81,7 @@ def _is_flux(network: Any) -> bool:
     return isinstance(network, Network)
 
 
-def _filled_in_front(total: int, text: int, image: int, references: int) -> Spans | None:
+def _filled_in_front(total: int, text: int, image: int, references: int) -> JointSpans | None:
     return text_first(max(0, _FLUX2_TEXT - text))(total, text, image, references)
 
 

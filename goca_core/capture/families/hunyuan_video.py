@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import TEXT_FIRST, Family, Plan, Spans, Support
+from .base import TEXT_FIRST, Family, JointSpans, Plan, Support
 from .flux import plan_like_flux
 
 
@@ -43,7 +43,7 @@ class HunyuanVideo(Family):
         return replace(plan, frame_patch=network.patch_size[0], references=references)
 
 
-def _text_last(total: int, text: int, image: int, references: int) -> Spans | None:
+def _text_last(total: int, text: int, image: int, references: int) -> JointSpans | None:
     """[tokens that are not the prompt's, text, picture, references]"""
     start = total - references - image
-    return Spans(slice(start - text, start), slice(start, start + image)) if start >= text else None
+    return JointSpans(slice(start - text, start), slice(start, start + image)) if start >= text else None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import Block, Family, Plan, Site, SpanRule, Spans, Support
+from .base import Block, Family, JointSpans, Plan, Site, SpanRule, Support
 from .plans import joint_plan
 
 
@@ -35,10 +35,10 @@ class Lumina(Family):
 
 
 def _filled(multiple: int) -> SpanRule:
-    def rule(total: int, text: int, image: int, references: int) -> Spans | None:
+    def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
         start = -(-text // multiple) * multiple
         if references or total != start + -(-image // multiple) * multiple:
             return None
-        return Spans(slice(0, text), slice(start, start + image))
+        return JointSpans(slice(0, text), slice(start, start + image))
 
     return rule

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from .base import Block, Family, Plan, Site, Spans, Support
+from .base import Block, Family, JointSpans, Plan, Site, Support
 from .plans import joint_plan
 
 
@@ -29,8 +29,8 @@ class Mochi(Family):
         return replace(joint_plan(blocks, network.patch_size, _without_padding), frame_patch=1)
 
 
-def _without_padding(total: int, text: int, image: int, references: int) -> Spans | None:
+def _without_padding(total: int, text: int, image: int, references: int) -> JointSpans | None:
     """The host cuts the text behind its last token."""
     if references or not 0 < total - image <= text:
         return None
-    return Spans(slice(image, total), slice(0, image))
+    return JointSpans(slice(image, total), slice(0, image))

@@ -1,4 +1,4 @@
-"""Semantic guidance while any sampler runs: look at every step as the recorder does, and weigh guidance by region.
+"""Semantic guidance while any sampler runs: record every step, and weigh guidance by region.
 
 The weighing is done after the guidance of the host and of other nodes (a post-CFG function), so that they compose:
 plain guidance is u + w (c - u), semantic guidance u + w r (c - u), and the difference w (r - 1) (c - u) is added to
@@ -8,8 +8,7 @@ kind of prediction.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -17,36 +16,29 @@ from torch import Tensor
 from ...guidance.rate import rate_map
 from ...guidance.semantic import Settings
 from ...words.word_map import WordMap
-from ..hooks import ModelCall, model_call, wrapped
-from .run import Run
-
-KEY = "goca_semantic_cfg"
+from ..hooks import SamplingPatch
+from .run import GuidanceRun
 
 
-class SemanticGuidance:
-    """What a guided MODEL carries: three wrappers and a post-CFG function. Holds no model."""
+class SemanticGuidance(SamplingPatch[GuidanceRun]):
+    """What a guided MODEL carries: the wrappers of every patch, and a post-CFG function."""
+
+    key = "goca_semantic_cfg"
 
     def __init__(self, settings: Settings, start: float = 0.0, end: float = 1.0, words: WordMap | None = None) -> None:
+        super().__init__()
         if not 0 <= start < end <= 1:
             raise ValueError(
                 f"Semantic guidance would work from {start:g} to {end:g} of sampling (0 to 1); start must be below end."
             )
         self.settings, self.start, self.end, self.words = settings, start, end, words
-        self._active: list[Run] = []
 
     def install(self, model: Any) -> Any:
         """A copy of a MODEL (ModelPatcher) with semantic guidance; a second one on it takes the place of the first.
 
         Raises UnknownFamily for a kind whose attention cannot be recorded.
         """
-        from comfy.patcher_extension import WrappersMP
-
-        wrappers: dict[str, Callable[..., Any]] = {
-            WrappersMP.OUTER_SAMPLE: self._outer_sample,
-            WrappersMP.PREDICT_NOISE: self._predict_noise,
-            WrappersMP.APPLY_MODEL: model_call(self._apply_model),
-        }
-        patched = wrapped(model, KEY, wrappers)
+        patched = super().install(model)
         others = patched.model_options.get("sampler_post_cfg_function", [])
         patched.model_options["sampler_post_cfg_function"] = [
             function for function in others if not isinstance(function, SemanticGuidance)
@@ -54,48 +46,14 @@ class SemanticGuidance:
         patched.set_model_sampler_post_cfg_function(self)
         return patched
 
-    @property
-    def _current(self) -> Run | None:
-        return self._active[-1] if self._active else None
-
-    # -- the wrappers -----------------------------------------------------------------------------------------------
-
-    def _outer_sample(self, executor: Any, noise: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        run = Run(executor.class_obj, noise, self.settings, (self.start, self.end), self.words)
-        self._active.append(run)
-        try:
-            return executor(noise, *args, **kwargs)
-        finally:
-            self._active.remove(run)
-
-    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        run = self._current
-        if run is None:
-            return executor(x, timestep, *args, **kwargs)
-        run.begin(float(timestep.max()))
-        try:
-            return executor(x, timestep, *args, **kwargs)
-        finally:
-            run.end()
-
-    def _apply_model(
-        self, call: ModelCall, model: Any, x: Tensor, options: dict[str, Any], given: dict[str, Any]
-    ) -> Tensor:
-        run = self._current
-        forwards = [] if run is None else run.forwards(model, x, options, given)
-        with contextlib.ExitStack() as stack:
-            for forward in forwards:
-                options = stack.enter_context(forward.installed(options))
-            out = call(options)
-        if run is not None and forwards:
-            run.keep(forwards)
-        return out
+    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> GuidanceRun:
+        return GuidanceRun(guider, noise, self.settings, (self.start, self.end), self.words)
 
     # -- the post-CFG function --------------------------------------------------------------------------------------
 
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         denoised: Tensor = args["denoised"]
-        run = self._current
+        run = self.current
         # Without a negative there is no guidance to weigh (cfg 1).
         if run is None or not run.working or args.get("uncond") is None:
             return denoised

@@ -1,4 +1,4 @@
-"""One sampling run under semantic guidance: whose rows are looked at, and what each evaluation shows."""
+"""One sampling run under semantic guidance: what is recorded of each evaluation, and the regions made of it."""
 
 from __future__ import annotations
 
@@ -21,54 +21,52 @@ from ...guidance.semantic import (
     join,
     published_regions,
 )
+from ...layers import MASS_PRESERVING
 from ...tensors import Grid, resize_nearest
 from ...words.word_map import WordMap
-from .. import passthrough
 from ..conditioning import attached, length_of
-from ..families import find_family, network_of
 from ..families.base import Plan
 from ..forward import ForwardRecorder
+from ..hooks import ModelCall, SamplingRun
 from ..options import RecordOptions
-from ..reduce.cond_recorder import CondRecorder
+from ..window import TOLERANCE
 
 # S-CFG's regions come from the two coarsest levels (16² and 8² tokens of SD 1.5 at 512 pixels), whose self-attention is
 # multiplied with itself; larger maps, and more layers than SD 1.5 has there, would cost more than the sampling.
 _LARGEST, _MOST = 1024, 12
+_log = logging.getLogger("goca")
 
 
-class Run:
-    """Opened by the OUTER_SAMPLE wrapper; what it saw is kept for one evaluation only."""
+class GuidanceRun(SamplingRun):
+    """What it saw is kept for one evaluation only."""
 
     def __init__(
         self, guider: Any, noise: Tensor, settings: Settings, window: tuple[float, float], words: WordMap | None
     ) -> None:
+        super().__init__(noise.shape[0])
         self._settings = settings
-        self._batch = noise.shape[0]
         self._size: Grid = (noise.shape[-2], noise.shape[-1])
         self._scale = 8
         patcher = guider.model_patcher
-        family = find_family(patcher.model)
-        # Every run asks for it, because another node may have put a function of its own into its place.
-        passthrough.install(family.hidden)
-        self._family = family.name
-        self._plan = family.plan(network_of(patcher.model))
+        plan = self.plan(patcher.model)
         to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-        self._window = float(to_sigma(window[0])), float(to_sigma(window[1]))
-        self._tokens = self._whose(guider.conds, words)
-        if self._settings.rule == "GoCA":
-            defaults = self._plan.defaults
-            head = defaults.head if self._settings.head == AUTO else self._settings.head
-            layer = defaults.layer if self._settings.layer == AUTO else self._settings.layer
-            self._options, self._plans = RecordOptions((head,), (layer,)), [self._plan]
+        # With the tolerance of every step window: the same percent means the same step everywhere.
+        high, low = (float(to_sigma(percent)) for percent in window)
+        self._window = low * (1 - TOLERANCE), high * (1 + TOLERANCE)
+        self.tokens = self._tokens_to_keep(guider.conds, words)
+        if settings.rule == "GoCA":
+            head = plan.defaults.head if settings.head == AUTO else settings.head
+            layer = plan.defaults.layer if settings.layer == AUTO else settings.layer
+            layer = "dot-product similarity" if layer == MASS_PRESERVING else layer
+            self._options, self._plans = RecordOptions((head,), (layer,)), [plan]
         else:
             self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True)
-            self._plans = _coarse_layers(self._plan, self._size)
-        self._seen: dict[Any, Any] = {}
-        self._sigma = 0.0
+            self._plans = _coarse_layers(plan, self._size)
+        self._found: dict[Any, Any] = {}
         self._warned = self._broken = False
         self.working = False
 
-    def _whose(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
+    def _tokens_to_keep(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
         """The tokens to keep of each conditioning that is looked at."""
         entries = [(name, e, length_of(e["cross_attn"], e)) for name in conds for e in conds[name] if "cross_attn" in e]
         if self._settings.rule != "GoCA":
@@ -83,66 +81,54 @@ class Run:
                 "GoCA's regions need to know the words of the prompt: encode the positive prompt with Encode Prompt (GoCA), "
                 "wire Prompt Words (GoCA) with the same CLIP and text into words, or choose S-CFG's regions."
             )
-        behind = background_token(next(words for tokens in positive.values() if (words := tokens.words) is not None))
-        if behind is not None and behind[0] == "negative":
+        background = background_token(
+            next(words for tokens in positive.values() if (words := tokens.words) is not None)
+        )
+        if background is not None and background[0] == "negative":
             for name, entry, length in entries:
                 if name == "negative":
-                    positive[entry["uuid"]] = Tokens((behind[1],), length > 1, length)
+                    positive[entry["uuid"]] = Tokens((background[1],), length > 1, length)
         return positive
 
-    # -- looking ----------------------------------------------------------------------------------------------------
+    # -- recording ------------------------------------------------------------------------------------------------------
 
-    def begin(self, sigma: float) -> None:
-        self._seen, self._sigma = {}, sigma
-        high, low = self._window
+    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
+        super().begin_evaluation(guider, x, sigma)
+        self._found = {}
+        low, high = self._window
         self.working = not self._broken and low <= sigma <= high
 
-    def end(self) -> None:
-        self._seen, self.working = {}, False
+    def end_evaluation(self) -> None:
+        self._found, self.working = {}, False
 
-    def forwards(
-        self, model: Any, x: Tensor, options: Mapping[str, Any], given: Mapping[str, Any] | None = None
-    ) -> list[ForwardRecorder]:
-        """What looks at this model call; nothing when it has no rows that are wanted and not seen yet.
-
-        Other nodes let the model run again within an evaluation (perturbed attention); the first time is the plain one.
-        """
-        uuids, size = options.get("uuids") or (), self._batch
-        picture = x.ndim == 4 or (x.ndim == 5 and x.shape[2] == 1)
-        whole = picture and tuple(x.shape[-2:]) == self._size and x.shape[0] == size * len(uuids)
-        if not self.working or not whole:
-            return []
-        rows = {
-            uuid: slice(i * size, (i + 1) * size)
-            for i, uuid in enumerate(uuids)
-            if uuid in self._tokens and uuid not in self._seen
-        }
+    def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
+        whole = call.frames == 1 and tuple(call.x.shape[-2:]) == self._size
+        rows = self._main_rows(call) if self.working and whole else {}
         if not rows:
             return []
-        self._scale = int(getattr(model.latent_format, "spacial_downscale_ratio", 8))
+        self._mark_seen(rows)
+        self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
+        return [
+            ForwardRecorder(plan, self._options, rows, self._size, call.x.shape[0], given=call.given)
+            for plan in self._plans
+        ]
 
-        def look(plan: Plan) -> ForwardRecorder:
-            entries = {uuid: CondRecorder(part, self._tokens[uuid]) for uuid, part in rows.items()}
-            return ForwardRecorder(plan, self._options, entries, self._size, x.shape[0], given=given)
-
-        return [look(plan) for plan in self._plans]
-
-    def keep(self, forwards: list[ForwardRecorder]) -> None:
+    def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
         """Take what the forward passes showed of each conditioning."""
-        failure = next((forward.failure for forward in forwards if forward.failure is not None), None)
+        failure = next((forward.failure for forward in recorders if forward.failure is not None), None)
         if failure is not None:
             self.give_up(failure)
             return
-        results = [forward.results() for forward in forwards]
+        results = [forward.results() for forward in recorders]
         for uuid in results[0]:
             found = [result[uuid] for result in results]
             if self._settings.rule == "GoCA":
                 if found[0].layers:
-                    self._seen[uuid] = self._record(uuid, found[0])
+                    self._found[uuid] = self._record(uuid, found[0])
             else:
                 layers = [layer for result in found if (layer := _plain(result)) is not None]
                 if layers:
-                    self._seen[uuid] = layers
+                    self._found[uuid] = layers
 
     def _record(self, uuid: Any, result: Any) -> Attention:
         height, width = result.affinity_grid
@@ -152,19 +138,19 @@ class Run:
             *self._size,
             self._scale,
             tuple(result.layers.values()),
-            self._tokens[uuid],
-            self._plan.defaults,
+            self.tokens[uuid],
+            self._plans[0].defaults,
             affinity,
-            (self._sigma,),
+            (self.sigma,),
         )
 
     # -- regions ----------------------------------------------------------------------------------------------------
 
     def regions(self, positive: Iterable[Mapping[str, Any]], negative: Iterable[Mapping[str, Any]]) -> Regions | None:
         """Regions of this evaluation at the size of the latent, or None where plain guidance has to do."""
-        shown = [(entry, self._seen[entry["uuid"]]) for entry in positive if entry["uuid"] in self._seen]
-        behind = next((self._seen[entry["uuid"]] for entry in negative if entry["uuid"] in self._seen), None)
-        found = [(entry, self._of(record, behind)) for entry, record in shown]
+        shown = [(entry, self._found[entry["uuid"]]) for entry in positive if entry["uuid"] in self._found]
+        background = next((self._found[entry["uuid"]] for entry in negative if entry["uuid"] in self._found), None)
+        found = [(entry, self._regions_of(record, background)) for entry, record in shown]
         parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
         if not shown:
             self._warn("the attention of the prompt was not to be seen (cached, cropped, replaced or not active)")
@@ -172,22 +158,22 @@ class Run:
             return None
         return parts[0][0] if len(parts) == 1 else join([part for part, _ in parts], [weight for _, weight in parts])
 
-    def _of(self, record: Any, behind: Any) -> Regions | None:
+    def _regions_of(self, record: Any, background: Any) -> Regions | None:
         if self._settings.rule == "GoCA":
-            return goca_regions(record, behind, self._settings)
-        if behind is None:
+            return goca_regions(record, background, self._settings)
+        if background is None:
             return None
-        part = published_regions(record, behind, self._settings.ties)
+        part = published_regions(record, background, self._settings.ties)
         return Regions(resize_nearest(part.masks, self._size), resize_nearest(part.foreground, self._size))
 
     def _weight(self, entry: Mapping[str, Any]) -> Tensor:
         """How much the host lets this conditioning count at each cell, [B, h, w]."""
-        weight = torch.ones(self._batch, *self._size) * float(entry.get("strength", 1.0))
+        weight = torch.ones(self.batch, *self._size) * float(entry.get("strength", 1.0))
         mask = entry.get("mask")
         if mask is None:
             return weight
-        mask = mask.reshape(-1, *self._size)[: self._batch].float().cpu() * float(entry.get("mask_strength", 1.0))
-        return weight * mask.repeat(self._batch // mask.shape[0], 1, 1)
+        mask = mask.reshape(-1, *self._size)[: self.batch].float().cpu() * float(entry.get("mask_strength", 1.0))
+        return weight * mask.repeat(self.batch // mask.shape[0], 1, 1)
 
     def give_up(self, why: str) -> None:
         """Not tried again: what does not fit into memory now will not fit a step later."""
@@ -197,16 +183,16 @@ class Run:
     def _warn(self, why: str) -> None:
         """A step without regions is a step of plain guidance; the picture is never lost. Said once a run."""
         if not self._warned:
-            logging.warning("GoCA: Semantic CFG fell back to plain CFG at noise level %.3g: %s.", self._sigma, why)
+            _log.warning("GoCA: Semantic CFG fell back to plain CFG at noise level %.3g: %s.", self.sigma, why)
         self._warned = True
 
 
 def _kept(words: WordMap) -> Tokens:
     """The tokens that may own pixels and the one that gathers the background; one column for the others."""
     kept = set(candidates(words))
-    behind = background_token(words)
-    if behind is not None:
-        kept.add(behind[1])
+    background = background_token(words)
+    if background is not None:
+        kept.add(background[1])
     return Tokens(tuple(sorted(kept)), len(kept) < words.length, words.length, words)
 
 

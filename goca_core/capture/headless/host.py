@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     pass
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DEMO_WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
 
 
@@ -32,7 +32,7 @@ def find() -> Path:
     """
     given = os.environ.get("COMFYUI_DIR", "").strip()
     # Not resolved: the pack may be a link in custom_nodes.
-    here = Path(os.path.abspath(__file__)).parents[2]
+    here = Path(os.path.abspath(__file__)).parents[3]
     candidates = [Path(given).expanduser()] if given else [here.parent.parent, ROOT / ".host" / "ComfyUI"]
     for folder in candidates:
         if (folder / "comfy").is_dir() and (folder / "main.py").is_file():

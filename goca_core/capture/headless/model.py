@@ -20,6 +20,7 @@ from ...attention.record import Attention
 from .. import demo_model
 from ..conditioning import attach, word_map
 from ..families import UnknownFamily, find_family, network_of
+from ..options import RecordOptions
 from ..segment import segment, sigmas_at
 from .host import ComfyUIError
 
@@ -84,7 +85,7 @@ class LoadedModel:
         rows, columns = (max(1, round(length / self.multiple)) * self.multiple for length in wanted)
         return rows, columns
 
-    def sit(
+    def encode(
         self, picture: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False
     ) -> EncodedImage:
         """Encode a picture, uint8 [H, W, 3], and a prompt. The picture is resized to `size` bicubically."""
@@ -105,10 +106,19 @@ class LoadedModel:
                 self._prompts.popitem(last=False)
         return self._prompts[text]
 
-    def look(self, sitting: EncodedImage, sigma: float, seed: int, **options: Any) -> Attention:
-        """The attention of one forward pass at a noise level (two with `flip`); options as for `segment.segment`."""
+    def record(self, encoded: EncodedImage, sigma: float, seed: int, flip: bool = False, **kept: Any) -> Attention:
+        """The attention of one forward pass at a noise level (two with `flip`); ``kept``: fields of `RecordOptions`."""
+        options = RecordOptions(**kept)
         with torch.inference_mode():
-            return segment(self.model, sitting.samples, sitting.positive, sigmas=[sigma], seed=seed, **options)
+            return segment(
+                self.model,
+                encoded.samples,
+                encoded.positive,
+                sigmas=[sigma],
+                seed=seed,
+                flip=flip,
+                options=options,
+            )
 
 
 def load_model(checkpoint: Path | None) -> LoadedModel:

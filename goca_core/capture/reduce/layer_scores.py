@@ -1,41 +1,59 @@
-"""What becomes of self-attention maps while their rows come in, so that no whole map need be held for it.
+"""What becomes of a layer's self-attention: a score against the reference affinity, and its part in a mean.
 
-A map of 64x64 tokens takes 64 MB in full precision. Of each layer's only a sum of products with the reference affinity and
-its share in a mean are wanted, and both can be made of some rows at a time.
+A map of 64x64 tokens takes 64 MB in full precision. Of each layer's only a sum of products with the reference and its part
+in a mean are wanted, and both are made of some rows at a time, as they come in (``self_maps.Sink``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import LayerScore, resize_keys
+from ...layers import LayerScore, resize_keys, resize_self_map
 from ...tensors import Grid, finite, nearest_index
+from .spec import ReductionSpec
 
 # Rows of a held map that are compared with the reference at a time.
 _ROWS = 512
 
-Take = Callable[[int, slice, Tensor], None]
-"""Takes rows [B, n, M] of the map [M, M] of one frame: its number, which rows, and the rows."""
+
+class KeptRows:
+    """Maps [B * frames, M, M] that are put together of rows, in their own precision or another."""
+
+    def __init__(self, frames: int, dtype: torch.dtype | None = None) -> None:
+        self._frames, self._dtype = frames, dtype
+        self._maps: Tensor | None = None
+
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        self.at(frame, rows, part)[:] = part
+
+    def at(self, frame: int, rows: slice, part: Tensor) -> Tensor:
+        """The place of rows like ``part``, to be written to."""
+        if self._maps is None:
+            batch, _, tokens = part.shape
+            self._maps = part.new_empty(batch, self._frames, tokens, tokens, dtype=self._dtype)
+        return self._maps[:, frame, rows]
+
+    def result(self) -> Tensor:
+        if self._maps is None:
+            raise ValueError("No rows were taken: a map is put together while its attention call is read.")
+        return self._maps.flatten(0, 1)
 
 
 class Agreement:
-    """Agreement of one layer with the reference, not normalised, by some methods (see ``layers.LayerScore``).
-
-    ``affinity``: the reference P [B * frames, M, M].
-    """
+    """Agreement of one layer with the reference P [B * frames, M, M], row by row, not normalised (``layers.LayerScore``)."""
 
     def __init__(self, affinity: Tensor, frames: int, methods: Sequence[str]) -> None:
         self._affinity = affinity.unflatten(0, (-1, frames))
         self._scores = {method: [LayerScore(method) for _ in range(frames)] for method in methods}
 
     def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        ours = self._affinity[:, frame, rows]
+        reference = self._affinity[:, frame, rows]
         for scores in self._scores.values():
-            scores[frame].add(ours, part)
+            scores[frame].add(reference, part)
 
     def result(self) -> dict[str, Tensor]:
         """Method -> [B * frames]."""
@@ -45,52 +63,94 @@ class Agreement:
         }
 
 
-class Kept:
-    """A map that is kept, in its own precision or another."""
+class LayerScores:
+    """The scores of all layers of a call. Layers that run before the reference wait for it, reduced to one map each.
 
-    def __init__(self, frames: int, dtype: torch.dtype | None = None) -> None:
-        self._frames, self._dtype = frames, dtype
-        self._map: Tensor | None = None
+    ``scores``: layer -> method -> [B * frames], on the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.scores: dict[str, dict[str, Tensor]] = {}
+        self._reference: Reference | None = None
+        self._waiting: list[tuple[str, Tensor, Grid]] = []
+
+    def sink(self, spec: ReductionSpec, name: str) -> ScoreSink:
+        """Where the self-attention of a layer goes to be scored."""
+        return ScoreSink(self, spec, name, None if self._reference is None else self._reference.affinity)
+
+    def set_reference(self, spec: ReductionSpec, affinity: Tensor) -> None:
+        """The reference affinity [B * frames, M, M] of this call is known."""
+        self._reference = Reference(affinity, spec.reference_grid)
+        for name, maps, grid in self._waiting:
+            self.score(spec, name, maps.to(affinity.device), grid)
+        self._waiting.clear()
+
+    def score(self, spec: ReductionSpec, name: str, maps: Tensor, grid: Grid) -> None:
+        """Score the whole maps of a layer, or let them wait."""
+        if self._reference is None:
+            held = maps.to("cpu", torch.float16) if spec.is_large(grid) else maps
+            self._waiting.append((name, held, grid))
+            return
+        self.scores[name] = {method: self._reference.score(maps, grid, method).cpu() for method in spec.scored}
+
+
+class ScoreSink:
+    """Scores one layer while its rows come in, or keeps them while the reference ``affinity`` is not known."""
+
+    def __init__(self, scores: LayerScores, spec: ReductionSpec, name: str, affinity: Tensor | None) -> None:
+        self.target = spec.reference_grid
+        self._scores, self._spec, self._name = scores, spec, name
+        self._agreement = None if affinity is None else Agreement(affinity, spec.frames, spec.scored)
+        self._kept = KeptRows(spec.frames, spec.reference_dtype)
 
     def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        if self._map is None:
-            batch, _, tokens = part.shape
-            self._map = part.new_empty(batch, self._frames, tokens, tokens, dtype=self._dtype)
-        self._map[:, frame, rows] = part
+        (self._kept if self._agreement is None else self._agreement).take(frame, rows, part)
 
-    def rows(self, frame: int, rows: slice) -> Tensor:
-        """Rows that were taken before, to be changed."""
-        return self._whole()[:, frame, rows]
-
-    def result(self) -> Tensor:
-        """[B * frames, M, M]"""
-        return self._whole().flatten(0, 1)
-
-    def _whole(self) -> Tensor:
-        if self._map is None:
-            raise ValueError("No rows were taken: the map is taken while its attention call is being read.")
-        return self._map
-
-
-class Mean:
-    """The mean of the maps of several layers."""
-
-    def __init__(self, frames: int) -> None:
-        self._kept, self._count = Kept(frames), 0
-
-    def next_layer(self) -> None:
-        """What is taken from here on is of another layer."""
-        self._count += 1
-
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        if self._count == 1:
-            self._kept.take(frame, rows, finite(part))
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        if whole is None and self._agreement is not None:
+            self._scores.scores[self._name] = {name: score.cpu() for name, score in self._agreement.result().items()}
         else:
-            self._kept.rows(frame, rows).lerp_(finite(part), 1 / self._count)
+            maps, grid = (self._kept.result(), self.target) if whole is None else whole
+            self._scores.score(self._spec, self._name, maps, grid)
+
+
+class MapSink:
+    """Brings the self-attention of a layer to the grid ``target`` and puts it together there."""
+
+    def __init__(self, target: Grid, frames: int) -> None:
+        self.target, self._frames = target, frames
+        self._kept = KeptRows(frames)
+
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        self._kept.take(frame, rows, part)
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        if whole is not None:
+            maps = resize_self_map(*whole, self.target).unflatten(0, (-1, self._frames))
+            for frame in range(self._frames):
+                self.take(frame, slice(None), maps[:, frame])
 
     def result(self) -> Tensor:
         """[B * frames, M, M]"""
         return self._kept.result()
+
+
+class MeanSink(MapSink):
+    """A running mean over several layers, each of which calls ``finish``."""
+
+    def __init__(self, target: Grid, frames: int) -> None:
+        super().__init__(target, frames)
+        self._layers = 0
+
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        if self._layers:
+            self._kept.at(frame, rows, part).lerp_(finite(part), 1 / (self._layers + 1))
+        else:
+            self._kept.take(frame, rows, finite(part))
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        super().finish(whole)
+        self._layers += 1
 
 
 class Reference:

@@ -1,61 +1,125 @@
-"""Self-attention of a film: what the tokens of each frame see of their own frame.
+"""Head-mean self-attention, gathered while the softmax of a call is computed: for several grids, frame by frame.
 
-The tokens of all frames are one sequence, frame by frame, and attend to each other. Of that softmax over everything the
-part of each frame on itself is kept as it is, as in joint attention the part of the picture on itself: a matrix over all
-frames would be far too large, and all that is made of it is done frame by frame.
+The tokens of a video are one sequence, frame by frame, and attend to each other. Of that softmax over everything only the
+part of each frame on itself is kept, as in joint attention the part of the image on itself: a matrix over all frames would
+be far too large, and whatever is made of it is made frame by frame. An image is a video of one frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...tensors import Grid
-from .call import AttentionCall, SelfMaps, probabilities
-from .layer_scores import Take
+from ...layers import resize_keys
+from ...tensors import Grid, nearest_index
 
 
-class FilmMaps:
-    """``SelfMaps`` of ``frames`` frames, each on ``grid``. A picture is a film of one."""
+class Sink(Protocol):
+    """Where self-attention of a layer goes on the grid ``target``: to a score, to a mean, or into memory."""
 
-    def __init__(
-        self, grid: Grid, targets: Sequence[Grid], frames: int = 1, takers: Mapping[Grid, Take] | None = None
-    ) -> None:
-        self._maps = [
-            SelfMaps(grid, targets, {target: partial(take, frame) for target, take in (takers or {}).items()})
-            for frame in range(frames)
-        ]
-        self.frames = frames
-        self._count = grid[0] * grid[1]
-        rows = self._maps[0].index
-        self.index = None if rows is None else torch.cat([rows + frame * self._count for frame in range(frames)])
-        """The query rows that are needed, ascending; None for all of them."""
+    target: Grid
 
-    def add(self, rows: Tensor, probs: Tensor) -> None:
-        """Take the probabilities [B, H, rows, all frames] of some query rows, whose numbers are ``rows`` (ascending)."""
-        starts = torch.arange(len(self._maps) + 1) * self._count
-        for frame, (first, last) in enumerate(pairwise(torch.searchsorted(rows, starts).tolist())):
-            if first < last:
-                own = self._part(frame)
-                self._maps[frame].add(rows[first:last] - own.start, probs[:, :, first:last, own])
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        """Rows [B, n, M] of the map [M, M] of one frame: its number, which rows (ascending), and the rows."""
 
-    def fill(self, call: AttentionCall, total: Tensor) -> None:
-        """Compute all at once from a call whose queries and keys are the film's; ``total``: see ``probabilities``."""
-        for frame, maps in enumerate(self._maps):
-            own = self._part(frame)
-            maps.fill(call.queries(own).keys(own), total[:, :, own])
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        """The layer is done. ``whole``: its maps [B * frames, M, M] and their grid, where no rows were taken."""
 
-    def _part(self, frame: int) -> slice:
+
+class _Target:
+    """What one grid needs: its query rows, ascending, and which of them each row of its map is."""
+
+    def __init__(self, grid: Grid, layer: Grid, frames: int) -> None:
+        self.grid = grid
+        index = nearest_index(layer, grid) if grid != layer else torch.arange(layer[0] * layer[1])
+        self.rows, self.order = torch.unique(index, return_inverse=True)
+        self.ascending = bool((self.order[1:] > self.order[:-1]).all())
+        self.streamed: list[Sink] = []
+        self.waiting: list[Sink] = []
+        self.found: list[Tensor | None] = [None] * frames
+
+    def whole(self) -> tuple[Tensor, Grid]:
+        """The maps [B * frames, M, M], video by video, and their grid."""
+        found = [part for part in self.found if part is not None]
+        maps = [part if self.ascending else part[:, self.order.to(part.device)] for part in found]
+        return torch.stack(maps, 1).flatten(0, 1), self.grid
+
+
+class SelfMaps:
+    """The self-attention of one layer, on ``grid`` in each of ``frames``, on its way to ``sinks``.
+
+    For a coarser target the queries are the nearest and the keys resized bilinearly, as the method does before it
+    compares layers; for a finer one the map stays on the layer's own grid. So no map larger than the target's is ever
+    held. A sink gets the rows as they come in; only where another sink needs the map as a whole, or its rows come in
+    another order, does it get the whole map at the end.
+    """
+
+    def __init__(self, grid: Grid, sinks: Sequence[Sink], frames: int = 1) -> None:
+        self._grid, self.frames, self._count = grid, frames, grid[0] * grid[1]
+        self._targets: dict[Grid, _Target] = {}
+        for sink in sinks:
+            own = sink.target if sink.target[0] * sink.target[1] < self._count else grid
+            if own not in self._targets:
+                self._targets[own] = _Target(own, grid, frames)
+            target = self._targets[own]
+            (target.streamed if own == sink.target and target.ascending else target.waiting).append(sink)
+        for target in self._targets.values():
+            if target.waiting:
+                target.waiting, target.streamed = [*target.streamed, *target.waiting], []
+        needed = torch.unique(torch.cat([target.rows for target in self._targets.values()]))
+        self._starts = torch.arange(frames + 1) * self._count
+        self._needed = needed
+        self.rows = None if len(needed) == self._count else torch.cat([needed + start for start in self._starts[:-1]])
+        """The query rows that are needed, of all frames, ascending; None for all of them."""
+
+    def keys_of(self, frame: int) -> slice:
+        """The tokens of a frame."""
         return slice(frame * self._count, (frame + 1) * self._count)
 
-    def result(self, target: Grid) -> tuple[Tensor, Grid] | None:
-        """The maps [B * frames, M, M] for a target, film by film, and their grid; None where a taker got them."""
-        found = [own for maps in self._maps if (own := maps.result(target)) is not None]
-        return (torch.stack([maps for maps, _ in found], 1).flatten(0, 1), found[0][1]) if found else None
+    def rows_of(self, frame: int) -> Tensor:
+        """The query rows that are needed of a frame."""
+        return self._needed + frame * self._count
+
+    def add(self, numbers: Tensor, probs: Tensor) -> None:
+        """Take the probabilities [B, H, rows, keys] of some query rows.
+
+        ``numbers``: which rows, ascending, on the CPU. The keys are those of all frames, or of the rows' own frame.
+        """
+        for frame, (first, last) in enumerate(pairwise(torch.searchsorted(numbers, self._starts).tolist())):
+            if first < last:
+                keys = self.keys_of(frame) if probs.shape[-1] > self._count else slice(None)
+                self._add(frame, numbers[first:last] - frame * self._count, probs[:, :, first:last, keys])
+
+    def _add(self, frame: int, rows: Tensor, probs: Tensor) -> None:
+        for target in self._targets.values():
+            first, last = torch.searchsorted(target.rows, torch.stack((rows[0], rows[-1] + 1))).tolist()
+            if first == last:
+                continue
+            place = torch.searchsorted(rows, target.rows[first:last])
+            mean = (probs if len(place) == len(rows) else probs[:, :, place.to(probs.device)]).mean(1)
+            mean = resize_keys(mean, self._grid, target.grid) if target.grid != self._grid else mean
+            for sink in target.streamed:
+                sink.take(frame, slice(first, last), mean)
+            if target.waiting:
+                found = target.found[frame]
+                if found is None:
+                    found = mean.new_empty(mean.shape[0], len(target.rows), mean.shape[-1])
+                    target.found[frame] = found
+                found[:, first:last] = mean
+
+    def finish(self) -> None:
+        """All rows were added: tell the sinks."""
+        for target in self._targets.values():
+            for sink in target.streamed:
+                sink.finish(None)
+            if target.waiting:
+                whole = target.whole()
+                for sink in target.waiting:
+                    sink.finish(whole)
 
 
 def by_frame(values: Tensor, frames: int) -> Tensor:
@@ -68,13 +132,3 @@ def by_latent_frame(values: Tensor, frames: int, patch: int, length: int) -> Ten
     if patch <= 1:
         return values
     return values.unflatten(0, (-1, frames)).repeat_interleave(patch, 1)[:, :length].flatten(0, 1)
-
-
-def film_self_maps(call: AttentionCall, film: slice, maps: FilmMaps, total: Tensor | None = None) -> None:
-    """Fill ``maps`` from a call whose queries are the film's and whose keys are ``film`` among others."""
-    if total is not None:
-        maps.fill(call.keys(film), total)
-        return
-    numbers = torch.arange(call.q.shape[2]) if maps.index is None else maps.index
-    for rows, probs in probabilities(call, None if maps.index is None else maps.index.to(call.q.device)):
-        maps.add(numbers[rows], probs[..., film])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,50 +11,42 @@ from ...pipeline import MaskRequest, MaskResult
 from ...regional import Conditioning, parse_labels, parse_prompts
 from ...words.match import PhraseError
 from ...words.word_map import WordMap, parse_phrases
-from ..families import plan_of
-from ..options import record_options
-from ..recorder import Recorder
+from ..finished import FinishedRuns
+from ..options import RecordOptions
+from ..recorder import RunRecorder
 from .prompts import encode
 from .run import RegionalPlan, RegionalRun
 
 
-class RegionalPass(Recorder):
-    """A recorder of its own, beside any other on the same MODEL, whose runs change their conditioning on the way.
-
-    Holds no model. Several samplers may share it.
-    """
+class RegionalPass(RunRecorder[RegionalRun]):
+    """A recorder of its own, beside any other on the same MODEL, whose runs change their conditioning on the way."""
 
     key = "goca_regional_pass"
+    finished = FinishedRuns()
     _unknown = (
         "This LATENT was not made by a sampler with this regional pass: wire the MODEL that comes out of Regional Pass "
         "into the sampler, and the sampler's own LATENT, unchanged, into Collect Masks (only the last runs are kept)."
     )
 
     def __init__(
-        self, plan: RegionalPlan, encoded: Sequence[Conditioning | None], options: Any, words: WordMap | None = None
+        self, plan: RegionalPlan, encoded: Sequence[Conditioning | None], words: WordMap | None = None
     ) -> None:
-        super().__init__(plan.window, options)
+        super().__init__()
         self.plan, self._encoded, self._words = plan, encoded, words
 
-    def _open(self, guider: Any, sigmas: Tensor, shape: Sequence[int]) -> RegionalRun:
-        return RegionalRun(guider, sigmas, shape, self.plan, self._encoded, self._words)
+    @property
+    def asked(self) -> Hashable:
+        return self.plan
 
-    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        run = self._run
-        if isinstance(run, RegionalRun):
-            run.prepare(executor.class_obj, x, float(timestep.max()))
-        return super()._predict_noise(executor, x, timestep, *args, **kwargs)
-
-    def _marks(self, samples: Tensor) -> list[tuple[Any, ...]]:
-        return [(self.plan, *mark) for mark in super()._marks(samples)]
+    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> RegionalRun:
+        return RegionalRun(guider, noise.shape, sigmas, self.plan, RecordOptions(), self._encoded, self._words)
 
     def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
         """The masks that made ``samples`` (the ``samples`` of a LATENT), and lines that say which followed which prompt.
 
         Raises AttentionError with one sentence when there were none, saying why.
         """
-        run = self._find(samples)
-        assert isinstance(run, RegionalRun)
+        run = self.find(samples)
         return run.masks(), run.report
 
 
@@ -64,7 +56,7 @@ def regional_pass(
     request: MaskRequest,
     prompts: str,
     start: float = 0.2,
-    looks: int = 2,
+    evaluations: int = 2,
     strength: float = 1.0,
     feather: float = 0.0,
     words: WordMap | None = None,
@@ -82,7 +74,6 @@ def regional_pass(
     texts = parse_prompts(prompts, labels)
     chosen = tuple((label, texts[label]) for label in labels if label in texts)
     encoded = {text: encode(clip, text) for text in dict.fromkeys(texts.values())}
-    plan = RegionalPlan(request, chosen, start, looks, strength, feather)
-    options = record_options(plan_of(model.model))
-    used = RegionalPass(plan, [encoded.get(texts.get(label, "")) for label in labels], options, words)
+    plan = RegionalPlan(request, chosen, start, evaluations, strength, feather)
+    used = RegionalPass(plan, [encoded.get(texts.get(label, "")) for label in labels], words)
     return used.install(model), used

@@ -21,12 +21,14 @@ from ...regional import Conditioning, is_visible, merge_with_base, region_weight
 from ...tensors import resize_bilinear
 from ...words.word_map import WordMap
 from ..conditioning import attached, length_of
-from ..run import Run
+from ..options import RecordOptions
+from ..run import RecordingRun
 from ..window import TOLERANCE, Before
 from .prompts import report
 
 # Marks the entries of regions among the base's; its value is the number of the label.
 _REGION = "goca_region"
+_log = logging.getLogger("goca")
 PreparedCond = dict[str, Any]
 """A conditioning as the host's guiders hold it: one dictionary, the text among its keys."""
 
@@ -36,36 +38,37 @@ class RegionalPlan:
     """What a regional pass was asked for.
 
     ``request``: how masks are cut. ``prompts``: the prompt of each label that has one, as text. ``start``: share of
-    sampling from which regions work. ``looks``: evaluations before it whose attention is averaged. ``strength``,
+    sampling from which regions work. ``evaluations``: evaluations before it whose attention is averaged. ``strength``,
     ``feather``: as in ``goca_core.regional``.
     """
 
     request: MaskRequest
     prompts: tuple[tuple[str, str], ...]
     start: float = 0.2
-    looks: int = 2
+    evaluations: int = 2
     strength: float = 1.0
     feather: float = 0.0
 
     @property
     def window(self) -> Before:
         """Which evaluations are recorded."""
-        return Before(False, 0.0, self.start, self.looks)
+        return Before(False, 0.0, self.start, self.evaluations)
 
 
-class RegionalRun(Run):
+class RegionalRun(RecordingRun):
     """Records like any run; then cuts the masks and lets the host go on with them."""
 
     def __init__(
         self,
         guider: Any,
-        sigmas: Tensor,
         shape: Sequence[int],
+        sigmas: Tensor,
         plan: RegionalPlan,
+        options: RecordOptions,
         encoded: Sequence[Conditioning | None],
         words: WordMap | None,
     ) -> None:
-        super().__init__(guider, sigmas, plan.window, shape)
+        super().__init__(guider, shape, sigmas, plan.window, options)
         self._asked, self._encoded, self._words = plan, encoded, words
         self._first = {id(prompt): label for label, prompt in reversed(list(enumerate(encoded)))}
         self._name = "positive" if "positive" in guider.conds else next(iter(guider.conds), "")
@@ -74,7 +77,7 @@ class RegionalRun(Run):
         levels = self._window.targets(self._sigmas, 0.0, self._percent_to_sigma)
         end = float(self._percent_to_sigma(plan.start)) * (1 + TOLERANCE)
         # Masks are made at the first evaluation past all that are recorded, and not before the start.
-        self._turn = min(end, min(levels, default=0.0) * (1 - TOLERANCE))
+        self._switch_sigma = min(end, min(levels, default=0.0) * (1 - TOLERANCE))
         self._waiting: list[PreparedCond] | None = None
         self.used: MaskResult | None = None
         self.report = self._trouble = ""
@@ -106,26 +109,30 @@ class RegionalRun(Run):
                     text = {"cross_attn": tensor, "model_conds": {}, "uuid": uuid.uuid4()}
                     yield {**own, **text, "mask_strength": strength, _REGION: label}
 
-    # -- the turn ---------------------------------------------------------------------------------------------------
+    # -- from the base to the regions -----------------------------------------------------------------------------------
 
-    def prepare(self, guider: Any, x: Tensor, sigma: float) -> None:
-        """Called before each evaluation: lets the guider see what counts now."""
+    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
+        self._set_conditioning(guider, x, sigma)
+        super().begin_evaluation(guider, x, sigma)
+
+    def _set_conditioning(self, guider: Any, x: Tensor, sigma: float) -> None:
+        """Give the guider the conditioning of this evaluation: the base alone, or base and regions with their masks."""
         if self._waiting is None:
             entries = guider.conds[self._name]
             self._waiting = [entry for entry in entries if _REGION in entry]
             guider.conds[self._name] = [entry for entry in entries if _REGION not in entry]
-        if self.used is not None or self._trouble or sigma > self._turn:
+        if self.used is not None or self._trouble or sigma > self._switch_sigma:
             return
-        if self._failure is None and not self._means:
+        if not self._means and not self._obstacles:
             return  # nothing to be seen yet; the next evaluation may show more
         try:
-            self._cut(guider, x)
+            self._use_regions(guider, x)
         except Exception as error:
             # The picture is worth more than its regions.
             self._trouble = str(error)
-            logging.warning("GoCA: Regional Pass went on with the base prompt alone: %s", error)
+            _log.warning("GoCA: Regional Pass went on with the base prompt alone: %s", error)
 
-    def _cut(self, guider: Any, x: Tensor) -> None:
+    def _use_regions(self, guider: Any, x: Tensor) -> None:
         record = self.attention(0)
         found = make_masks(record, self._asked.request, self._words)
         parts = region_weights(flatten(found.masks), len(found.labels), None, self._asked.feather)

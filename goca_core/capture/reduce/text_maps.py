@@ -1,0 +1,48 @@
+"""Cross-attention after head-wise aggregation, gathered while the softmax of a call is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenColumns:
+    """Which text columns to keep: ``matrix`` [keys, columns] adds up repeats of the prompt and the tokens not kept."""
+
+    matrix: Tensor
+
+    @staticmethod
+    def make(keys: int, length: int, positions: tuple[int, ...], rest: bool, device: torch.device) -> TokenColumns:
+        """``length``: tokens of the conditioning. The host repeats a short one so that it can be batched with a longer
+        one; the copies share the attention mass and are added up again."""
+        own = torch.arange(keys, device=device) % length
+        place = torch.full((length,), len(positions) if rest else -1, device=device)
+        place[torch.tensor(positions, device=device, dtype=torch.long)] = torch.arange(len(positions), device=device)
+        columns = torch.arange(len(positions) + rest, device=device)
+        return TokenColumns((place[own][:, None] == columns).float())
+
+
+class TextMaps:
+    """Text attention after head-wise aggregation, gathered block by block: a map [B, N, columns] for each head method.
+
+    ``weights``: head method -> [B, N, H].
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], columns: TokenColumns) -> None:
+        self._weights, self._columns = weights, columns
+        self._blocks: dict[str, list[Tensor]] = {name: [] for name in weights}
+
+    def add(self, numbers: Tensor, probs: Tensor) -> None:
+        """Take the probabilities [B, H, rows, text keys] of the next query rows, whose numbers follow one another."""
+        rows = slice(int(numbers[0]), int(numbers[-1]) + 1)
+        matrix = self._columns.matrix.to(probs.dtype)
+        for name, weight in self._weights.items():
+            mixed = torch.einsum("bhnt,bnh->bnt", probs, weight[:, rows].to(probs.dtype))
+            self._blocks[name].append(mixed @ matrix)
+
+    def result(self) -> dict[str, Tensor]:
+        return {name: torch.cat(parts, 1) for name, parts in self._blocks.items()}
