@@ -207,7 +207,7 @@ def make_masks(source: Attention | Maps | Scores, request: MaskRequest, words: W
 
 
 def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
-    """The objects of a request and what is background_phrases them, found in a prompt. Raises a ValueError for a word not in it."""
+    """The objects and the background phrases of a request, found in a prompt. Raises a ValueError for a word not in it."""
     objects = resolve(request.phrases, words)
     return objects, _background(request.background, objects, words)
 

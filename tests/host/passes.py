@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from goca_core.capture.conditioning import length_of
-from goca_core.capture.options import record_options
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Recorder
 from goca_core.capture.regional.recorder import RegionalPass
 from goca_core.capture.regional.run import RegionalPlan
@@ -18,9 +18,9 @@ from goca_core.regional import compose, delayed, region_weights
 from goca_core.tensors import resize_bilinear
 
 from . import tiny
-from .helpers import Job, blocks_of, job, words_of
+from .helpers import Job, job, words_of
 
-TEXT = "a red cat on grass merge_with_base a sky of blue"
+TEXT = "a red cat on grass under a sky of blue"
 PLAN = RegionalPlan(MaskRequest("red cat\ngrass\nsky"), (("red cat", "one"), ("sky", "two")), start=0.5)
 # Latents of a random model reach several hundreds.
 CLOSE = {"atol": 2e-3, "rtol": 1e-4}
@@ -51,13 +51,12 @@ class Asked:
         return [self.built.conditioning(seed=11), None, self.built.conditioning(seed=12)]
 
     def install(self, model: Any = None) -> tuple[Any, RegionalPass]:
-        options = record_options(blocks_of(self.built.model), False, False, False, False)
-        made = RegionalPass(self.plan, self.prompts(), options, self.words)
+        made = RegionalPass(self.plan, self.prompts(), self.words)
         return made.install(model or self.built.model), made
 
     def reference(self, run: Job) -> tuple[Tensor, MaskResult]:
         """Two passes: the picture and the masks."""
-        recorder = Recorder(self.plan.window, record_options(blocks_of(self.built.model), False, False, False, False))
+        recorder = Recorder(self.plan.window, RecordOptions())
         plain = run.run(recorder.install(self.built.model))["samples"]
         record = recorder.collect(plain)
         found = make_masks(record, self.plan.request, self.words)

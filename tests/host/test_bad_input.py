@@ -15,7 +15,7 @@ from goca_core.capture.families import UnknownFamily
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 from goca_core.capture.reduce import cond_recorder as entry
-from goca_core.capture.run import Run
+from goca_core.capture.run import RecordingRun
 from goca_core.pipeline import MaskRequest, make_masks
 from goca_core.words.match import PhraseError
 from goca_core.words.word_map import WordMapError
@@ -141,7 +141,7 @@ def test_a_conditioning_number_that_is_not_there(built: tiny.Tiny) -> None:
 
 def test_no_positive_text() -> None:
     for conds in ({"positive": []}, {"positive": [{"uuid": 1, "cross_attn": None}]}, {}):
-        run = Run(stub_guider(**conds), torch.tensor([1.0, 0.0]), Window(), (1, 4, 8, 8))
+        run = RecordingRun(stub_guider(**conds), (1, 4, 8, 8), torch.tensor([1.0, 0.0]), Window(), RecordOptions())
         with pytest.raises(AttentionError, match="no positive text conditioning") as caught:
             run.attention(0)
         sentence(caught)

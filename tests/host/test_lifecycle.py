@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from goca_core.attention.record import AttentionError
-from goca_core.capture import recorder as recorders
 from goca_core.capture.options import RecordOptions
-from goca_core.capture.recorder import Window, record
+from goca_core.capture.recorder import Recorder, Window, record
 
 from . import tiny
 from .helpers import Job, blocks_of, count_hooks, global_map, job
@@ -23,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("host")
 
 
 @pytest.fixture(autouse=True)
-def _empty_shelf() -> None:
+def _no_finished_runs() -> None:
     """The tests make the same latents over and over."""
-    recorders._shelf.clear()
+    Recorder.finished.clear()
 
 
 PERCENT = Window(False, 0.0, 1.0, 10)
@@ -69,8 +68,8 @@ def test_fifty_runs_leave_nothing_behind() -> None:
         if number in (11, 49):
             kept[number] = alive()
     assert state_of(built.model) == before
-    assert len({id(run) for run in recorders._shelf.values()}) == 8
-    # Once the shelf is full nothing more is kept: 38 runs later there are as many bytes of tensors, and as many objects up to
+    assert len(Recorder.finished) == 8
+    # Once the cache is full nothing more is kept: 38 runs later there are as many bytes of tensors, and as many objects up to
     # what the host and other threads leave about. A run that stays is over a hundred objects, so one in ten would show.
     assert kept[49][0] - kept[11][0] < 38 * 10
     assert kept[49][1] <= kept[11][1]
@@ -80,7 +79,7 @@ def test_a_kept_run_holds_no_model_and_no_conditioning() -> None:
     built = tiny.build("sd15")
     recording, recorder = record(built.model, Window())
     latent = job(built).run(recording)["samples"]
-    run = recorders._shelf[recorder._marks(latent)[0]]
+    run = recorder.find(latent)
     seen: set[int] = set()
     todo: list[Any] = [run, recorder]
     while todo:
@@ -98,7 +97,7 @@ def test_a_kept_run_holds_no_model_and_no_conditioning() -> None:
     assert len(seen) > 50
 
 
-def test_the_shelf_forgets_the_oldest() -> None:
+def test_the_oldest_finished_run_is_forgotten() -> None:
     built = tiny.build("sd15")
     recording, recorder = record(built.model, Window())
     latents = [job(built, size=(8, 8), steps=1, seed=seed).run(recording)["samples"] for seed in range(9)]
@@ -201,7 +200,7 @@ def test_a_second_recorder_takes_the_place_of_the_first() -> None:
     assert len(second.collect(latent).sigmas) == 3
     with pytest.raises(AttentionError):
         first.collect(latent)
-    assert all(keys == [recorders.KEY] for keys in wrappers_of(both).values())
+    assert all(keys == [Recorder.key] for keys in wrappers_of(both).values())
     assert all(len(fns) == 1 for keys in both.wrappers.values() for fns in keys.values())
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from goca_core.attention.global_map import aggregate
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
@@ -82,6 +83,7 @@ def dress(model: Any, extra: str) -> Any:
 
 def check_identical(model: Any, work: Job, window: Window = AUTO, everything: bool = False) -> Any:
     """Sample plain, recorded and plain again; returns the recording."""
+    methods = "all" if everything else "auto"
     recording, recorder = record(model, window, RecordOptions(methods, methods))
     torch.manual_seed(11)
     plain = work.run(model)["samples"]

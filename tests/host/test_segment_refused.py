@@ -13,9 +13,8 @@ import torch
 
 import nodes as host_nodes
 from goca_core.attention.record import AttentionError
-from goca_core.capture import recorder as recorders
 from goca_core.capture.families import UnknownFamily
-from goca_core.capture.recorder import Window, record
+from goca_core.capture.recorder import Recorder, Window, record
 from goca_core.capture.segment import sigmas_at
 
 from . import tiny
@@ -34,14 +33,14 @@ def test_model_conditioning_and_latent_stay_as_they_were() -> None:
     context, kept = positive[0][0].clone(), samples.clone()
     options, wrappers, weights = repr(built.model.model_options), repr(built.model.wrappers), blocks_of(built.model)
     before = [block.cross_attn.out.weight.clone() for block in weights.blocks]
-    recorders._shelf.clear()
+    Recorder.finished.clear()
     look(built.model, samples, positive, draws=2, flip=True)
     assert count_hooks(built.model) == 0
     assert (repr(built.model.model_options), repr(built.model.wrappers)) == (options, wrappers)
     assert all(torch.equal(block.cross_attn.out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
     assert torch.equal(samples, kept) and torch.equal(positive[0][0], context) and set(positive[0][1]) == set()
-    # The shelf is for samplers: many draws would push their runs off it.
-    assert not recorders._shelf
+    # The cache is for samplers: many draws would push their runs out of it.
+    assert not len(Recorder.finished)
 
 
 def test_a_recording_model_may_be_used_too() -> None:

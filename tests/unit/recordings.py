@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from goca_core.attention.record import Affinity, Attention, Defaults, Layer, Tokens
-from goca_core.capture.reduce.call import SelfMaps
-from goca_core.capture.reduce.self_maps import FilmMaps
+from goca_core.capture.reduce.layer_scores import KeptRows
+from goca_core.capture.reduce.self_maps import SelfMaps
 from goca_core.tensors import Grid
 from goca_core.words.build import Token, build
 from goca_core.words.word_map import WordMap
@@ -61,8 +63,34 @@ def recording(
     return Attention("unet", 4, 6, 8, layers, tokens, DEFAULTS, spread, (0.35,), "a note")
 
 
-def whole_map(maps: SelfMaps | FilmMaps, target: Grid) -> tuple[Tensor, Grid]:
-    """A map that no taker got."""
-    found = maps.result(target)
-    assert found is not None
-    return found
+class Gathered:
+    """A sink that keeps what it gets: rows, or the whole maps."""
+
+    def __init__(self, target: Grid, frames: int) -> None:
+        self.target = target
+        self.rows: list[slice] = []
+        self._kept = KeptRows(frames)
+        self.result: tuple[Tensor, Grid] | None = None
+
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        self.rows.append(rows)
+        self._kept.take(frame, rows, part)
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        self.result = (self._kept.result(), self.target) if whole is None else whole
+
+
+class Gathering:
+    """The accumulator of self-attention and a sink for each target."""
+
+    def __init__(self, grid: Grid, targets: Sequence[Grid], frames: int = 1) -> None:
+        self.sinks = {target: Gathered(target, frames) for target in targets}
+        self.maps = SelfMaps(grid, list(self.sinks.values()), frames)
+
+    def of(self, target: Grid) -> tuple[Tensor, Grid]:
+        """The maps for a target, of all frames, and their grid; to be asked after the pass."""
+        sink = self.sinks[target]
+        if sink.result is None:
+            self.maps.finish()
+        assert sink.result is not None
+        return sink.result

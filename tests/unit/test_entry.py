@@ -48,28 +48,27 @@ def test_scores_and_affinity(
     options = RecordOptions(("average",), SCORED, full_affinity=full, affinity_parts=True)
     spec = ReductionSpec(plan, options, SIZE, frames)
     grids = [plan.grid(block.level, *SIZE) for block in blocks]
-    entry = CondRecorder(slice(0, B), Tokens((1,), True, 3))
+    recorder = CondRecorder(spec, slice(0, B), Tokens((1,), True, 3))
     feature = draw(B, frames * grids[reference][0] * grids[reference][1], 6)
     layers = []
     for number, (block, grid) in enumerate(zip(blocks, grids, strict=True)):
         if number == known:
-            entry.take_feature(spec, feature, grids[reference])
+            recorder.take_feature(feature, grids[reference])
         count = grid[0] * grid[1]
         q, k = (draw(B, H, frames * count, D, seed=number + extra) for extra in (0, 10))
-        entry.take_text(
-            spec,
+        recorder.take_text(
             block,
             AttentionCall(q, draw(B, H, 3, D), draw(B, H, 3, D), None, 0.4),
             q.transpose(1, 2).flatten(2),
             grid,
         )
-        entry.take_self(spec, block, AttentionCall(q, k, k, None, 0.8), grid, slice(0, frames * count))
+        recorder.take_self(block, AttentionCall(q, k, k, None, 0.8), grid, slice(0, frames * count))
         whole = torch.softmax(q.double() @ k.double().mT * 0.8, -1).mean(1)
         own = [whole[:, part, part] for part in (slice(f * count, (f + 1) * count) for f in range(frames))]
         layers.append(torch.stack(own, 1).flatten(0, 1))
     if known == len(blocks):
-        entry.take_feature(spec, feature, grids[reference])
-    result = entry.finish(spec)
+        recorder.take_feature(feature, grids[reference])
+    result = recorder.result()
 
     pictures = feature.double().unflatten(1, (frames, -1)).flatten(0, 1).mT.unflatten(-1, grids[reference])
     affinity = reference_affinity(pictures)

@@ -15,13 +15,14 @@ from torch import Tensor
 from goca_core import attention, pipeline
 from goca_core.attention.global_map import aggregate, layer_weights
 from goca_core.attention.record import AttentionError
-from goca_core.capture.families.base import Block, Plan, Site, Spans
+from goca_core.capture.families.base import Block, JointSpans, Plan, Site
 from goca_core.capture.families.plans import CROSS
 from goca_core.capture.options import RecordOptions
-from goca_core.capture.reduce.call import AttentionCall, TokenColumns
-from goca_core.capture.reduce.one_pass import joint_maps
-from goca_core.capture.reduce.self_maps import FilmMaps, by_latent_frame, film_self_maps
+from goca_core.capture.reduce.call import AttentionCall
+from goca_core.capture.reduce.one_pass import joint_pass, self_pass
+from goca_core.capture.reduce.self_maps import by_latent_frame
 from goca_core.capture.reduce.spec import ReductionSpec
+from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
 from goca_core.layers import resize_self_map
 from goca_core.pipeline import MaskRequest, make_masks, refined, word_scores
 from goca_core.refine.methods import Pamr, ProposalMerge
@@ -29,7 +30,7 @@ from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
 from goca_core.tensors import RANGES, Range
 
-from .recordings import recording, whole_map
+from .recordings import Gathering, recording
 
 FRAMES, GRID = 3, (3, 5)
 COUNT = GRID[0] * GRID[1]
@@ -64,9 +65,9 @@ def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, kn
     film = slice(before, before + FRAMES * COUNT)
     asked = call.queries(film)
     total = (asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float() if known else None
-    maps = FilmMaps(GRID, [target, GRID], FRAMES)
-    film_self_maps(asked, film, maps, total)
-    found, grid = whole_map(maps, target)
+    gathering = Gathering(GRID, [target, GRID], FRAMES)
+    self_pass(asked, film, gathering.maps, total)
+    found, grid = gathering.of(target)
     assert grid == target and found.dtype == torch.float32
     expected = resize_self_map(own_part(dense(call), before), GRID, target)
     assert torch.allclose(found.double(), expected, atol=1e-6)
@@ -77,16 +78,17 @@ def test_joint_attention_of_a_film(text_first: bool) -> None:
     call = call_of(6, 0) if text_first else call_of(0, 6)
     start = 6 if text_first else 0
     film = slice(start, start + FRAMES * COUNT)
-    spans = Spans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
+    spans = JointSpans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
     columns = TokenColumns.make(6, 6, (1, 4), True, torch.device("cpu"))
     weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
-    selves = FilmMaps(GRID, [GRID], FRAMES)
-    maps = joint_maps(call.queries(film), spans, weights, columns, selves)
+    gathering, text_maps = Gathering(GRID, [GRID], FRAMES), TextMaps(weights, columns)
+    joint_pass(call.queries(film), spans, text_maps, gathering.maps)
+    maps = text_maps.result()
     probs = dense(call)
     text = probs[:, :, film, spans.text].mean(1)
     expected = torch.stack((text[..., 1], text[..., 4], text[..., [0, 2, 3, 5]].sum(-1)), -1)
     assert torch.allclose(maps["average"].double(), expected, atol=1e-6)
-    assert torch.allclose(whole_map(selves, GRID)[0].double(), own_part(probs, start), atol=1e-6)
+    assert torch.allclose(gathering.of(GRID)[0].double(), own_part(probs, start), atol=1e-6)
 
 
 def test_all_frames_have_the_memory_of_a_picture() -> None:

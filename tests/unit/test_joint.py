@@ -12,19 +12,20 @@ from torch import Tensor, nn
 from goca_core import refine, rescale
 from goca_core.attention.global_map import aggregate, layer_weights
 from goca_core.attention.record import Attention, Defaults, Tokens
-from goca_core.capture.families.base import Block, Plan, Site, Spans, text_first
+from goca_core.capture.families.base import Block, JointSpans, Plan, Site, text_first
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.reduce import call as reduce
-from goca_core.capture.reduce import one_pass as joint
-from goca_core.capture.reduce.call import AttentionCall, TokenColumns
+from goca_core.capture.reduce import fused, one_pass
+from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.cond_recorder import CondRecorder
-from goca_core.capture.reduce.one_pass import joint_maps, log_total
-from goca_core.capture.reduce.self_maps import FilmMaps
+from goca_core.capture.reduce.fused import log_total
+from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.spec import ReductionSpec
+from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
 from goca_core.layers import resize_self_map
 from goca_core.tensors import Grid
 
-from .recordings import whole_map
+from .recordings import Gathering
 
 B, H, D, TEXT = 2, 3, 8, 9
 GRID = (6, 8)
@@ -38,7 +39,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def a_call(
     registers: int = 0, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
-) -> tuple[AttentionCall, Spans]:
+) -> tuple[AttentionCall, JointSpans]:
     total = registers + TEXT + IMAGE + REFERENCES
     q, k, v = (draw(B, H, total, D, seed=number).to(dtype) for number in range(3))
     spans = text_first(registers)(total, TEXT, IMAGE, REFERENCES)
@@ -52,12 +53,13 @@ def dense(call: AttentionCall) -> Tensor:
 
 
 def reduced(
-    call: AttentionCall, spans: Spans, targets: list[Grid], tolerance: float = 1e-6
-) -> tuple[dict[str, Tensor], FilmMaps | None]:
+    call: AttentionCall, spans: JointSpans, targets: list[Grid], tolerance: float = 1e-6
+) -> tuple[dict[str, Tensor], Gathering | None]:
     weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
     columns = TokenColumns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
-    selves = FilmMaps(GRID, targets) if targets else None
-    found = joint_maps(call.queries(spans.image), spans, weights, columns, selves)
+    gathering, text_maps = Gathering(GRID, targets) if targets else None, TextMaps(weights, columns)
+    joint_pass(call.queries(spans.image), spans, text_maps, None if gathering is None else gathering.maps)
+    found = text_maps.result()
     matrix = dense(call)[:, :, spans.image]
     for name, weight in weights.items():
         whole = torch.einsum("bhnt,bnh->bnt", matrix[..., spans.text], weight.double())
@@ -66,7 +68,7 @@ def reduced(
         assert torch.allclose(found[name].double(), expected, atol=tolerance)
         # Some of the attention falls on the picture, the references and the registers.
         assert found[name].sum(-1).max() < 0.9
-    return found, selves
+    return found, gathering
 
 
 @pytest.fixture(params=["one pass", "many blocks", "fused"])
@@ -74,7 +76,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "many blocks":
         monkeypatch.setattr(reduce, "_ELEMENTS", 700)
     # On a CPU the pass is cheaper, but its fused kernel serves to test what an accelerator does.
-    monkeypatch.setattr(joint, "FUSED", {"cpu"} if request.param == "fused" else set())
+    monkeypatch.setattr(one_pass, "FUSED", {"cpu"} if request.param == "fused" else set())
     return request.param
 
 
@@ -83,15 +85,15 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_text_and_self_attention(targets: list[Grid], registers: int, way: str) -> None:
     call, spans = a_call(registers)
     assert (log_total(call) is not None) or way != "fused"
-    _, selves = reduced(call, spans, targets)
+    _, gathering = reduced(call, spans, targets)
     own = dense(call)[:, :, spans.image, spans.image].mean(1)
     assert own.sum(-1).max() < 0.95
     for target in targets:
-        assert selves is not None
-        found, at = whole_map(selves, target)
+        assert gathering is not None
+        found, at = gathering.of(target)
         assert at == target
         assert torch.allclose(found.double(), resize_self_map(own, GRID, target), atol=1e-6)
-    assert targets or selves is None
+    assert targets or gathering is None
 
 
 def test_a_mask_is_honoured(way: str) -> None:
@@ -119,10 +121,10 @@ def test_a_kernel_that_says_something_else_is_not_believed(monkeypatch: pytest.M
     assert total is not None
     assert torch.allclose(total, (call.q @ call.k.transpose(-1, -2) * call.scale).logsumexp(-1), atol=1e-5)
     for wrong in (total + 0.1, total.transpose(1, 2), total[..., :-1], total * 1.44):
-        monkeypatch.setitem(joint._KERNELS, "cpu", ("_wrong", (torch.float32,)))
+        monkeypatch.setitem(fused._KERNELS, "cpu", ("_wrong", (torch.float32,)))
         monkeypatch.setattr(torch.ops.aten, "_wrong", lambda *_a, wrong=wrong, **_k: (None, wrong), raising=False)
         assert log_total(call) is None
-    monkeypatch.setitem(joint._KERNELS, "cpu", ("_not_there", (torch.float32,)))
+    monkeypatch.setitem(fused._KERNELS, "cpu", ("_not_there", (torch.float32,)))
     assert log_total(call) is None
 
 
@@ -131,7 +133,9 @@ def test_nonsense_stays_nonsense(way: str) -> None:
     call.q[0, 0, spans.image.start] = torch.nan
     columns = TokenColumns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
     weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
-    found = joint_maps(call.queries(spans.image), spans, weights, columns, FilmMaps(GRID, [(3, 4)]))
+    text_maps = TextMaps(weights, columns)
+    joint_pass(call.queries(spans.image), spans, text_maps, Gathering(GRID, [(3, 4)]).maps)
+    found = text_maps.result()
     assert torch.isnan(found["average"][0, 0]).all() and torch.isfinite(found["average"][1]).all()
 
 
@@ -151,7 +155,7 @@ def test_the_golden_data_through_the_recorder(golden: Callable[[str], Any], way:
     plan = Plan(blocks, names[1], chosen, defaults, 0.4)
     spec = ReductionSpec(plan, RecordOptions(("average",), ("dot-product similarity",)), size)
     tokens = Tokens(tuple(range(7)), False, 7)
-    entry = CondRecorder(slice(0, 1), tokens)
+    recorder = CondRecorder(spec, slice(0, 1), tokens)
     feature = data.batch("in_ref").flatten(2).transpose(1, 2)
     for number, block in enumerate(blocks):
         text, own = data.batch(f"in_A{number}"), data.batch(f"in_S{number}")
@@ -165,10 +169,10 @@ def test_the_golden_data_through_the_recorder(golden: Callable[[str], Any], way:
         spans = text_first()(43, 7, 36, 0)
         assert spans is not None
         if number == 1:
-            entry.take_feature(spec, feature, size)
+            recorder.take_feature(feature, size)
         post = torch.zeros(1, 43, 96)
-        entry.take_joint(spec, block, AttentionCall(queries, keys, keys, None, 1.0), post, size, spans)
-    result = entry.finish(spec)
+        recorder.take_joint(block, AttentionCall(queries, keys, keys, None, 1.0), post, size, spans)
+    result = recorder.result()
     recorded = Attention("flux", 6, 6, 16, tuple(result.layers.values()), tokens, defaults)
     assert torch.allclose(layer_weights(recorded)[0], data["out_layerw"].float(), atol=1e-6)
     maps = aggregate(recorded).maps

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.capture.reduce.call import AttentionCall, SelfMaps, TokenColumns, bind, cross_maps, probabilities
+from goca_core.capture.reduce.call import AttentionCall, bind, probabilities
+from goca_core.capture.reduce.one_pass import ALL, one_pass, self_pass
+from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
 from goca_core.heads import aggregate_heads
 from goca_core.layers import resize_self_map
 
-from .recordings import whole_map
+from .recordings import Gathering
 
 B, H, D = 2, 3, 5
 
@@ -140,7 +142,9 @@ def test_cross_maps(elements: int) -> None:
     call = a_call(30, 14)
     weights = {"a": torch.softmax(draw(B, 30, H), -1), "b": draw(B, 30, H, seed=4)}
     columns = TokenColumns.make(14, 7, (1, 3), True, torch.device("cpu"))
-    maps = cross_maps(call, weights, columns)
+    text_maps = TextMaps(weights, columns)
+    one_pass(call, (text_maps, ALL))
+    maps = text_maps.result()
     for name, weight in weights.items():
         expected = aggregate_heads(dense(call), weight.double()) @ columns.matrix.double()
         assert torch.allclose(maps[name].double(), expected, atol=1e-5)
@@ -150,10 +154,10 @@ def test_cross_maps(elements: int) -> None:
 # -- self-attention ---------------------------------------------------------------------------------------------------
 
 
-def self_maps(call: AttentionCall, grid: tuple[int, int], targets: list[tuple[int, int]]) -> SelfMaps:
-    maps = SelfMaps(grid, targets)
-    maps.fill(call)
-    return maps
+def self_maps(call: AttentionCall, grid: tuple[int, int], targets: list[tuple[int, int]]) -> Gathering:
+    gathering = Gathering(grid, targets)
+    self_pass(call, ALL, gathering.maps)
+    return gathering
 
 
 GRIDS = [((6, 8), (3, 4)), ((7, 9), (4, 5)), ((9, 5), (4, 3)), ((5, 7), (5, 7)), ((3, 4), (6, 8)), ((4, 6), (6, 4))]
@@ -164,7 +168,7 @@ def test_self_map_is_the_whole_map_resized(grid: tuple[int, int], target: tuple[
     count = grid[0] * grid[1]
     call = a_call(count, count)
     full = dense(call).mean(1)
-    found, at = whole_map(self_maps(call, grid, [target]), target)
+    found, at = self_maps(call, grid, [target]).of(target)
     coarser = target[0] * target[1] < count
     assert at == (target if coarser else grid)
     expected = resize_self_map(full, grid, target) if coarser else full
@@ -180,6 +184,6 @@ def test_several_grids_in_one_pass(targets: list[tuple[int, int]], elements: int
     call = a_call(48, 48)
     together = self_maps(call, grid, targets)
     for target in targets:
-        alone, at = whole_map(self_maps(call, grid, [target]), target)
-        found, where = whole_map(together, target)
+        alone, at = self_maps(call, grid, [target]).of(target)
+        found, where = together.of(target)
         assert where == at and torch.allclose(found, alone, atol=1e-7)

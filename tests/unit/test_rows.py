@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from goca_core.capture.reduce.call import AttentionCall
-from goca_core.capture.reduce.layer_scores import Agreement, Kept, Mean, Reference
-from goca_core.capture.reduce.self_maps import FilmMaps, film_self_maps
+from goca_core.capture.reduce.layer_scores import Agreement, KeptRows, MeanSink, Reference
+from goca_core.capture.reduce.one_pass import self_pass
 from goca_core.layers import layer_score, reference_affinity, resize_self_map
 
-from .recordings import whole_map
+from .recordings import Gathering
 
 B, H, D = 2, 3, 5
 METHODS = ("dot-product similarity", "mse", "iou-like")
@@ -57,25 +57,23 @@ def test_rows_that_are_taken_are_the_rows_of_the_map(
     count = frames * grid[0] * grid[1]
     call = AttentionCall(*(draw(B, H, count, D, seed=seed) for seed in range(3)), None, 0.6)
     every = slice(0, count)
-    plain, kept = FilmMaps(grid, [target], frames), Kept(frames)
-    taken = FilmMaps(grid, [target], frames, {target: kept.take})
-    for maps in (plain, taken):
-        film_self_maps(call, every, maps)
-    assert taken.result(target) is None
-    assert torch.equal(kept.result(), whole_map(plain, target)[0])
+    # Beside a target that is finer than the layer the map of the layer's own grid is needed whole.
+    taken, whole = Gathering(grid, [target], frames), Gathering(grid, [target, (20, 20)], frames)
+    for gathering in (taken, whole):
+        self_pass(call, every, gathering.maps)
+    assert torch.equal(taken.of(target)[0], whole.of(target)[0])
+    assert taken.sinks[target].rows and bool(whole.sinks[target].rows) is (target != grid)
 
 
 @pytest.mark.parametrize("targets", [[(12, 16)], [(3, 9)], [(6, 8), (12, 16)], [(9, 9), (6, 8)]])
 def test_a_map_that_is_resized_later_is_not_taken(targets: list[tuple[int, int]], elements: int) -> None:
     """Finer than the layer, alone or beside the layer's own grid, or with rows that are needed twice."""
-    taken: list[slice] = []
-    takers = {target: lambda frame, rows, part: taken.append(rows) for target in targets}
-    maps = FilmMaps((6, 8), targets, 1, takers)
+    gathering = Gathering((6, 8), targets)
     call = AttentionCall(*(draw(B, H, 48, D, seed=seed) for seed in range(3)), None, 0.6)
-    film_self_maps(call, slice(0, 48), maps)
-    assert not taken
+    self_pass(call, slice(0, 48), gathering.maps)
     for target in targets:
-        assert maps.result(target) is not None
+        assert gathering.of(target)[1] == (target if target[0] * target[1] < 48 else (6, 8))
+        assert not gathering.sinks[target].rows
 
 
 @pytest.mark.parametrize("frames", [1, 2])
@@ -93,22 +91,22 @@ def test_agreement_by_rows_is_that_of_the_whole(frames: int) -> None:
 def test_the_mean_of_layers_by_rows() -> None:
     maps = some_maps(20, 3)
     maps[1][0, 3, 4] = torch.nan  # counts as nothing, as everywhere in the method
-    mean = Mean(1)
+    mean = MeanSink((4, 5), 1)
     for layer in maps:
-        mean.next_layer()
         for start in range(0, 20, 6):
             mean.take(0, slice(start, start + 6), layer[:, start : start + 6])
+        mean.finish(None)
     expected = torch.stack(maps).double().nan_to_num(0.0).mean(0)
     assert torch.allclose(mean.result().double(), expected, atol=1e-7)
 
 
 def test_nothing_taken_is_an_error() -> None:
     with pytest.raises(ValueError, match="No rows were taken"):
-        Kept(1).result()
+        KeptRows(1).result()
 
 
 def test_a_kept_map_may_have_another_precision() -> None:
-    kept, (layer,) = Kept(1, torch.float16), some_maps(20, 1)
+    kept, (layer,) = KeptRows(1, torch.float16), some_maps(20, 1)
     for rows in (slice(0, 11), slice(11, 20)):
         kept.take(0, rows, layer[:, rows])
     assert torch.equal(kept.result(), layer.half())
