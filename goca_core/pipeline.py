@@ -1,4 +1,4 @@
-"""From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper steps_taken.
+"""From a recording (or maps, or scores) and some phrases to masks: the method's last steps in their proper steps.
 
 Rescale the phrases' maps, let them spread along self-attention, refine them if asked to, bring them to the size of the
 masks, and only then decide each pixel. Source: GoCA, sections on per-pixel rescaling and on inference; background rules
@@ -26,19 +26,20 @@ from .tensors import Grid, Range, resize_bilinear
 from .words.word_map import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
-# Level of a background of which no word is known: the middle of the range that every object's scores fill.
+# Level of a background that no word names: the middle of the range that the scores of every object fill.
 NO_BACKGROUND = 0.5
 
 
 @dataclass(frozen=True)
 class MaskRequest:
-    """What to cut out, and how.
+    """Which masks to make, and how.
 
-    ``phrases``: one object per line, commas pool. ``background``: the same for what is not an object; "auto" takes
-    everything else that the prompt names, empty takes nothing. ``propagation_steps``: times of propagation, -1 = the family's.
-    ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the masks;
-    None = the picture's own. ``latent_size``: the latent's instead, and of a film a mask for each latent frame.
-    ``largest``, ``remove_small`` (a share of the picture) and ``fill_holes`` tidy up masks of 0 and 1, see ``masks``.
+    ``phrases``: one object per line; commas pool several phrases into one. ``background``: the same for what is not an
+    object; "auto" takes everything else that the prompt names, empty takes nothing. ``propagation_steps``: -1 = the
+    family's. ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the
+    masks; None = the size of the image. ``latent_size``: the size of the latent instead, and for a video a mask for each
+    latent frame. ``largest``, ``remove_small`` (a fraction of the image) and ``fill_holes`` clean up binary masks, see
+    ``masks``.
     """
 
     phrases: str
@@ -57,24 +58,28 @@ class MaskRequest:
 
 @dataclass(frozen=True)
 class MaskResult:
-    """The result: ``masks`` [B, K, H, W], ``background`` [B, H, W], ``scores`` [B, K, H, W] that they were made of.
+    """``masks`` [B, K, H, W], ``background`` [B, H, W], and the ``scores`` [B, K, H, W] that they were made of.
 
-    ``objects``: the phrases with the tokens that they mean.
-    Of films, B is films x pictures, film by film.
+    ``objects``: the phrases with their tokens. ``background_phrases``: what the background was made of. ``rescaled``: the
+    scores as they were before propagation and refinement, [B, K, h, w] at the size of the maps. ``word_maps``: the same
+    for every content word, [B, W, h, w], where it was asked for. For videos, B is videos x frames, video by video.
     """
 
     masks: Tensor
     background: Tensor
     scores: Tensor
-    labels: tuple[str, ...]
+    objects: tuple[Phrase, ...]
     background_phrases: tuple[str, ...]
-    objects: tuple[Phrase, ...] = ()
+    rescaled: Tensor
+    word_maps: Tensor | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the masks."""
+        return tuple(phrase.label for phrase in self.objects)
 
     def table(self) -> dict[str, Any]:
-        """Area (share of the picture) and mean score inside the mask, per picture and phrase, as plain numbers.
-
-        ``background``: the background's area per picture; ``background_phrases``: the phrases that it was made of.
-        """
+        """Area (fraction of the image) and mean score inside each mask, per image and phrase, as plain numbers."""
         area = self.masks.mean((2, 3))
         inside = (self.scores * self.masks).sum((2, 3)) / self.masks.sum((2, 3)).clamp_min(1e-8)
         return {
@@ -87,11 +92,11 @@ class MaskResult:
 
 
 @dataclass(frozen=True)
-class Scores:
-    """A rescaling chosen but not yet done, and refinements after it: they need the objects, which the mask node knows.
+class Scoring:
+    """How scores are made of maps: a rescaling, and refinements after propagation, in their order.
 
-    ``range_``: of the stretch in the rescaling and after propagation (see ``resize.stretch``). ``steps``: refinements in
-    their steps_taken, after propagation.
+    It is carried out once the phrases are known, in ``make_masks`` or ``word_scores``. ``range_``: of the normalisation in
+    the rescaling and after propagation (see ``tensors.stretch``).
     """
 
     maps: Maps
@@ -101,115 +106,124 @@ class Scores:
     steps: tuple[Step, ...] = ()
 
 
-def as_scores(source: Attention | Maps | Scores) -> Scores:
-    """A recording or maps with the family's default methods applied; scores as they are."""
+def as_scoring(source: Attention | Maps | Scoring) -> Scoring:
+    """A recording or maps with the family's default methods; a scoring as it is."""
     if isinstance(source, Attention):
         source = aggregate(source)
-    return Scores(source, AUTO) if isinstance(source, Maps) else source
+    return Scoring(source, AUTO) if isinstance(source, Maps) else source
 
 
-def refined(source: Attention | Maps | Scores, refinement: Refinement, picture: Tensor | None = None) -> Scores:
-    """Scores with one more refinement after those they have, done when masks or heat maps are made of them.
+def refined(source: Attention | Maps | Scoring, refinement: Refinement, picture: Tensor | None = None) -> Scoring:
+    """A scoring with one more refinement after those it has.
 
-    picture: [B or 1, H, W, 3] in [0, 1], for a refinement that is guided by it. Raises a ValueError of one sentence when
-    what guides it is missing or does not fit.
+    picture: the image [B or 1, H, W, 3] in [0, 1], for a refinement that is guided by it. Raises a ValueError of one
+    sentence when what guides it is missing or does not fit.
     """
-    scores = as_scores(source)
-    record = scores.maps.source
+    scoring = as_scoring(source)
+    record = scoring.maps.source
     check(refinement, record.batch // record.frames * record.pictures, picture, record.affinity)
-    if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scores.steps):
+    if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scoring.steps):
         raise ValueError(
-            f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the picture; put it "
+            f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the image; put it "
             "before that one."
         )
     step = Step(refinement, picture if refinement.guide == "picture" else None)
-    return replace(scores, steps=(*scores.steps, step))
+    return replace(scoring, steps=(*scoring.steps, step))
 
 
-def phrase_scores(scores: Scores, objects: Sequence[Phrase], words: WordMap) -> Tensor:
-    """Rescaled scores of objects, [B, K, h, w] at the size of the maps."""
-    tokens = scores.maps.tokens
-    method = scores.maps.source.defaults.rescale if scores.method == AUTO else scores.method
+def phrase_scores(scoring: Scoring, objects: Sequence[Phrase], words: WordMap) -> Tensor:
+    """Rescaled scores of objects, [B, K, h, w] at the size of the maps. Each depends on its own phrase alone."""
+    tokens, record = scoring.maps.tokens, scoring.maps.source
+    method = record.defaults.rescale if scoring.method == AUTO else scoring.method
     if method not in RESCALE_METHODS:
         raise AttentionError(f"Unknown rescale method {method!r}: use one of {', '.join(RESCALE_METHODS)}.")
     columns = [tokens.columns(phrase.tokens) for phrase in objects]
-    content, frames = tokens.columns(words.content()), scores.maps.source.frames
-    return rescale(scores.maps.maps, columns, content, method, scores.pool, scores.range_, frames)
+    content = tokens.columns(words.content())
+    return rescale(scoring.maps.maps, columns, content, method, scoring.pool, scoring.range_, record.frames)
 
 
-def word_scores(scores: Scores, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
-    """Scores to look at, [B, K, H, W] at the size of the picture, and their names: the phrases, or every content word.
+def word_scores(scoring: Scoring, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """Scores for heat maps, [B, K, H, W] at the size of the image, and their names: the phrases, or every content word.
 
     Rescaled and refined, but not propagated.
     """
-    known = scores.maps.tokens.word_map(words)
+    known = scoring.maps.tokens.word_map(words)
     if not phrases.strip():
         phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
     found = resolve(phrases, known)
-    maps = phrase_scores(scores, found, known)
-    return _finish(maps, scores, None), tuple(phrase.label for phrase in found)
+    maps = phrase_scores(scoring, found, known)
+    return _finish(maps, scoring, None), tuple(phrase.label for phrase in found)
 
 
-def each_word(scores: Scores, words: WordMap, size: Grid) -> Tensor:
-    """Rescaled scores of every content word by itself, [B, K, *size]: a quick look, neither refined nor propagated.
+def stages(scoring: Scoring, result: MaskResult, size: Grid) -> Tensor:
+    """How the scores of a result came about, [B, 3, K, *size]: attention, rescaled, final.
 
-    B as recorded: of a film, its latent frames. Words that occur several times are taken one by one. Raises AttentionError for
-    a prompt without content words.
+    B as in the result. Attention is the mean over the tokens of a phrase, relative to the largest value of the sample.
     """
-    found = [Phrase(word.name, (word.text,), word.positions) for word in words.words if word.content]
-    if not found:
-        raise AttentionError("The prompt has no content words to look at.")
-    return _to_size(phrase_scores(scores, found, words), scores.maps.source, size)
-
-
-def steps(scores: Scores, result: MaskResult, words: WordMap, size: Grid) -> Tensor:
-    """How the scores of a cut came about, [B, 3, K, *size]: attention as it was, rescaled, and at last.
-
-    B as in the cut. Attention as it was is the mean over the tokens of a phrase, in shares of the largest value of the sample.
-    """
-    maps = scores.maps
+    maps = scoring.maps
     raw = torch.stack([maps.maps[:, maps.tokens.columns(phrase.tokens)].mean(1) for phrase in result.objects], 1)
-    early = torch.stack((raw.float(), phrase_scores(scores, result.objects, words).float()), 1)
-    early = _to_size(early.flatten(1, 2), maps.source, size).unflatten(1, (2, -1))
+    early = torch.stack((raw.float(), result.rescaled.float()), 1)
+    early = resize_maps(early.flatten(1, 2), maps.source, size).unflatten(1, (2, -1))
     early = for_samples(early, maps.source, result.masks.shape[0])
     largest = early[:, :1].amax((2, 3, 4), keepdim=True).clamp_min(torch.finfo(early.dtype).tiny)
     late = F.interpolate(result.scores.float(), size, mode="area")
     return torch.stack((early[:, 0] / largest[:, 0], early[:, 1], late), 1)
 
 
-def make_masks(source: Attention | Maps | Scores, request: MaskRequest, words: WordMap | None = None) -> MaskResult:
-    """Masks for phrases. Raises a ValueError of one sentence for a phrase, size or method that does not fit."""
+def make_masks(
+    source: Attention | Maps | Scoring, request: MaskRequest, words: WordMap | None = None, each_word: bool = False
+) -> MaskResult:
+    """Masks for phrases. ``each_word``: with a map of every content word as well (``MaskResult.word_maps``).
+
+    Raises a ValueError of one sentence for a phrase, size or method that does not fit.
+    """
     if request.mode not in MODES:
         raise ValueError(f"Unknown mode {request.mode!r}: use one of {', '.join(MODES)}.")
     if request.size is not None and min(request.size) < 1:
         raise ValueError(
             f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; width and height must be at least 1."
         )
-    scores = as_scores(source)
-    record = scores.maps.source
-    known = scores.maps.tokens.word_map(words)
-    objects, background_phrases = resolve_request(request, known)
-    maps = phrase_scores(scores, [*objects, *background_phrases], known)
+    scoring = as_scoring(source)
+    record = scoring.maps.source
+    known = scoring.maps.tokens.word_map(words)
+    objects, background = resolve_request(request, known)
+    singles = _content_words(known) if each_word else []
+    rescaled = phrase_scores(scoring, [*objects, *background, *singles], known)
+    rescaled, word_maps = rescaled.tensor_split([len(objects) + len(background)], 1)
     count = len(objects)
     # An all-zero last map stands for a background without words; propagation leaves it alone.
-    back = merge_background(maps[:, count:]) if background_phrases else torch.zeros_like(maps[:, 0])
-    maps = torch.cat((maps[:, :count], back[:, None]), 1)
-    steps_taken = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
-    if steps_taken and (affinity := record.affinity) is not None:
+    rest = merge_background(rescaled[:, count:]) if background else torch.zeros_like(rescaled[:, 0])
+    maps = torch.cat((rescaled[:, :count], rest[:, None]), 1)
+    steps = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
+    if steps and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
-        maps = propagate(maps, affinity.matrix.to(maps), steps_taken, scores.range_, record.frames)
-    maps = _finish(maps, scores, request.size, request.latent_size)
+        maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
+    maps = _finish(maps, scoring, request.size, request.latent_size)
     if request.smooth > 0:
         maps = finishing.smooth(maps, request.smooth)
-    found = maps[:, :count]
-    level = maps[:, count] if background_phrases else torch.full_like(maps[:, 0], NO_BACKGROUND)
-    return _decide(found, level, request, objects, background_phrases)
+    scores = maps[:, :count]
+    level = maps[:, count] if background else torch.full_like(maps[:, 0], NO_BACKGROUND)
+    masks = _decide(scores, level, request)
+    return MaskResult(
+        masks,
+        1 - masks.amax(1),
+        scores,
+        tuple(objects),
+        tuple(phrase.label for phrase in background),
+        rescaled[:, :count],
+        word_maps if each_word else None,
+    )
 
 
 def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
     """The objects and the background phrases of a request, found in a prompt. Raises a ValueError for a word not in it."""
     objects = resolve(request.phrases, words)
     return objects, _background(request.background, objects, words)
+
+
+def _content_words(words: WordMap) -> list[Phrase]:
+    """Every content word by itself; words that occur several times are taken one by one."""
+    return [Phrase(word.name, (word.text,), word.positions) for word in words.words if word.content]
 
 
 def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Phrase]:
@@ -219,59 +233,55 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
     return resolve(text, words) if text.strip() else []
 
 
-def _finish(maps: Tensor, scores: Scores, size: Grid | None, latent: bool = False) -> Tensor:
-    """Refine maps in the steps_taken of the steps, and bring them to the size of the masks; None is that of the picture.
+def _finish(maps: Tensor, scoring: Scoring, size: Grid | None, latent: bool = False) -> Tensor:
+    """Carry out the refinements, and resize to the masks; ``size`` None is the size of the image.
 
-    ``latent``: to that of the latent, and to its frames; a refinement by the picture is made on the picture's all the same.
+    ``latent``: to the size and the frames of the latent; a refinement by the image works at the size of the image anyway.
     """
-    record = scores.maps.source
+    record = scoring.maps.source
     size = size or (record.height * record.vae_scale, record.width * record.vae_scale)
     size = (record.height, record.width) if latent else size
     cell = 0
-    for step in scores.steps:
+    for step in scoring.steps:
         if step.picture is not None and not cell:
-            # The first time a picture is looked at; from here on maps are as large as pictures, and cover no more.
+            # The first refinement by the image; from here on maps have its size, and cover no more than it.
             cell = cell_of(maps, step.picture)
-            maps = _to_size(_shown(maps, record), record, (step.picture.shape[1], step.picture.shape[2]))
+            maps = resize_maps(expand_frames(maps, record), record, (step.picture.shape[1], step.picture.shape[2]))
         maps = apply(step.refinement, maps, step.picture, record.affinity, cell)
     if not cell:
-        return _to_size(maps if latent else _shown(maps, record), record, size)
+        return resize_maps(maps if latent else expand_frames(maps, record), record, size)
     if latent:
         maps = latent_frames(maps, record)
     return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
 
 
 def for_samples(values: Tensor, record: Attention, samples: int) -> Tensor:
-    """What was made of a record, [B, ...], for so many samples: of a film, for its latent frames or for its pictures."""
-    return values if values.shape[0] == samples else _shown(values, record)
+    """Values of a record, [B, ...], for so many samples: of a video, for its latent frames or for all of its frames."""
+    return values if values.shape[0] == samples else expand_frames(values, record)
 
 
-def _shown(maps: Tensor, record: Attention) -> Tensor:
-    """Maps of latent frames for the pictures that they become: the first frame one, each other ``stride``."""
+def expand_frames(maps: Tensor, record: Attention) -> Tensor:
+    """Maps of latent frames for the frames they decode to: one for the first, ``temporal_compression`` for each other."""
     if record.frames == 1:
         return maps
-    frame = (
-        torch.arange(record.pictures + record.temporal_compression - 1, device=maps.device)[
-            record.temporal_compression - 1 :
-        ]
-        // record.temporal_compression
-    )
-    return maps.unflatten(0, (-1, record.frames))[:, frame].flatten(0, 1)
+    each = record.temporal_compression
+    latent = torch.arange(each - 1, each - 1 + record.pictures, device=maps.device) // each
+    return maps.unflatten(0, (-1, record.frames))[:, latent].flatten(0, 1)
 
 
 def latent_frames(maps: Tensor, record: Attention) -> Tensor:
-    """Maps of pictures for latent frames: the mean of those that a frame becomes."""
+    """Maps of the frames of a video for its latent frames: the mean of those that a latent frame decodes to."""
     if record.frames == 1:
         return maps
-    films = maps.unflatten(0, (-1, record.pictures))
-    rest = films[:, 1:].unflatten(1, (record.frames - 1, record.temporal_compression)).mean(2)
-    return torch.cat((films[:, :1], rest), 1).flatten(0, 1)
+    videos = maps.unflatten(0, (-1, record.pictures))
+    rest = videos[:, 1:].unflatten(1, (record.frames - 1, record.temporal_compression)).mean(2)
+    return torch.cat((videos[:, :1], rest), 1).flatten(0, 1)
 
 
-def _to_size(maps: Tensor, record: Attention, size: Grid) -> Tensor:
-    """Bring maps from the grid of the tokens to a size in pixels.
+def resize_maps(maps: Tensor, record: Attention, size: Grid) -> Tensor:
+    """Resize maps from the grid of the tokens to pixels.
 
-    Tokens of a model that works on patches cover a little more than an odd-sized latent; that part is cut off.
+    The tokens of a model that works on patches cover a little more than an odd-sized latent; the excess is cropped.
     """
     height, width = size
     grid = max(((layer.height, layer.width) for layer in record.layers), key=lambda g: g[0] * g[1])
@@ -290,22 +300,13 @@ def _tidy(masks: Tensor, request: MaskRequest) -> Tensor:
     return finishing.fill_holes(masks, disjoint=request.mode == "partition") if request.fill_holes else masks
 
 
-def _decide(
-    scores: Tensor, level: Tensor, request: MaskRequest, objects: Sequence[Phrase], background_phrases: Sequence[Phrase]
-) -> MaskResult:
+def _decide(scores: Tensor, level: Tensor, request: MaskRequest) -> Tensor:
+    """Masks [B, K, H, W] from scores and the background's level [B, H, W]."""
+    if request.mode == "soft":
+        return scores.clamp(0, 1)
     if request.mode == "partition":
-        found = finishing.one_hot(finishing.assign(scores, level, request.rule, request.theta), len(objects)).to(scores)
-    elif request.mode == "threshold":
-        found = finishing.threshold(scores, level, request.rule, request.theta).to(scores)
+        labels = finishing.assign(scores, level, request.rule, request.theta)
+        found = finishing.one_hot(labels, scores.shape[1])
     else:
-        found = scores.clamp(0, 1)
-    if request.mode != "soft":
-        found = _tidy(found, request).to(scores)
-    return MaskResult(
-        found,
-        1 - found.amax(1),
-        scores,
-        tuple(phrase.label for phrase in objects),
-        tuple(phrase.label for phrase in background_phrases),
-        tuple(objects),
-    )
+        found = finishing.threshold(scores, level, request.rule, request.theta)
+    return _tidy(found.to(scores), request).to(scores)

@@ -10,7 +10,7 @@ from ..goca_core.attention.global_map import aggregate
 from ..goca_core.attention.record import AUTO
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_CHOICES
-from ..goca_core.pipeline import Scores
+from ..goca_core.pipeline import Scoring
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
 from . import types
@@ -115,4 +115,4 @@ class Rescale(io.ComfyNode):
         pool: Literal["mean", "sum"] = "mean",
         range: Literal["full", "robust"] = "full",
     ) -> io.NodeOutput:
-        return io.NodeOutput(Scores(maps, method, pool, range))
+        return io.NodeOutput(Scoring(maps, method, pool, range))

@@ -22,7 +22,7 @@ def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
     shown = {
         "words": view.words_of(scores.maps.tokens.word_map(given)),
         "masks": _sheet(view.masks_of(result)),
-        "steps": _sheet(view.steps_of(result, scores, given)),
+        "steps": _sheet(view.steps_of(result, scores)),
         "layers": view.weights_of(result, scores.maps),
     }
     heat = view.heat_of(result, scores, given)

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..goca_core.masks import BACKGROUND_RULES
 from ..goca_core.picture.batch import draw, flatten, to_show
 from ..goca_core.picture.colours import tables
-from ..goca_core.pipeline import MODES, MaskRequest, as_scores, make_masks
+from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks
 from ..goca_core.words.text import STOP_WORDS
 from . import look, parts, types
 
@@ -166,9 +166,9 @@ class MaskFromTokens(io.ComfyNode):
             remove_small=remove_small,
             fill_holes=fill_holes,
         )
-        scores = as_scores(source)
-        result = make_masks(scores, request, words)
-        shown = look.masks(result, scores, words)
+        scoring = as_scoring(source)
+        result = make_masks(scoring, request, words, each_word=True)
+        shown = look.masks(result, scoring, words)
         return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui=shown)
 
 

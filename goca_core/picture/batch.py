@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..pipeline import as_scores, word_scores
+from ..pipeline import as_scoring, word_scores
 from .drawing import contact_sheet, heat, overlay, to_tensor
 
 
@@ -43,7 +43,7 @@ def to_show(images: Tensor, source: Any, labels: str, words: Any = None) -> Laye
                 f"There are {len(names)} labels for {masks.shape[1]} masks of each picture; give one per line, or none."
             )
         return Layers(masks, names, heat=False)
-    scores, names = word_scores(as_scores(source), labels, words)
+    scores, names = word_scores(as_scoring(source), labels, words)
     if scores.shape[0] != images.shape[0]:
         raise ValueError(
             f"There are {images.shape[0]} pictures but attention for {scores.shape[0]}; give the "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..attention.global_map import Maps
-from ..pipeline import MaskResult, Scores, each_word, for_samples, steps
+from ..pipeline import MaskResult, Scoring, for_samples, resize_maps, stages
 from ..tensors import Grid
 from ..words.text import EMBEDDING
 from ..words.word_map import WordMap
@@ -63,19 +63,19 @@ def fitted(size: Grid, side: int, area: int) -> Grid:
     return max(1, int(height * factor)), max(1, int(width * factor))
 
 
-def heat_of(result: MaskResult, scores: Scores, words: WordMap | None = None) -> Sheet | None:
+def heat_of(result: MaskResult, scores: Scoring, words: WordMap | None = None) -> Sheet | None:
     """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words.
 
     Samples are those of the result: of a film, a result may have its latent frames or its pictures.
     """
     known, record = scores.maps.tokens.word_map(words), scores.maps.source
     names = tuple(name for name, word in zip(known.names(), known.words, strict=True) if word.content)
-    if not names:
+    if not names or result.word_maps is None:
         return None
     size = fitted(
         (record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // len(names)
     )
-    maps = for_samples(each_word(scores, known, size), record, result.masks.shape[0])
+    maps = for_samples(resize_maps(result.word_maps, record, size), record, result.masks.shape[0])
     return sheet(maps, names, HEAT_SIDE, HEAT_AREA)
 
 
@@ -84,11 +84,11 @@ def masks_of(result: MaskResult) -> Sheet:
     return sheet(result.masks, result.labels, MASK_SIDE, MASK_AREA)
 
 
-def steps_of(result: MaskResult, scores: Scores, words: WordMap | None = None) -> Sheet:
+def steps_of(result: MaskResult, scores: Scoring) -> Sheet:
     """How the masks came about: a map of each phrase as recorded, then one of each rescaled, then one of each at last."""
     record, count = scores.maps.source, 3 * len(result.labels)
     size = fitted((record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // count)
-    maps = steps(scores, result, scores.maps.tokens.word_map(words), size)
+    maps = stages(scores, result, size)
     return sheet(maps.flatten(1, 2), 3 * result.labels, HEAT_SIDE, HEAT_AREA)
 
 

@@ -58,7 +58,9 @@ def test_one_pass_is_what_two_passes_are(node: str) -> None:
         ("dpmpp_2m", replace(PLAN, strength=0.6, feather=24.0)),
         (
             "euler",
-            replace(PLAN, start=0.3, looks=3, request=MaskRequest("grass\nred cat\nsky", theta=0.1, fill_holes=True)),
+            replace(
+                PLAN, start=0.3, evaluations=3, request=MaskRequest("grass\nred cat\nsky", theta=0.1, fill_holes=True)
+            ),
         ),
     ],
 )

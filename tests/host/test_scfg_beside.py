@@ -14,7 +14,7 @@ from torch import Tensor
 
 from goca_core.attention.record import AttentionError
 from goca_core.capture.families import UnknownFamily
-from goca_core.capture.guidance.patch import KEY, SemanticGuidance, guide
+from goca_core.capture.guidance.patch import SemanticGuidance, guide
 from goca_core.capture.recorder import Window, record
 from goca_core.guidance.semantic import REGION_RULES, Settings
 from goca_core.regional import compose, region_weights
@@ -82,7 +82,7 @@ def test_a_second_one_takes_the_place_of_the_first() -> None:
     twice = guide(guide(built.model, Settings("GoCA")), Settings("S-CFG"))
     functions = twice.model_options["sampler_post_cfg_function"]
     assert [type(function) for function in functions] == [SemanticGuidance]
-    assert all(len(keys[KEY]) == 1 for keys in twice.wrappers.values() if KEY in keys)
+    assert all(len(keys[SemanticGuidance.key]) == 1 for keys in twice.wrappers.values() if SemanticGuidance.key in keys)
     assert torch.equal(work(built).run(twice)["samples"], work(built).run(once)["samples"])
 
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 import nodes as host_nodes
-from goca_core.attention.flip import mirror
+from goca_core.attention.flip import flip_recording
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.merge import merge
 from goca_core.attention.record import Attention
 from goca_core.capture.families import network_of
-from goca_core.capture.flip import mirrored
+from goca_core.capture.flip import flip_conditioning
 from goca_core.capture.segment import sigmas_at, spread
 from goca_core.demo.scenes import draw
 
@@ -158,7 +158,7 @@ def test_draws_levels_and_sides_are_averaged() -> None:
     def one(number: int, sigma: float, flipped: bool) -> Attention:
         shown = samples.flip(-1) if flipped else samples
         seen = look(built.model, shown, positive, seed=20 + number, sigmas=[sigma])
-        return mirror(seen) if flipped else seen
+        return flip_recording(seen) if flipped else seen
 
     draws = look(built.model, samples, positive, seed=20, draws=2)
     level = draws.sigmas[0]
@@ -252,7 +252,7 @@ def test_a_controlnet_counts_and_is_mirrored_with_the_picture() -> None:
     assert difference(straight, look(built.model, samples, controlled(plain, hints[0]))) > 1e-2
     turned = look(built.model, samples.flip(-1), controlled(plain, *hints.flip(3)))
     sides = look(built.model, samples, positive, flip=True)
-    assert difference(sides, merge([straight, mirror(turned)])) < 1e-6
+    assert difference(sides, merge([straight, flip_recording(turned)])) < 1e-6
     # The user's own is as it was.
     assert torch.equal(positive[0][1]["control"].cond_hint_original, hints[0].movedim(-1, 1))
     assert difference(look(built.model, samples, positive), straight) == 0
@@ -263,7 +263,7 @@ def test_a_masked_conditioning_is_mirrored_with_the_picture() -> None:
     mask, other = torch.rand(1, 16, 24), torch.rand(1, 1, 16, 24)
     extra = {"mask": mask, "concat_mask": other, "strength": 0.5, "pooled_output": torch.rand(1, 24)}
     context = torch.rand(1, 77, 48)
-    ((kept, parts),) = mirrored([[context, extra]])
+    ((kept, parts),) = flip_conditioning([[context, extra]])
     assert kept is context and parts["pooled_output"] is extra["pooled_output"] and parts["strength"] == 0.5
     assert torch.equal(parts["mask"], mask.flip(2)) and torch.equal(parts["concat_mask"], other.flip(3))
     assert extra["mask"] is mask
@@ -281,7 +281,7 @@ def test_models_that_take_a_picture_besides(name: str) -> None:
     turned = {key: value.flip(-1) for key, value in extra.items()} if name != "sdxl_refiner" else {}
     other = look(built.model, samples.flip(-1), built.conditioning(seed=1, **turned), seed=7)
     sides = look(built.model, samples, positive, seed=7, flip=True)
-    assert difference(sides, merge([attention, mirror(other)])) < 1e-5
+    assert difference(sides, merge([attention, flip_recording(other)])) < 1e-5
 
 
 def test_a_noise_mask_tells_an_inpaint_model_what_is_given() -> None:
@@ -294,7 +294,7 @@ def test_a_noise_mask_tells_an_inpaint_model_what_is_given() -> None:
         assert (difference(masked, plain) > 1e-3) == counts
         turned = look(built.model, samples.flip(-1), positive, noise_mask=mask.flip(-1))
         sides = look(built.model, samples, positive, noise_mask=mask, flip=True)
-        assert difference(sides, merge([masked, mirror(turned)])) < 1e-5
+        assert difference(sides, merge([masked, flip_recording(turned)])) < 1e-5
 
 
 def test_words_travel_with_the_conditioning() -> None:

@@ -188,8 +188,8 @@ def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
     assert word_scores(aggregate_scores(record), "cat")[0].shape[0] == 2 * 9
 
 
-def aggregate_scores(record: attention.Attention) -> pipeline.Scores:
-    return pipeline.as_scores(aggregate(record))
+def aggregate_scores(record: attention.Attention) -> pipeline.Scoring:
+    return pipeline.as_scoring(aggregate(record))
 
 
 def test_a_mask_for_each_latent_frame() -> None:

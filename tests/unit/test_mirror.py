@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention.flip import mirror
+from goca_core.attention.flip import flip_recording
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.merge import merge
 from goca_core.attention.record import Affinity, Attention, Layer, Tokens
@@ -58,7 +58,7 @@ def assert_same(first: Attention, second: Attention, tolerance: float = 1e-6) ->
 def test_the_mirrored_recording_of_a_mirrored_picture_is_that_of_the_picture(dtype: torch.dtype) -> None:
     shown = picture(dtype)
     straight = look(shown)
-    seen = mirror(look(shown.flip(-1)))
+    seen = flip_recording(look(shown.flip(-1)))
     assert_same(seen, straight, 2e-3 if dtype == torch.float16 else 1e-6)
     assert seen.layers[0].maps["average"].dtype == dtype
     # The picture is not its own mirror image, or all this would show nothing.
@@ -68,12 +68,12 @@ def test_the_mirrored_recording_of_a_mirrored_picture_is_that_of_the_picture(dty
 
 def test_it_goes_down_to_the_global_map() -> None:
     shown = picture()
-    assert torch.allclose(aggregate(mirror(look(shown))).maps, aggregate(look(shown)).maps.flip(-1), atol=1e-6)
+    assert torch.allclose(aggregate(flip_recording(look(shown))).maps, aggregate(look(shown)).maps.flip(-1), atol=1e-6)
 
 
 def test_each_place_goes_to_the_opposite_one_of_its_row() -> None:
     record = recording(3)
-    seen = mirror(record)
+    seen = flip_recording(record)
     for layer, other in zip(record.layers, seen.layers, strict=True):
         for method, value in layer.maps.items():
             for y in range(layer.height):
@@ -87,7 +87,7 @@ def test_each_place_goes_to_the_opposite_one_of_its_row() -> None:
 
 
 def test_each_layer_of_propagation_is_mirrored_like_their_mean() -> None:
-    seen = mirror(recording(3, parts=True)).affinity
+    seen = flip_recording(recording(3, parts=True)).affinity
     assert seen is not None and len(seen.parts) == 2
     assert torch.allclose(torch.stack(list(seen.parts.values())).mean(0), seen.matrix, atol=1e-6)
 
@@ -95,17 +95,17 @@ def test_each_layer_of_propagation_is_mirrored_like_their_mean() -> None:
 def test_twice_is_not_at_all() -> None:
     for affinity in (True, False):
         record = recording(2, affinity=affinity)
-        assert_same(mirror(mirror(record)), record, 0.0)
+        assert_same(flip_recording(flip_recording(record)), record, 0.0)
 
 
 def test_the_recording_stays_as_it_was() -> None:
     record = recording()
     before = copy.deepcopy(record)
-    mirror(record)
+    flip_recording(record)
     assert_same(record, before, 0.0)
 
 
 def test_the_mean_with_the_mirror_image_is_symmetric() -> None:
     record = recording(5)
-    mean = merge([record, mirror(record)])
-    assert_same(mirror(mean), mean)
+    mean = merge([record, flip_recording(record)])
+    assert_same(flip_recording(mean), mean)

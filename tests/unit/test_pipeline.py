@@ -12,7 +12,7 @@ from goca_core.attention.global_map import Maps, aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError
 from goca_core.masks import BACKGROUND_RULES
 from goca_core.picture.batch import flatten, overlay_batch
-from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scores, as_scores, make_masks, phrase_scores, word_scores
+from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scoring, as_scoring, make_masks, phrase_scores, word_scores
 from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
 from goca_core.tensors import RANGES, resize_bilinear
@@ -113,7 +113,7 @@ def test_sizes(request_: MaskRequest, size: tuple[int, int]) -> None:
 def test_a_latent_that_its_tokens_cover_with_a_rest_is_cut_and_not_squeezed() -> None:
     """A model that works on patches of 2 x 2 pads a latent of 7 x 11 to 8 x 12."""
     record = replace(recording(batch=1, affinity=False), height=7, width=11)
-    scores = phrase_scores(as_scores(record), resolve("cat", record.tokens.word_map()), record.tokens.word_map())
+    scores = phrase_scores(as_scoring(record), resolve("cat", record.tokens.word_map()), record.tokens.word_map())
     expected = resize_bilinear(scores, (8, 12))[..., :7, :11]
     assert torch.allclose(
         make_masks(record, MaskRequest("cat", "", mode="soft", latent_size=True)).scores, expected, atol=1e-6
@@ -135,7 +135,7 @@ def test_the_steps_in_their_order() -> None:
         make_masks(aggregate(record), MaskRequest(PHRASES, "", mode="soft")).scores, scores, atol=1e-6
     )
     assert torch.allclose(
-        make_masks(as_scores(record), MaskRequest(PHRASES, "", mode="soft")).scores, scores, atol=1e-6
+        make_masks(as_scoring(record), MaskRequest(PHRASES, "", mode="soft")).scores, scores, atol=1e-6
     )
     once = make_masks(record, MaskRequest(PHRASES, "", mode="soft", propagation_steps=1)).scores
     assert not torch.allclose(once, scores, atol=1e-3)
@@ -150,7 +150,7 @@ def test_propagation_on_another_grid() -> None:
 
 @pytest.mark.parametrize("method", RESCALE_METHODS)
 def test_every_rescale_method_gives_masks(method: str) -> None:
-    result = make_masks(Scores(aggregate(recording()), method), MaskRequest(PHRASES))
+    result = make_masks(Scoring(aggregate(recording()), method), MaskRequest(PHRASES))
     assert torch.equal(result.masks.sum(1) + result.background, torch.ones(2, 32, 48))
 
 
@@ -176,7 +176,7 @@ def test_a_sink_in_a_corner_costs_the_object_only_with_the_full_range() -> None:
     source = Maps(maps / maps.sum(1, keepdim=True), record, torch.ones(1, 3))
     request, whole = MaskRequest("cat", "", size=(16, 24)), torch.zeros(16, 24)
     whole[4:12, 8:20] = 1
-    full, robust = (make_masks(Scores(source, "auto", range_=name), request).masks[0, 0] for name in RANGES)
+    full, robust = (make_masks(Scoring(source, "auto", range_=name), request).masks[0, 0] for name in RANGES)
     assert not (full * whole).any() and full.any(), "the sink alone is left"
     inter, union = (robust * whole).sum(), (robust + whole > 0).sum()
     assert inter / union > 0.9
@@ -227,13 +227,13 @@ def test_words_that_are_unknown_or_another_prompts() -> None:
     with pytest.raises(AttentionError, match="were not recorded"):
         make_masks(recording(text="a cat"), MaskRequest("grass"), words_of("a red cat on grass"))
     with pytest.raises(AttentionError, match="Unknown rescale method"):
-        make_masks(Scores(aggregate(recording()), "louder"), MaskRequest("cat"))
+        make_masks(Scoring(aggregate(recording()), "louder"), MaskRequest("cat"))
 
 
 def test_word_scores_of_every_content_word() -> None:
-    scores, names = word_scores(as_scores(recording()))
+    scores, names = word_scores(as_scoring(recording()))
     assert names == ("red", "cat", "on", "grass") and scores.shape == (2, 4, 32, 48)
-    assert word_scores(as_scores(recording()), "red cat")[1] == ("red cat",)
+    assert word_scores(as_scoring(recording()), "red cat")[1] == ("red cat",)
 
 
 def test_pictures_and_masks_in_order() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import Affinity, Attention
 from goca_core.picture.batch import overlay_batch
-from goca_core.pipeline import MaskRequest, as_scores, make_masks, phrase_scores, refined, word_scores
+from goca_core.pipeline import MaskRequest, as_scoring, make_masks, phrase_scores, refined, word_scores
 from goca_core.refine.image import guided_filter, pamr
 from goca_core.refine.methods import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge, Step, apply, cell_of
 from goca_core.refine.propagation import propagate
@@ -86,7 +86,7 @@ def test_a_missing_or_wrong_guide_is_named(kind: type, rng: torch.Generator) -> 
 
 def by_hand(record: Attention) -> Tensor:
     """Rescaled and propagated scores of the phrases and of "on", the background, at the grid of the affinity."""
-    scores, words = as_scores(record), record.tokens.word_map()
+    scores, words = as_scoring(record), record.tokens.word_map()
     maps = phrase_scores(scores, resolve(f"{PHRASES}\non", words), words)
     maps = torch.cat((maps[:, :2], merge_background(maps[:, 2:])[:, None]), 1)
     assert record.affinity is not None
@@ -128,7 +128,7 @@ def test_steps_follow_one_another(picture: Tensor) -> None:
 def test_every_source_can_be_refined(picture: Tensor) -> None:
     record = recording()
     expected = make_masks(refined(record, Pamr(), picture), SOFT).scores
-    for source in (aggregate(record), as_scores(record)):
+    for source in (aggregate(record), as_scoring(record)):
         assert torch.equal(make_masks(refined(source, Pamr(), picture), SOFT).scores, expected)
 
 
@@ -156,7 +156,7 @@ def test_tokens_that_cover_more_than_the_picture_are_cut() -> None:
     record = replace(recording(batch=1, affinity=False), height=7, width=11)
     image = torch.rand(1, 56, 88, 3)
     words = record.tokens.word_map()
-    maps = phrase_scores(as_scores(record), resolve("cat", words), words)
+    maps = phrase_scores(as_scoring(record), resolve("cat", words), words)
     step = refined(record, Pamr(2, 5), image)
     expected = pamr(resize_bilinear(maps, (64, 96))[..., :56, :88], image, 2, (5, 2, 1))
     torch.testing.assert_close(
@@ -166,11 +166,11 @@ def test_tokens_that_cover_more_than_the_picture_are_cut() -> None:
 
 def test_heat_maps_show_refined_scores(picture: Tensor) -> None:
     record = recording()
-    plain, names = word_scores(as_scores(record))
+    plain, names = word_scores(as_scoring(record))
     shown, again = word_scores(refined(record, Pamr(), picture))
     assert again == names and shown.shape == plain.shape
     words = record.tokens.word_map()
-    coarse = phrase_scores(as_scores(record), resolve("\n".join(names), words), words)
+    coarse = phrase_scores(as_scoring(record), resolve("\n".join(names), words), words)
     torch.testing.assert_close(shown, pamr(coarse, picture, 10, (8, 4, 2, 1)), rtol=0, atol=1e-6)
     assert overlay_batch(picture, refined(record, ProposalMerge()), "", 0.5).shape[0] == 2
 

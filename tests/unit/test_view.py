@@ -10,7 +10,7 @@ from PIL import Image
 
 from goca_core.picture import sheets as view
 from goca_core.picture.batch import flatten, to_show
-from goca_core.pipeline import MaskRequest, as_scores, make_masks, word_scores
+from goca_core.pipeline import MaskRequest, as_scoring, make_masks, word_scores
 
 from .recordings import recording, words_of
 
@@ -64,15 +64,15 @@ def test_the_digest_tells_maps_apart() -> None:
 
 
 def test_every_content_word_has_a_map() -> None:
-    scores = as_scores(recording(text="a red cat and a blue cat"))
-    found = view.heat_of(make_masks(scores, MaskRequest("cat")), scores)
+    scores = as_scoring(recording(text="a red cat and a blue cat"))
+    found = view.heat_of(make_masks(scores, MaskRequest("cat"), each_word=True), scores)
     assert found is not None
     assert found.names == ("red", "cat#1", "blue", "cat#2")
     assert (found.height, found.width) == (32, 48) and found.image.shape[0] == 2
     for name in found.names:
         expected, _ = word_scores(scores, name)
         assert np.array_equal(tiles(found)[:, found.names.index(name)], np.rint(expected[:, 0].numpy() * 255)), name
-    empty = as_scores(recording(text="a the"))
+    empty = as_scoring(recording(text="a the"))
     assert view.heat_of(make_masks(empty, MaskRequest("the")), empty) is None
 
 
@@ -90,8 +90,8 @@ def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
 
 
 def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
-    scores = as_scores(recording(text="a red cat on grass"))
-    result = make_masks(scores, MaskRequest("red cat\ngrass", mode="soft"))
+    scores = as_scoring(recording(text="a red cat on grass"))
+    result = make_masks(scores, MaskRequest("red cat\ngrass", mode="soft"), each_word=True)
     found = view.steps_of(result, scores)
     assert found.names == ("red cat", "grass") * 3 and (found.height, found.width) == (32, 48)
     recorded, rescaled, last = tiles(found).reshape(2, 3, 2, 32, 48).swapaxes(0, 1)
@@ -103,14 +103,14 @@ def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
     assert np.corrcoef(small.ravel() / 255, (raw / raw.amax((1, 2), keepdim=True)).numpy().ravel())[0, 1] > 0.8
     assert np.array_equal(rescaled[:, 1], np.rint(word_scores(scores, "grass")[0][:, 0].numpy() * 255))
     assert np.array_equal(last, np.rint(result.masks.numpy() * 255))
-    alone = view.steps_of(make_masks(scores, MaskRequest("grass")), scores)
+    alone = view.steps_of(make_masks(scores, MaskRequest("grass"), each_word=True), scores)
     assert len(alone.names) == 3
 
 
 def test_the_weights_of_layers_as_plain_data() -> None:
     source = recording(text="a red cat")
-    scores = as_scores(source)
-    told = json.loads(json.dumps(view.weights_of(make_masks(scores, MaskRequest("cat")), scores.maps)))
+    scores = as_scoring(source)
+    told = json.loads(json.dumps(view.weights_of(make_masks(scores, MaskRequest("cat"), each_word=True), scores.maps)))
     assert told["names"] == [layer.name for layer in source.layers]
     assert told["grids"] == [[layer.width, layer.height] for layer in source.layers]
     assert len(told["weights"]) == source.batch
@@ -120,8 +120,8 @@ def test_the_weights_of_layers_as_plain_data() -> None:
 
 @pytest.mark.parametrize("latent_size", [False, True])
 def test_all_that_is_sent_of_a_film_is_about_the_same_frames(latent_size: bool) -> None:
-    scores = as_scores(replace(recording(batch=2 * 3, text="a red cat on grass"), frames=3, temporal_compression=4))
-    result = make_masks(scores, MaskRequest("red cat\ngrass", latent_size=latent_size))
+    scores = as_scoring(replace(recording(batch=2 * 3, text="a red cat on grass"), frames=3, temporal_compression=4))
+    result = make_masks(scores, MaskRequest("red cat\ngrass", latent_size=latent_size), each_word=True)
     samples = 2 * (3 if latent_size else 9)
     heat = view.heat_of(result, scores)
     assert heat is not None

@@ -16,7 +16,7 @@ from goca_core.evaluate.methods import Method, View, parse
 from goca_core.evaluate.prompts.captions import Prompt
 from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers
 from goca_core.layers import layer_score, normalise_scores, reference_affinity, resize_self_map
-from goca_core.pipeline import MaskRequest, Scores, make_masks, refined
+from goca_core.pipeline import MaskRequest, Scoring, make_masks, refined
 from goca_core.refine.methods import REFINEMENTS
 from goca_core.words.match import PhraseError
 
@@ -54,7 +54,7 @@ def scorer(prompt: Prompt = PROMPT, record: Attention | None = None, size: tuple
 def test_the_same_scores_as_the_nodes_use(text: str) -> None:
     method = settled(text).filled(DEFAULTS)
     found, background = scorer().scores(method)
-    maps = Scores(aggregate(recording(batch=1), method.head, method.layer), method.rescale)
+    maps = Scoring(aggregate(recording(batch=1), method.head, method.layer), method.rescale)
     maps = replace(maps, range_="robust" if method.range == "robust" else "full")
     if method.refine != "none":
         seen = torch.from_numpy(picture())[None] / 255
