@@ -45,6 +45,7 @@ class RecordingRun(SamplingRun):
             if entry.get("cross_attn") is not None
         }
         self.evaluations = 0
+        self.failed = False
         self._size, self._length = tuple(shape[-2:]), shape[2] if len(shape) == 5 else 1
         self._window, self._options, self._on_site = window, options, on_site
         self._sigmas = [float(sigma) for sigma in sigmas]
@@ -94,7 +95,7 @@ class RecordingRun(SamplingRun):
         plan = self.plan(call.model)
         if forward.failure is not None:
             # Not tried again: what does not fit into memory now will not fit a step later.
-            self._committed = True
+            self._committed = self.failed = True
             failed = (
                 f"Nothing was recorded: the image was generated, but recording stopped at {forward.failure}; record "
                 "fewer methods or a smaller image, or report this."

@@ -123,7 +123,7 @@ class RegionalRun(RecordingRun):
             guider.conds[self._name] = [entry for entry in entries if _REGION not in entry]
         if self.used is not None or self._trouble or sigma > self._switch_sigma:
             return
-        if not self._means and not self._obstacles:
+        if not self._means and not self.failed:
             return  # nothing to be seen yet; the next evaluation may show more
         try:
             self._use_regions(guider, x)
