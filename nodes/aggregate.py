@@ -1,4 +1,4 @@
-"""The two steps between a recording and masks: layers into one map, token maps into scores."""
+"""The two steps between a recording and masks: layers to one map per token, token maps to scores."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Aggregate(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "auto aggregation"],
             description=(
-                "Auto aggregation: combines the maps of all heads and layers into one, weighted by what "
-                "the model itself did at each of them."
+                "Auto aggregation: combines the attention maps of all heads and layers into one map per token. The "
+                "weights come from the model's own activations."
             ),
             inputs=[
                 types.Attention.Input("attention", tooltip="From Collect Attention, Segment Image or Load Attention."),
@@ -35,8 +35,9 @@ class Aggregate(io.ComfyNode):
                     options=[AUTO, *HEAD_METHODS],
                     default=AUTO,
                     tooltip=(
-                        "How much each head counts at each pixel. auto: the paper's choice for this model. "
-                        "Methods beyond it and the average must have been recorded."
+                        "How the heads of a layer are weighted at each pixel. auto: the paper's choice for this kind "
+                        "of model. average: all heads equally. The other methods must have been recorded: set "
+                        "head_methods to all in the node that records."
                     ),
                 ),
                 io.Combo.Input(
@@ -44,13 +45,17 @@ class Aggregate(io.ComfyNode):
                     options=[AUTO, *LAYER_CHOICES],
                     default=AUTO,
                     tooltip=(
-                        "How much each layer counts. auto: by agreement of its self-attention with a dense "
-                        "feature, as in the paper. mass-preserving: the same without its preference for coarse layers. "
-                        "vanilla: all alike."
+                        "How the layers are weighted. auto: the paper's choice, dot-product similarity, which weights "
+                        "a layer by how well its self-attention agrees with a dense feature of the model. "
+                        "mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
+                        "equally. mse and iou-like must have been recorded: set layer_methods to all in the node that "
+                        "records."
                     ),
                 ),
             ],
-            outputs=[types.Maps.Output(display_name="maps", tooltip="One map per word, summing to one at each pixel.")],
+            outputs=[
+                types.Maps.Output(display_name="maps", tooltip="One map per token. At each pixel the maps sum to 1.")
+            ],
         )
 
     @classmethod
@@ -67,8 +72,8 @@ class Rescale(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "per-pixel rescaling"],
             description=(
-                "Per-pixel rescaling: divides each pixel's maps by its attention to content words, so "
-                "that places which mostly attend to the start token count too."
+                "Per-pixel rescaling: divides the maps at each pixel by the attention to all content words. Without "
+                "it, pixels that mostly attend to the start token seem to belong to no word."
             ),
             inputs=[
                 types.Maps.Input("maps", tooltip="From Aggregate."),
@@ -77,8 +82,10 @@ class Rescale(io.ComfyNode):
                     options=[AUTO, *RESCALE_METHODS],
                     default=AUTO,
                     tooltip=(
-                        "auto: the paper's: divide, smooth slightly, stretch each object to 0..1. raw: leave the "
-                        "maps as they are."
+                        "How maps become scores. auto: the paper's method (sum-1 rescaling + per-token renorm+): "
+                        "divide by the attention to content words, blur slightly, normalise each object to 0..1. raw: "
+                        "the maps as they are. In the other names, sum-1 rescaling is the division, renorm divides by "
+                        "the maximum, renorm+ blurs and normalises to 0..1, and x raw multiplies by the original map."
                     ),
                 ),
                 io.Combo.Input(
@@ -87,8 +94,8 @@ class Rescale(io.ComfyNode):
                     default="mean",
                     advanced=True,
                     tooltip=(
-                        "How the tokens of one object are pooled. It matters only for methods that do not stretch"
-                        " each object."
+                        "How the tokens of one object are combined: by their mean or their sum. This matters only for "
+                        "methods that do not normalise each object."
                     ),
                 ),
                 io.Combo.Input(
@@ -98,13 +105,22 @@ class Rescale(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "What each object is stretched by, here and after propagation. full: its smallest and largest "
-                        "score. robust: leaves out the hundredth of the pixels at either end, for models that pile "
-                        "attention up in a few places such as the corners."
+                        "The range of scores that is normalised to 0..1 for each object, here and after propagation. "
+                        "full: from the smallest to the largest score. robust: without the lowest and highest 1 % of "
+                        "the pixels, for models that concentrate attention in a few places such as the corners; "
+                        "objects smaller than 1 % of the image may be lost."
                     ),
                 ),
             ],
-            outputs=[types.Scores.Output(display_name="scores", tooltip="Scores, comparable between objects.")],
+            outputs=[
+                types.Scores.Output(
+                    display_name="scores",
+                    tooltip=(
+                        "Scores that can be compared between objects. Connect them to Refine, Mask From Tokens or "
+                        "Overlay."
+                    ),
+                )
+            ],
         )
 
     @classmethod

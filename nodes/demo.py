@@ -1,4 +1,4 @@
-"""The bundled demo model, so that everything can be tried without downloading a checkpoint."""
+"""The bundled demo model, to try everything without downloading a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ class DemoModel(io.ComfyNode):
             category=f"{types.CATEGORY}/demo",
             search_aliases=[*types.ALIASES, "demo"],
             description=(
-                'A small model that comes with this pack. It paints 64 x 64 scenes such as "a red circle and a blue '
-                'square on grass": circles, squares, triangles, stars, hearts and crosses in seven colours on grass, '
-                "sand, water, snow or asphalt."
+                "A small model that comes with this pack, to try everything without a checkpoint. It generates 64 x 64 "
+                'scenes such as "a red circle and a blue square on grass": circles, squares, triangles, stars, hearts '
+                "and crosses in seven colours on grass, sand, water, snow or asphalt."
             ),
             inputs=[],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The diffusion model, of the host's own UNet class."),
-                io.Clip.Output(display_name="clip", tooltip="Its text encoder, behind the real CLIP tokenizer."),
-                io.Vae.Output(display_name="vae", tooltip="Its picture code: a wavelet, half the size of the picture."),
+                io.Model.Output(display_name="model", tooltip="The diffusion model. It uses ComfyUI's own UNet class."),
+                io.Clip.Output(display_name="clip", tooltip="The text encoder of the model, with the CLIP tokenizer."),
+                io.Vae.Output(
+                    display_name="vae",
+                    tooltip="The VAE of the model, a wavelet transform. One latent cell is 2 x 2 pixels.",
+                ),
             ],
         )
 

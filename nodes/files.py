@@ -1,4 +1,4 @@
-"""Keep recordings in files, to try other phrases and methods without sampling again."""
+"""Save and load recordings, to try other phrases and methods without sampling again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SUBFOLDER = "goca"
 
 
 def _saved() -> list[str]:
-    """Recordings in the output and input folders, as the load node offers them."""
+    """Recordings in the output and input folders, as Load Attention lists them."""
     found = []
     for place, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
         folder = Path(root) / _SUBFOLDER
@@ -27,7 +27,7 @@ def _saved() -> list[str]:
 
 
 def _inside(place: str, name: str) -> Path:
-    """The path of a recording; names that lead out of the folder are refused."""
+    """The path of a recording. Raises AttentionError for a name that leads out of the folder."""
     root = (
         Path(folder_paths.get_output_directory() if place == "output" else folder_paths.get_input_directory())
         / _SUBFOLDER
@@ -48,23 +48,39 @@ class SaveAttention(io.ComfyNode):
             display_name="Save Attention (GoCA)",
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "save"],
-            description="Saves a recording as a safetensors file in output/goca, to load it later without sampling again.",
+            description=(
+                "Saves a recording as a safetensors file in output/goca, so that you can load it later without "
+                "sampling again."
+            ),
             inputs=[
                 types.Attention.Input("attention", tooltip="From Collect Attention or Segment Image."),
                 io.String.Input(
                     "filename_prefix",
                     default="attention",
-                    tooltip="Name of the file; a number is added. It may name a subfolder.",
+                    tooltip=(
+                        "Name of the file; a number and the extension are added. It may contain subfolders: cats/sofa "
+                        "gives output/goca/cats/sofa_00001.safetensors."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
                     options=["float16", "float32"],
                     default="float16",
                     advanced=True,
-                    tooltip="float16 halves the file; masks made of it differ by rounding only.",
+                    tooltip=(
+                        "float16 halves the size of the file; the masks differ only by rounding. float32 keeps full "
+                        "precision."
+                    ),
                 ),
             ],
-            outputs=[io.String.Output(display_name="file", tooltip="The file as Load Attention names it.")],
+            outputs=[
+                io.String.Output(
+                    display_name="file",
+                    tooltip=(
+                        "The path of the file as Load Attention lists it, such as output/attention_00001.safetensors."
+                    ),
+                )
+            ],
             is_output_node=True,
         )
 
@@ -76,10 +92,11 @@ class SaveAttention(io.ComfyNode):
         root = Path(folder_paths.get_output_directory()) / _SUBFOLDER
         if not filename_prefix.strip() or not Path(folder).resolve().is_relative_to(root.resolve()):
             raise core.AttentionError(
-                f"{filename_prefix!r} is not a name in the folder output/{_SUBFOLDER}; choose a plain name, such as attention."
+                f"The file name {filename_prefix!r} is empty or leads out of the folder output/{_SUBFOLDER}; "
+                "use a plain name such as attention."
             )
         path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
-        while path.exists():  # the host counts files whose names end in an underscore, as its pictures do
+        while path.exists():  # ComfyUI counts only names that end in an underscore, as its own do
             counter += 1
             path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
         core.save(str(path), attention, half=precision == "float16")
@@ -95,26 +112,37 @@ class LoadAttention(io.ComfyNode):
             display_name="Load Attention (GoCA)",
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "load"],
-            description="Loads a recording that Save Attention made, from output/goca or input/goca.",
+            description="Loads a recording made by Save Attention, from output/goca or input/goca.",
             inputs=[
-                io.Combo.Input("file", options=_saved(), tooltip="A recording. Press R in the editor to see new files.")
+                io.Combo.Input(
+                    "file",
+                    options=_saved(),
+                    tooltip=(
+                        "The recording to load, listed with its folder, output or input. Press R in the editor to see "
+                        "new files."
+                    ),
+                )
             ],
             outputs=[
                 types.Attention.Output(
-                    display_name="attention", tooltip="The recorded attention, as from Collect Attention."
+                    display_name="attention",
+                    tooltip=(
+                        "The recorded attention, as from Collect Attention. Connect it to Aggregate, Mask From Tokens "
+                        "or Overlay."
+                    ),
                 )
             ],
         )
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        # Files may be newer than the list in an open editor, so any that exists is accepted.
+        # A file may be newer than the list in an open editor, so any existing file is accepted.
         try:
             place, _, name = file.partition("/")
             return (
                 True
                 if _inside(place, name).is_file()
-                else f"There is no recording {file!r}; save one with Save Attention first."
+                else f"There is no recording {file!r}; choose one that exists, or save one with Save Attention."
             )
         except core.AttentionError as error:
             return str(error)

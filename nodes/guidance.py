@@ -1,4 +1,4 @@
-"""Guidance that looks at what the words mean where."""
+"""Semantic guidance: classifier-free guidance with a factor for each region."""
 
 from __future__ import annotations
 
@@ -24,17 +24,22 @@ class SemanticCFG(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "s-cfg", "guidance", "cfg", "classifier-free guidance"],
             description=(
-                "Classifier-free guidance pushes some words of a prompt harder than others. This one weighs it for each "
-                "word's region, so that all are pushed as hard as the foreground is on average."
+                "Semantic guidance (S-CFG). Classifier-free guidance affects some words of a prompt more than others. "
+                "This node scales it in the region of each word, so that every region is guided as strongly as the "
+                "foreground on average."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="The model to guide. It is copied; the original stays as it is."),
+                io.Model.Input(
+                    "model", tooltip="The model to guide. The node works on a copy; the original stays unchanged."
+                ),
                 io.Combo.Input(
                     "regions",
                     options=list(REGION_RULES),
                     default=REGION_RULES[0],
-                    tooltip="Whose regions: GoCA's, from all layers weighed by merit, or those of the S-CFG paper, from an "
-                    "average of the coarse layers.",
+                    tooltip=(
+                        "How the regions of the words are found. GoCA: from all heads and layers, weighted as in the "
+                        "GoCA paper. S-CFG: from a plain average of the coarse layers, as in the S-CFG paper."
+                    ),
                 ),
                 io.Float.Input(
                     "minimum",
@@ -42,7 +47,10 @@ class SemanticCFG(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="The least that the guidance scale is multiplied with. Minimum and maximum 1: plain guidance.",
+                    tooltip=(
+                        "Smallest factor that the guidance scale (cfg) is multiplied by. Published value: 0.8. With "
+                        "both minimum and maximum at 1, guidance is plain."
+                    ),
                 ),
                 io.Float.Input(
                     "maximum",
@@ -50,7 +58,10 @@ class SemanticCFG(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="The most that the guidance scale is multiplied with.",
+                    tooltip=(
+                        "Largest factor that the guidance scale (cfg) is multiplied by; must not be below minimum. "
+                        "Published value: 3."
+                    ),
                 ),
                 io.Float.Input(
                     "ceiling",
@@ -58,7 +69,10 @@ class SemanticCFG(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.5,
-                    tooltip="The largest guidance scale that any place gets, whatever the minimum says.",
+                    tooltip=(
+                        "Largest guidance scale at any pixel. It overrides minimum: with cfg 7.5 and a ceiling of 15, "
+                        "the factor is at most 2. Published value: 15."
+                    ),
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -66,7 +80,10 @@ class SemanticCFG(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="From which share of sampling on guidance is weighed; before it is plain.",
+                    tooltip=(
+                        "When semantic guidance starts, as a fraction of sampling from 0 to 1. Before that, guidance "
+                        "is plain. Must be below end_percent."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -74,42 +91,57 @@ class SemanticCFG(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Up to which share of sampling guidance is weighed; after it is plain.",
+                    tooltip=(
+                        "When semantic guidance ends, as a fraction of sampling from 0 to 1. After that, guidance is "
+                        "plain. Must be above start_percent."
+                    ),
                 ),
                 io.Boolean.Input(
                     "smooth",
                     default=True,
                     advanced=True,
-                    tooltip="Smooth the edges between regions a little, as published.",
+                    tooltip="Smooth the edges between regions with a 3x3 Gaussian blur, as published.",
                 ),
                 io.Combo.Input(
                     "ties",
                     options=["first", "all"],
                     default="first",
                     advanced=True,
-                    tooltip="A place where two words win alike goes to the first, or to all of them, as in the released "
-                    "code, where their weights then add up.",
+                    tooltip=(
+                        "What happens at a pixel where two words have the same highest score. first: it belongs to the "
+                        "first word. all: it belongs to all of them and their factors are added, as in the released "
+                        "code."
+                    ),
                 ),
                 io.Combo.Input(
                     "head_method",
                     options=[AUTO, *HEAD_METHODS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="How heads are weighed for GoCA's regions. auto: the paper's choice for this model.",
+                    tooltip=(
+                        "How attention heads are weighted for GoCA's regions, as in Aggregate. auto: the paper's "
+                        "choice for this kind of model. Not used for S-CFG's regions."
+                    ),
                 ),
                 io.Combo.Input(
                     "layer_method",
                     options=[AUTO, *LAYER_CHOICES],
                     default=AUTO,
                     advanced=True,
-                    tooltip="How layers are weighed for GoCA's regions. auto: the paper's choice.",
+                    tooltip=(
+                        "How layers are weighted for GoCA's regions, as in Aggregate. auto: the paper's choice for "
+                        "this kind of model. Not used for S-CFG's regions."
+                    ),
                 ),
                 io.Combo.Input(
                     "rescale_method",
                     options=[AUTO, *RESCALE_METHODS],
                     default=AUTO,
                     advanced=True,
-                    tooltip="How the maps of words are made comparable for GoCA's regions. auto: the paper's choice.",
+                    tooltip=(
+                        "How the maps of words are made comparable for GoCA's regions, as in Rescale. auto: the "
+                        "paper's choice for this kind of model. Not used for S-CFG's regions."
+                    ),
                 ),
                 io.Int.Input(
                     "propagation",
@@ -117,16 +149,21 @@ class SemanticCFG(io.ComfyNode):
                     min=-1,
                     max=20,
                     advanced=True,
-                    tooltip="How often GoCA's regions spread to places that look alike to the model. -1: the paper's choice.",
+                    tooltip=(
+                        "Number of propagation steps for GoCA's regions, as in Mask From Tokens. -1: the paper's "
+                        "number for this kind of model (2 to 5). 0: no propagation. Not used for S-CFG's regions."
+                    ),
                 ),
                 types.Words.Input(
                     "words",
                     optional=True,
-                    tooltip="From Prompt Words, for GoCA's regions when the positive prompt was not encoded with Encode "
-                    "Prompt (GoCA).",
+                    tooltip=(
+                        "From Prompt Words. Needed only for GoCA's regions, when the positive prompt was not encoded "
+                        "with Encode Prompt (GoCA)."
+                    ),
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="The guided model: wire it into the sampler.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The guided model. Connect it to the sampler.")],
         )
 
     @classmethod

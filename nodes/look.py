@@ -1,4 +1,4 @@
-"""What nodes tell the browser beside their outputs: words to click, and small pictures in the host's temporary folder."""
+"""What nodes send to the browser besides their outputs: prompt words, and small temporary image files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def words(found: Any) -> dict[str, Any]:
 
 
 def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
-    """The areas of masks, the masks and how they came about, and a heat map for each word of the prompt."""
+    """Mask areas, the masks with their intermediate steps, layer weights, and a heat map for each prompt word."""
     shown = {
         "words": view.words_of(scores.maps.tokens.word_map(given)),
         "masks": _sheet(view.masks_of(result)),
@@ -32,7 +32,7 @@ def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
 
 
 def overlay(pictures: Any, layers: Layers) -> dict[str, Any]:
-    """The pictures, and the masks or heat maps over them."""
+    """The images, and the masks or heat maps over them."""
     kind = "heat" if layers.heat else "masks"
     return {
         "goca_view": [{kind: _sheet(view.layers_of(layers)), "picture": {"files": _saved(view.picture_of(pictures))}}]
@@ -44,5 +44,5 @@ def _sheet(found: view.Sheet) -> dict[str, Any]:
 
 
 def _saved(pictures: Any) -> list[Any]:
-    """One temporary file for each picture, without metadata and under a name that cannot be guessed."""
+    """One temporary file for each image, without metadata and under a name that cannot be guessed."""
     return ui.ImageSaveHelper.save_images(pictures, f"goca_{uuid.uuid4().hex}", io.FolderType.temp, None, 1)

@@ -1,4 +1,4 @@
-"""Masks named by words of the prompt, and pictures to look at them."""
+"""Masks for phrases of the prompt, and overlays that show them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ class MaskFromTokens(io.ComfyNode):
             display_name="Mask From Tokens (GoCA)",
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "mask from prompt"],
-            description="One mask for each phrase of the prompt. Pixels compete, so that masks never overlap.",
+            description=(
+                "Makes one mask for each phrase of the prompt. By default each pixel goes to one phrase or to the "
+                "background, so masks never overlap."
+            ),
             inputs=[
                 io.MultiType.Input(
                     "source",
                     types=[types.Scores, types.Maps, types.Attention],
                     tooltip=(
-                        "Scores from Rescale or Refine. Maps or attention work too: the missing steps are done with the "
-                        "paper's choices."
+                        "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
+                        "with the paper's settings."
                     ),
                 ),
                 io.String.Input(
@@ -37,10 +40,11 @@ class MaskFromTokens(io.ComfyNode):
                     multiline=True,
                     default="",
                     tooltip=(
-                        "One object per line, in words of the prompt. Commas pool several phrases into one "
-                        "object; cat#2 means the second cat. Click words of the prompt below to add or remove them."
+                        "One object per line, in words of the prompt. Commas combine several phrases into one object. "
+                        "cat means every cat of the prompt, cat#2 only the second one. Click words of the prompt below "
+                        "to add or remove them."
                     ),
-                    # The browser colours words before there are masks; here it learns how, from every host.
+                    # The browser colours words before there are masks. The colours come with the node definition.
                     extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
                 ),
                 parts.background_phrases(),
@@ -49,9 +53,9 @@ class MaskFromTokens(io.ComfyNode):
                     options=list(MODES),
                     default="partition",
                     tooltip=(
-                        "partition: each pixel goes to its best phrase or to the background, exactly 0 or 1. "
-                        "threshold: each phrase by itself, exactly 0 or 1, may overlap. soft: the scores "
-                        "themselves."
+                        "How scores become masks. partition: each pixel goes to its best phrase or to the background; "
+                        "exactly 0 or 1, no overlap. threshold: each phrase is decided on its own; exactly 0 or 1, "
+                        "masks may overlap. soft: the scores themselves, from 0 to 1."
                     ),
                 ),
                 io.Combo.Input(
@@ -60,8 +64,10 @@ class MaskFromTokens(io.ComfyNode):
                     default="offset",
                     advanced=True,
                     tooltip=(
-                        "What a phrase has to beat, with b the background's score: offset b + theta, vanilla "
-                        "theta, max the larger, exact b, avg the mean."
+                        "The score that a phrase must exceed at a pixel, where b is the score of the background. "
+                        "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
+                        "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. Not used when mode is "
+                        "soft."
                     ),
                 ),
                 parts.theta(),
@@ -73,21 +79,28 @@ class MaskFromTokens(io.ComfyNode):
                     max=256.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="Gaussian smoothing of the scores before deciding, in pixels of the mask.",
+                    tooltip=(
+                        "Standard deviation of a Gaussian blur on the scores, in pixels of the mask. It is applied "
+                        "before the masks are made. 0: no blur."
+                    ),
                 ),
                 io.Boolean.Input(
                     "largest_component",
                     default=False,
                     advanced=True,
-                    tooltip="Keep only the largest connected piece of each mask.",
+                    tooltip=(
+                        "Keep only the largest connected part of each mask; the rest becomes background. Not used when "
+                        "mode is soft."
+                    ),
                 ),
                 io.Combo.Input(
                     "size",
                     options=["image", "latent", "custom"],
                     default="image",
                     tooltip=(
-                        "Size of the masks: the picture's, the latent's, or width and height below. For a film, latent "
-                        "gives a mask for each frame of the latent, the others one for each frame of the film."
+                        "Size of the masks. image: the size of the image. latent: the size of the latent. custom: the "
+                        "width and height below. For a video, latent gives one mask per latent frame; image and custom "
+                        "give one per frame of the video."
                     ),
                 ),
                 io.Int.Input(
@@ -96,7 +109,7 @@ class MaskFromTokens(io.ComfyNode):
                     min=0,
                     max=16384,
                     advanced=True,
-                    tooltip="Width of the masks in pixels, with size = custom.",
+                    tooltip="Width of the masks in pixels, at least 1. Used only when size is custom.",
                 ),
                 io.Int.Input(
                     "height",
@@ -104,12 +117,14 @@ class MaskFromTokens(io.ComfyNode):
                     min=0,
                     max=16384,
                     advanced=True,
-                    tooltip="Height of the masks in pixels, with size = custom.",
+                    tooltip="Height of the masks in pixels, at least 1. Used only when size is custom.",
                 ),
                 types.Words.Input(
                     "words",
                     optional=True,
-                    tooltip=("From Prompt Words, for a prompt that was not encoded with Encode Prompt (GoCA)."),
+                    tooltip=(
+                        "From Prompt Words. Needed only for a prompt that was not encoded with Encode Prompt (GoCA)."
+                    ),
                 ),
                 parts.remove_small(optional=True),
                 io.Boolean.Input(
@@ -117,15 +132,18 @@ class MaskFromTokens(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Fill what a mask encloses. In a partition only background is filled.",
+                    tooltip=(
+                        "Fill areas that a mask fully encloses. When mode is partition, only background is filled, "
+                        "never another mask. Not used when mode is soft."
+                    ),
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
                     tooltip=(
-                        "All masks of the first picture in the order of the phrases, then those of the second, "
-                        "and so on. The frames of a film are its pictures."
+                        "All masks of the first image in the order of the phrases, then those of the second image, and "
+                        "so on. The frames of a video count as images."
                     ),
                 ),
                 *parts.background_and_labels(),
@@ -179,24 +197,25 @@ class Overlay(io.ComfyNode):
             node_id="GOCA_Overlay",
             display_name="Overlay (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "preview mask", "legend"],
+            search_aliases=[*types.ALIASES, "preview mask", "heat map", "legend"],
             description=(
-                "Shows masks in colours over the picture, with a legend; or, given scores, a heat map for each word."
+                "Shows masks in colours over the image, with a legend. With scores, maps or attention as the source, "
+                "it shows a heat map for each word."
             ),
             inputs=[
-                io.Image.Input("image", tooltip="The picture or pictures that the masks belong to."),
+                io.Image.Input("image", tooltip="The image or batch of images that the masks belong to."),
                 io.MultiType.Input(
                     "source",
                     types=[io.Mask, types.Scores, types.Maps, types.Attention],
-                    tooltip=("Masks from Mask From Tokens; or scores, maps or attention, to see heat maps of words."),
+                    tooltip="Masks from Mask From Tokens, or scores, maps or attention to see heat maps of words.",
                 ),
                 io.String.Input(
                     "labels",
                     multiline=True,
                     default="",
                     tooltip=(
-                        "Names of the masks, one per line: wire the labels of Mask From Tokens. For heat maps: "
-                        "the phrases to show; empty shows every word."
+                        "Names of the masks, one per line: connect the labels output of Mask From Tokens. For heat "
+                        "maps: the phrases to show, or empty for every content word."
                     ),
                 ),
                 io.Float.Input(
@@ -205,17 +224,26 @@ class Overlay(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How strongly colours cover the picture.",
+                    tooltip="Opacity of the colours over the image, from 0 (invisible) to 1 (opaque).",
                 ),
                 types.Words.Input(
                     "words",
                     optional=True,
                     tooltip=(
-                        "From Prompt Words, for heat maps of a prompt that was not encoded with Encode Prompt (GoCA)."
+                        "From Prompt Words. Needed only for heat maps of a prompt that was not encoded with Encode "
+                        "Prompt (GoCA)."
                     ),
                 ),
             ],
-            outputs=[io.Image.Output(display_name="image", tooltip="One picture for each input picture.")],
+            outputs=[
+                io.Image.Output(
+                    display_name="image",
+                    tooltip=(
+                        "One image for each input image, with the legend below. Images less than 256 pixels wide are "
+                        "enlarged."
+                    ),
+                )
+            ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )

@@ -1,4 +1,4 @@
-"""What every node that records can be asked to keep: the same inputs, in the same words."""
+"""The recording options that all recording nodes share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _AUTO_OR_ALL = ["auto", "all"]
 
 
 def inputs() -> list[io.Input]:
-    """The advanced inputs of a node that records; `chosen` reads their values."""
+    """The advanced inputs of a recording node; `chosen` reads their values."""
     return [
         io.Combo.Input(
             "head_methods",
@@ -18,8 +18,9 @@ def inputs() -> list[io.Input]:
             default="auto",
             advanced=True,
             tooltip=(
-                "auto: keep the paper's way of weighting heads and the plain average. all: keep all "
-                "seven, so that Aggregate can compare them; a little slower."
+                "Which ways of weighting attention heads are recorded. auto: the paper's method for this kind of model "
+                "and the plain average. all: all seven methods, so that you can compare them in Aggregate; slightly "
+                "slower."
             ),
         ),
         io.Combo.Input(
@@ -28,8 +29,8 @@ def inputs() -> list[io.Input]:
             default="auto",
             advanced=True,
             tooltip=(
-                "auto: measure the paper's layer weights. all: also the other two, so that Aggregate can "
-                "compare them; slower."
+                "Which ways of weighting layers are recorded. auto: the paper's method; equal weights (vanilla) are "
+                "always available. all: also mse and iou-like, so that you can compare them in Aggregate; slower."
             ),
         ),
         io.Combo.Input(
@@ -38,8 +39,8 @@ def inputs() -> list[io.Input]:
             default="auto",
             advanced=True,
             tooltip=(
-                "Resolution of the self-attention used to refine masks. auto: bounded, fast. full: that "
-                "of the finest layer, as in the paper; slower and larger."
+                "Resolution of the self-attention used for propagation, which refines the masks. auto: limited, fast. "
+                "full: the resolution of the finest layer, as in the paper; needs more time and memory."
             ),
         ),
         io.Boolean.Input(
@@ -47,18 +48,20 @@ def inputs() -> list[io.Input]:
             default=False,
             advanced=True,
             tooltip=(
-                "Weigh layers as the paper's released code does, by one channel of the reference feature instead of all."
+                "Compute the layer weights as the paper's released code does, from one channel of the reference "
+                "feature. Off: from all channels, as the paper's formula says."
             ),
         ),
         io.Combo.Input(
             "reference_grid",
             options=list(GRIDS),
             default="auto",
-            optional=True,  # graphs for the API that were made before it run on
+            optional=True,  # older graphs in API format do not have it
             advanced=True,
             tooltip=(
-                "Resolution on which the self-attention of layers is compared. auto: the reference layer's own, "
-                "up to 64x64 (a picture of 1024 pixels). 32x32: faster, with less memory. full: however fine."
+                "Resolution, in tokens, at which the self-attention of the layers is compared. auto: the reference "
+                "layer's own resolution, up to 64x64 (in most models an image of 1024x1024 pixels). 32x32: faster, "
+                "needs less memory. full: no limit. The heat maps of the words keep their own resolution."
             ),
         ),
     ]

@@ -1,4 +1,4 @@
-"""Inputs and outputs that several nodes have: the same limits, in the same words."""
+"""Inputs and outputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def background_phrases(**more: Any) -> io.Input:
         multiline=True,
         default="auto",
         tooltip=(
-            "What is not an object, written like the phrases. auto: everything else that the prompt names. Empty: nothing."
+            "Phrases that are not objects, one per line, as in phrases. auto: everything else that the prompt names. "
+            "Empty: no background phrases; every pixel then has a background score of 0.5."
         ),
         **more,
     )
@@ -26,7 +27,10 @@ def theta() -> io.Input:
         min=-1.0,
         max=1.0,
         step=0.01,
-        tooltip="Higher gives smaller masks, lower gives larger ones.",
+        tooltip=(
+            "Shifts the score that a phrase must exceed at a pixel. Higher values give smaller masks, lower values "
+            "give larger ones. Change it in steps of about 0.1."
+        ),
     )
 
 
@@ -37,8 +41,9 @@ def propagation(**more: Any) -> io.Input:
         min=-1,
         max=20,
         tooltip=(
-            "How often scores spread to pixels that look alike to the model. -1: the paper's choice for this model. "
-            "0: not at all."
+            "Number of propagation steps. Each step spreads the scores along the model's self-attention, to pixels "
+            "that the model treats as similar. -1: the paper's number for this kind of model (2 to 5). 0: no "
+            "propagation."
         ),
         **more,
     )
@@ -52,14 +57,23 @@ def remove_small(**more: Any) -> io.Input:
         max=1.0,
         step=0.001,
         advanced=True,
-        tooltip="Remove connected pieces that cover less than this share of the picture. 0: none.",
+        tooltip=(
+            "Remove connected parts of a mask that cover less than this fraction of the image, from 0 to 1; 0.002 is "
+            "0.2 % of it. Soft masks are not affected. 0: remove nothing."
+        ),
         **more,
     )
 
 
 def background_and_labels() -> list[io.Output]:
-    """What follows the masks."""
+    """The outputs after the masks."""
     return [
-        io.Mask.Output(display_name="background", tooltip="One mask per picture: what belongs to no phrase."),
-        io.String.Output(display_name="labels", tooltip="The phrases, one per line, in the order of the masks."),
+        io.Mask.Output(
+            display_name="background",
+            tooltip="One mask per image: what belongs to no phrase. With soft masks it is 1 minus the best score.",
+        ),
+        io.String.Output(
+            display_name="labels",
+            tooltip="The phrases, one per line, in the order of the masks. Connect them to Overlay or Regional Prompt.",
+        ),
     ]

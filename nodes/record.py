@@ -1,4 +1,4 @@
-"""Record cross-attention while a sampler runs, and collect what was recorded."""
+"""Record cross-attention while a sampler runs, and collect the recording."""
 
 from __future__ import annotations
 
@@ -20,18 +20,25 @@ class RecordAttention(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "record", "cross attention"],
             description=(
-                "Lets any sampler record which parts of the picture attend to which words. The picture "
-                "itself does not change by a bit."
+                "Records cross-attention while a sampler runs: which parts of the image attend to which words of the "
+                "prompt. The sampled latent stays the same, bit for bit."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="The model to record. It is copied; the original stays as it is."),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "The model to record, with its LoRAs and other patches. The node works on a copy; the original "
+                        "stays unchanged."
+                    ),
+                ),
                 io.Combo.Input(
                     "window",
                     options=["auto", "percent"],
                     default="auto",
                     tooltip=(
-                        "auto: one evaluation, at the noise level at which the paper reads attention. percent: "
-                        "the evaluations between start and end."
+                        "Which model evaluations are recorded. auto: the one evaluation whose noise level is closest "
+                        "to the one that the paper uses for this kind of model. percent: the evaluations between "
+                        "start_percent and end_percent, averaged."
                     ),
                 ),
                 io.Float.Input(
@@ -40,7 +47,10 @@ class RecordAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Start of the window as a share of sampling (with window = percent).",
+                    tooltip=(
+                        "Start of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be below "
+                        "end_percent. Used only when window is percent."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -48,7 +58,10 @@ class RecordAttention(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="End of the window as a share of sampling (with window = percent).",
+                    tooltip=(
+                        "End of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be above "
+                        "start_percent. Used only when window is percent."
+                    ),
                 ),
                 io.Int.Input(
                     "max_evaluations",
@@ -56,16 +69,16 @@ class RecordAttention(io.ComfyNode):
                     min=1,
                     max=1000,
                     tooltip=(
-                        "At most so many evaluations of the window are recorded, evenly spread, and averaged "
-                        "(with window = percent)."
+                        "How many evaluations of the window are recorded at most. If the window has more, they are "
+                        "chosen at even intervals. Used only when window is percent."
                     ),
                 ),
                 *options.inputs(),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The recording model: wire it into the sampler."),
+                io.Model.Output(display_name="model", tooltip="The recording model. Connect it to the sampler."),
                 types.Recorder.Output(
-                    display_name="recorder", tooltip=("What is recorded ends up here: wire it into Collect Attention.")
+                    display_name="recorder", tooltip="Receives the recording. Connect it to Collect Attention."
                 ),
             ],
         )
@@ -102,15 +115,15 @@ class CollectAttention(io.ComfyNode):
             display_name="Collect Attention (GoCA)",
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "collect"],
-            description="Waits for the sampler and hands out what was recorded while it made this latent.",
+            description="Waits for the sampler and returns the attention that was recorded while it made this latent.",
             has_intermediate_output=True,
             inputs=[
                 types.Recorder.Input("recorder", tooltip="From Record Attention."),
                 io.Latent.Input(
                     "latent",
                     tooltip=(
-                        "The sampler's own LATENT output, unchanged. It tells which run is meant when samplers "
-                        "share a recorder."
+                        "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
+                        "samplers share one recorder."
                     ),
                 ),
                 io.Int.Input(
@@ -121,13 +134,18 @@ class CollectAttention(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Which positive conditioning, when several were combined: 0 is the first that was recorded."
+                        "Which positive conditioning to use when several were combined, counted from 0. 0: the first "
+                        "one that was active in the recorded step."
                     ),
                 ),
             ],
             outputs=[
                 types.Attention.Output(
-                    display_name="attention", tooltip="The recorded attention, reduced to one small map per layer."
+                    display_name="attention",
+                    tooltip=(
+                        "The recorded attention, reduced to small maps for each layer. Connect it to Aggregate, Mask "
+                        "From Tokens, Overlay or Save Attention."
+                    ),
                 )
             ],
         )

@@ -1,4 +1,4 @@
-"""Sharper scores: along the colours of the picture, or by segments of the model's self-attention."""
+"""Sharpen scores by the colours of the image or by segments of the model's self-attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _PAMR = [
         default=Pamr.iterations,
         min=1,
         max=100,
-        tooltip="How often each pixel takes the mean of its neighbours of like colour. More moves scores further.",
+        tooltip=(
+            "How many times each pixel is averaged with its neighbours of similar colour. More iterations move the "
+            "scores further."
+        ),
     ),
     io.Int.Input(
         "reach",
@@ -24,7 +27,8 @@ _PAMR = [
         min=0,
         max=256,
         tooltip=(
-            "How far the furthest neighbours are, in pixels of the picture. 0: as far as the cells of the scores are large."
+            "Distance to the furthest neighbours, in pixels of the image. Other neighbours are at a half, a quarter "
+            "and so on of this distance. 0: the size of one cell of the scores, at least 8."
         ),
     ),
 ]
@@ -35,7 +39,8 @@ _GUIDED_FILTER = [
         min=0,
         max=256,
         tooltip=(
-            "Radius of the window in which scores follow the colours, in pixels of the picture. 0: two cells of the scores."
+            "Radius of the window in which the scores are fitted to the colours, in pixels of the image. 0: two cells "
+            "of the scores, at least 4."
         ),
     ),
     io.Float.Input(
@@ -46,8 +51,8 @@ _GUIDED_FILTER = [
         step=0.0001,
         round=False,
         tooltip=(
-            "What counts as an edge: colours (0..1) that vary less than this, as a variance, are smoothed over. Lower "
-            "follows finer edges."
+            "Where colours (0 to 1) vary less than this, measured as a variance, scores are smoothed. Lower values "
+            "follow finer edges."
         ),
     ),
 ]
@@ -59,8 +64,8 @@ _PROPOSAL_MERGE = [
         max=20.0,
         step=0.01,
         tooltip=(
-            "How much the self-attention of two places may differ within a segment (Kullback-Leibler divergence). Higher "
-            "gives fewer, larger segments."
+            "How much the self-attention of two places in one segment may differ (symmetric Kullback-Leibler "
+            "divergence, in nats). Higher values give fewer and larger segments."
         ),
     ),
     io.Int.Input(
@@ -68,7 +73,10 @@ _PROPOSAL_MERGE = [
         default=ProposalMerge.stride,
         min=1,
         max=64,
-        tooltip="One proposal for a segment at every so many cells of both axes. Lower finds smaller segments; slower.",
+        tooltip=(
+            "Distance between segment proposals along both axes, in cells of the self-attention grid. Lower values "
+            "find smaller segments but take longer."
+        ),
     ),
     io.Float.Input(
         "threshold",
@@ -76,7 +84,9 @@ _PROPOSAL_MERGE = [
         min=0.0,
         max=1.0,
         step=0.01,
-        tooltip="Mean score that a segment needs to belong to a phrase or to the background.",
+        tooltip=(
+            "The mean score, from 0 to 1, that a segment must exceed to be assigned to a phrase or to the background."
+        ),
     ),
 ]
 
@@ -90,24 +100,24 @@ class Refine(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "sharpen mask", "edge", "guided filter", "pamr", "diffcut"],
             description=(
-                "Sharper masks: lets scores follow the edges of the picture, or whole segments of the model's "
-                "self-attention. Several can follow one another."
+                "Sharpens masks: aligns the scores with the edges of the image or with segments of the model's "
+                "self-attention. You can connect several Refine nodes in a row."
             ),
             inputs=[
                 io.MultiType.Input(
                     "source",
                     types=[types.Scores, types.Maps, types.Attention],
                     tooltip=(
-                        "Scores from Rescale or another Refine. Maps or attention work too: the missing steps are done "
-                        "with the paper's choices."
+                        "Scores from Rescale or another Refine. Maps or attention work too; the missing steps are then "
+                        "done with the paper's settings."
                     ),
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
                     tooltip=(
-                        "The decoded picture or pictures that the scores belong to, at any size. Needed by pamr and guided "
-                        "filter."
+                        "The decoded image or images that the scores belong to, at any size. Required by pamr and "
+                        "guided filter. A single image can serve a whole batch."
                     ),
                 ),
                 io.DynamicCombo.Input(
@@ -118,15 +128,17 @@ class Refine(io.ComfyNode):
                         io.DynamicCombo.Option(ProposalMerge.name, _PROPOSAL_MERGE),
                     ],
                     tooltip=(
-                        "pamr: scores spread among neighbours of like colour; sharp and thorough. guided filter: scores "
-                        "follow the colours of their surroundings; soft and fast. proposal merge: segments of the model's "
-                        "self-attention go whole to one phrase; needs no picture."
+                        "pamr: scores are averaged over neighbouring pixels of similar colour; sharp and thorough. "
+                        "guided filter: scores are fitted to the colours around each pixel; soft and fast. proposal "
+                        "merge: whole segments of the model's self-attention are assigned to one phrase; needs no "
+                        "image."
                     ),
                 ),
             ],
             outputs=[
                 types.Scores.Output(
-                    display_name="scores", tooltip="Scores for Mask From Tokens, Overlay or another Refine."
+                    display_name="scores",
+                    tooltip="The refined scores. Connect them to Mask From Tokens, Overlay or another Refine.",
                 )
             ],
         )

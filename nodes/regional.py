@@ -1,4 +1,4 @@
-"""Give each mask a prompt of its own."""
+"""Give each mask its own prompt."""
 
 from __future__ import annotations
 
@@ -20,31 +20,41 @@ class RegionalPrompt(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "regional prompting", "area", "attention couple", "inpaint"],
             description=(
-                "Gives each mask a prompt of its own, and the rest of the picture the base prompt: one conditioning for "
-                "any sampler."
+                "Gives each mask its own prompt; the rest of the image follows the base prompt. The result is one "
+                "conditioning that works with any sampler."
             ),
             inputs=[
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="The base: what everything without a prompt of its own follows. Its ControlNets, guidance "
-                    "and sizes hold for the regions too.",
+                    tooltip=(
+                        "The base conditioning, which everything without its own prompt follows. Its ControlNets, "
+                        "guidance, sizes, time ranges and mask also apply to the regions."
+                    ),
                 ),
-                io.Clip.Input("clip", tooltip="The text encoder, for the prompts below."),
-                io.Mask.Input("masks", tooltip="From Mask From Tokens. Where masks overlap, their prompts share."),
+                io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
+                io.Mask.Input(
+                    "masks",
+                    tooltip="Masks from Mask From Tokens, at any size. Where masks overlap, their prompts are mixed.",
+                ),
                 io.String.Input(
                     "labels",
                     multiline=True,
                     default="",
-                    tooltip="The names of the masks, one per line: wire the labels of Mask From Tokens. Empty: they are "
-                    "called 1, 2, 3 and so on.",
+                    tooltip=(
+                        "Names of the masks, one per line: connect the labels output of Mask From Tokens. Empty: the "
+                        "masks are named 1, 2, 3 and so on."
+                    ),
                 ),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
                     dynamic_prompts=True,
-                    tooltip="One line for each mask: its label, a colon, its prompt. Labels that are left out follow the "
-                    "base. Without labels: one prompt per line, in the order of the masks.",
+                    tooltip=(
+                        "One line for each mask: its label, a colon and its prompt, in any order. Masks without a line "
+                        "follow the base. Or write only prompts without labels, one per line, in the order of the "
+                        "masks."
+                    ),
                 ),
                 io.Float.Input(
                     "strength",
@@ -52,7 +62,10 @@ class RegionalPrompt(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far a mask follows its own prompt; the rest is the base. 1: only its own.",
+                    tooltip=(
+                        "Weight of a mask's own prompt within the mask, from 0 to 1; the base gets the rest. 1: only "
+                        "its own prompt. 0: only the base."
+                    ),
                 ),
                 io.Float.Input(
                     "feather",
@@ -60,7 +73,7 @@ class RegionalPrompt(io.ComfyNode):
                     min=0.0,
                     max=512.0,
                     step=1.0,
-                    tooltip="Width of the soft seam between regions, in pixels of the masks.",
+                    tooltip="Width of the soft transition between regions, in pixels of the masks. 0: hard edges.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -68,27 +81,36 @@ class RegionalPrompt(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of sampling in which the base still paints alone. A little of it (0.1 to 0.3) keeps the "
-                    "layout of the base.",
+                    tooltip=(
+                        "When the regional prompts start, as a fraction of sampling from 0 to 1; until then only the "
+                        "base is used. 0: from the first step. 0.1 to 0.3 keeps more of the base's layout."
+                    ),
                 ),
                 io.Combo.Input(
                     "set_cond_area",
                     options=["default", "mask bounds"],
                     default="default",
                     advanced=True,
-                    tooltip="As in Conditioning Set Mask. default: each prompt sees the whole picture. mask bounds: only the "
-                    "rectangle around its mask, which is faster.",
+                    tooltip=(
+                        "Where each prompt is evaluated, as in Conditioning (Set Mask). default: on the whole image. "
+                        "mask bounds: only in the rectangle around its mask; faster, but without the context of the "
+                        "rest."
+                    ),
                 ),
                 io.Mask.Input(
                     "background",
                     optional=True,
-                    tooltip="What belongs to no mask, from Mask From Tokens. Needed only for soft masks, which it then "
-                    "competes with.",
+                    tooltip=(
+                        "The background output of Mask From Tokens: what belongs to no mask. Needed only with soft "
+                        "masks. Not connected: what the masks leave over."
+                    ),
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="The base and the prompts, each with its mask. At every pixel their weights sum to one."
+                    tooltip=(
+                        "The base and the regional prompts, each with its mask. At every pixel their weights sum to 1."
+                    )
                 )
             ],
             has_intermediate_output=True,

@@ -1,4 +1,4 @@
-"""Give each phrase a prompt of its own while the picture is being painted."""
+"""Give each phrase its own prompt within one sampling run."""
 
 from __future__ import annotations
 
@@ -22,26 +22,35 @@ class RegionalPass(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "regional prompting", "one pass", "attention couple"],
             description=(
-                "Regional prompts without a second sampling run: the plain prompt paints first, masks are made of what it "
-                "has recorded so far, and from there on each mask follows its own prompt."
+                "Regional prompts in a single sampling run. Sampling starts with the plain prompt, then masks are made "
+                "from the attention recorded so far, and from there on each mask follows its own prompt."
             ),
             inputs=[
-                io.Model.Input("model", tooltip="The model to paint with. It is copied; the original stays as it is."),
-                io.Clip.Input("clip", tooltip="The text encoder, for the prompts below."),
+                io.Model.Input(
+                    "model",
+                    tooltip="The model used for sampling. The node works on a copy; the original stays unchanged.",
+                ),
+                io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
                 io.String.Input(
                     "phrases",
                     multiline=True,
                     default="",
-                    tooltip="One object per line, in words of the sampler's positive prompt, as in Mask From Tokens. Commas "
-                    "pool several phrases into one object. Click words of the prompt below to add or remove them.",
+                    tooltip=(
+                        "One object per line, in words of the sampler's positive prompt, as in Mask From Tokens. "
+                        "Commas combine several phrases into one object. cat means every cat of the prompt, cat#2 only "
+                        "the second one. Click words of the prompt below to add or remove them."
+                    ),
                 ),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
                     dynamic_prompts=True,
-                    tooltip="One line for each object: its phrase, a colon, its prompt. Phrases that are left out follow the "
-                    "positive prompt. Without phrases: one prompt per line, in the same order.",
+                    tooltip=(
+                        "One line for each object: its phrase, a colon and its prompt, in any order. Objects without a "
+                        "line follow the positive prompt. Or write only prompts without phrases, one per line, in the "
+                        "order of the phrases."
+                    ),
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -49,8 +58,11 @@ class RegionalPass(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of sampling after which the masks are made and used. Later, the masks are better, but "
-                    "less of the picture can still change.",
+                    tooltip=(
+                        "When the masks are made and the regional prompts start, as a fraction of sampling from 0 to "
+                        "1. Higher values give better masks, but less of the image can still change. 0: after the "
+                        "first step. 1: never."
+                    ),
                 ),
                 io.Float.Input(
                     "strength",
@@ -58,7 +70,10 @@ class RegionalPass(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far a mask follows its own prompt; the rest is the positive prompt. 1: only its own.",
+                    tooltip=(
+                        "Weight of an object's own prompt within its mask, from 0 to 1; the positive prompt gets the "
+                        "rest. 1: only its own prompt. 0: only the positive prompt."
+                    ),
                 ),
                 io.Float.Input(
                     "feather",
@@ -66,7 +81,7 @@ class RegionalPass(io.ComfyNode):
                     min=0.0,
                     max=512.0,
                     step=1.0,
-                    tooltip="Width of the soft seam between regions, in pixels of the picture.",
+                    tooltip="Width of the soft transition between regions, in pixels of the image. 0: hard edges.",
                 ),
                 parts.theta(),
                 parts.background_phrases(advanced=True),
@@ -76,7 +91,10 @@ class RegionalPass(io.ComfyNode):
                     min=1,
                     max=1000,
                     advanced=True,
-                    tooltip="The masks are made of the mean of so many evaluations, the last ones before start_percent.",
+                    tooltip=(
+                        "How many model evaluations the masks are averaged over. The last ones before start_percent "
+                        "are used."
+                    ),
                 ),
                 parts.propagation(advanced=True),
                 parts.remove_small(),
@@ -84,18 +102,23 @@ class RegionalPass(io.ComfyNode):
                     "fill_holes",
                     default=False,
                     advanced=True,
-                    tooltip="Fill what a mask encloses, where that is background.",
+                    tooltip="Fill areas that a mask fully encloses. Only background is filled, never another mask.",
                 ),
                 types.Words.Input(
                     "words",
                     optional=True,
-                    tooltip="From Prompt Words, when the positive prompt was not encoded with Encode Prompt (GoCA).",
+                    tooltip=(
+                        "From Prompt Words. Needed only when the positive prompt was not encoded with Encode Prompt "
+                        "(GoCA)."
+                    ),
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="Wire it into the sampler."),
+                io.Model.Output(
+                    display_name="model", tooltip="The model with regional prompts. Connect it to the sampler."
+                ),
                 types.Regions.Output(
-                    display_name="regions", tooltip="The masks end up here: wire it into Collect Masks."
+                    display_name="regions", tooltip="Receives the masks. Connect it to Collect Masks."
                 ),
             ],
         )
@@ -141,20 +164,25 @@ class CollectMasks(io.ComfyNode):
             display_name="Collect Masks (GoCA)",
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "collect", "regional"],
-            description="Waits for the sampler and hands out the masks that a Regional Pass used for this latent.",
+            description="Waits for the sampler and returns the masks that Regional Pass used for this latent.",
             has_intermediate_output=True,
             inputs=[
                 types.Regions.Input("regions", tooltip="From Regional Pass."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="The sampler's own LATENT output, unchanged. It tells which run is meant when samplers share a "
-                    "Regional Pass.",
+                    tooltip=(
+                        "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
+                        "samplers share one Regional Pass."
+                    ),
                 ),
             ],
             outputs=[
                 io.Mask.Output(
                     display_name="masks",
-                    tooltip="All masks of the first picture in the order of the phrases, then those of the second, and so on.",
+                    tooltip=(
+                        "All masks of the first image in the order of the phrases, then those of the second image, and "
+                        "so on. The frames of a video count as images."
+                    ),
                 ),
                 *parts.background_and_labels(),
             ],

@@ -1,4 +1,4 @@
-"""Segment a picture that is already there."""
+"""Segment an existing image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _LEVELS = [
                 max=1000.0,
                 step=0.01,
                 round=0.0001,
-                tooltip="The noise level as the model's sampling counts it (what samplers call sigma).",
+                tooltip=(
+                    "The noise level (sigma) in the units of the model's own noise schedule, within the range that the "
+                    "model was trained on. Lower values add less noise."
+                ),
             )
         ],
     ),
@@ -36,21 +39,32 @@ _LEVELS = [
             _share(
                 "percent",
                 0.9,
-                "The noise level at this share of sampling: 0 is nothing but noise, 1 the finished picture.",
+                "The noise level at this point of sampling, as a fraction from 0 (pure noise) to 1 (finished image).",
             )
         ],
     ),
     io.DynamicCombo.Option(
         "percent range",
         [
-            _share("start_percent", 0.8, "The first noise level, as a share of sampling."),
-            _share("end_percent", 0.95, "The last noise level, as a share of sampling."),
+            _share(
+                "start_percent",
+                0.8,
+                "The first noise level, as a fraction of sampling from 0 (pure noise) to 1 (the finished image).",
+            ),
+            _share(
+                "end_percent",
+                0.95,
+                "The last noise level, as a fraction of sampling from 0 (pure noise) to 1 (the finished image).",
+            ),
             io.Int.Input(
                 "levels",
                 default=3,
                 min=1,
                 max=64,
-                tooltip="How many noise levels from the first to the last; the model looks once at each, and the mean counts.",
+                tooltip=(
+                    "Number of noise levels, evenly spaced from start_percent to end_percent. The model is evaluated "
+                    "once at each of them and the results are averaged. 1: only the middle of the range."
+                ),
             ),
         ],
     ),
@@ -58,7 +72,7 @@ _LEVELS = [
 
 
 def _sigmas(model: Any, level: dict[str, Any]) -> list[float] | None:
-    """The noise levels that are meant by the values of the noise_level group; None is the paper's."""
+    """The noise levels for the values of the noise_level group; None for the paper's."""
     kind = level["noise_level"]
     if kind == "sigma":
         return [level["sigma"]]
@@ -76,25 +90,37 @@ class SegmentImage(io.ComfyNode):
             node_id="GOCA_SegmentImage",
             display_name="Segment Image (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "segment photo", "mask from prompt", "open vocabulary"],
+            search_aliases=[*types.ALIASES, "segment image", "segment photo", "mask from prompt", "open vocabulary"],
             description=(
-                "Finds the words of a prompt in any picture, such as a photo: adds a little noise to it and lets the model "
-                "look at it once. Nothing is painted."
+                "Finds the words of a prompt in an existing image, such as a photo. It adds a little noise to the "
+                "image and evaluates the model once with the prompt. Nothing is generated."
             ),
             has_intermediate_output=True,
             inputs=[
-                io.Model.Input("model", tooltip="The diffusion model that looks at the picture. It is not changed."),
-                io.Latent.Input("latent", tooltip="The picture or pictures, from VAE Encode with the model's own VAE."),
+                io.Model.Input(
+                    "model",
+                    tooltip=(
+                        "The diffusion model that segments the image, with its LoRAs and other patches. It is not "
+                        "changed."
+                    ),
+                ),
+                io.Latent.Input(
+                    "latent", tooltip="The image or batch of images, from VAE Encode with the model's own VAE."
+                ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="A prompt that names what is in the picture, from Encode Prompt (GoCA). No negative is needed.",
+                    tooltip=(
+                        "A prompt that names what is in the image, including the surroundings, from Encode Prompt "
+                        "(GoCA). No negative prompt is needed."
+                    ),
                 ),
                 io.DynamicCombo.Input(
                     "noise_level",
                     options=_LEVELS,
                     tooltip=(
-                        "How much noise is added. auto: the paper's for this kind of model. percent range: several "
-                        "levels, averaged."
+                        "How much noise is added. auto: the paper's noise level for this kind of model. sigma: a noise "
+                        "level in the model's own units. percent: the noise level at one point of sampling. percent "
+                        "range: the average over several noise levels."
                     ),
                 ),
                 io.Int.Input(
@@ -110,19 +136,27 @@ class SegmentImage(io.ComfyNode):
                     default=1,
                     min=1,
                     max=64,
-                    tooltip="How often new noise is drawn. The mean is steadier; each draw takes as long as a sampling step.",
+                    tooltip=(
+                        "How many times new noise is drawn, with seed, seed + 1 and so on. The results are averaged, "
+                        "which makes the masks more stable. Each draw takes about as long as one sampling step for "
+                        "every noise level."
+                    ),
                 ),
                 io.Boolean.Input(
                     "flip",
                     default=False,
-                    tooltip="Look at the mirrored picture too and average; takes twice as long.",
+                    tooltip=(
+                        "Also evaluate the horizontally flipped image and average both results. Takes twice as long."
+                    ),
                 ),
                 *options.inputs(),
             ],
             outputs=[
                 types.Attention.Output(
                     display_name="attention",
-                    tooltip="The recorded attention, for Aggregate or straight into Mask From Tokens.",
+                    tooltip=(
+                        "The recorded attention. Connect it to Aggregate, Mask From Tokens, Overlay or Save Attention."
+                    ),
                 )
             ],
         )

@@ -1,4 +1,4 @@
-"""The types that run along this pack's wires, and what its nodes have in common."""
+"""The wire types of this pack, and what its nodes have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a prompt to its words: encode a prompt together with its word map, or read the word map alone."""
+"""Encode a prompt together with its word map, or make the word map alone."""
 
 from __future__ import annotations
 
@@ -28,19 +28,22 @@ class EncodePrompt(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "prompt", "text", "encode prompt", "clip text encode"],
             description=(
-                "Encodes a prompt exactly as CLIP Text Encode does, and lets the conditioning remember which of its "
-                "tokens belong to which word, so that masks can be asked for by the words of the prompt."
+                "Encodes a prompt exactly as CLIP Text Encode does and stores in the conditioning which tokens belong "
+                "to which word, so that you can ask for masks by the words of the prompt."
             ),
             inputs=[
-                io.Clip.Input("clip", tooltip="The text encoder of the model that will paint the picture."),
+                io.Clip.Input("clip", tooltip="The text encoder of the model that generates the image."),
                 _text_input(
-                    "The prompt, with the usual weights and embeddings. Its words are shown on the node: click one to "
-                    "make a mask of it in Mask From Tokens."
+                    "The prompt. Weights such as (red cat:1.3) and embeddings work as usual. Its words appear as "
+                    "buttons on the node: click one to make it a phrase of Mask From Tokens or Regional Pass."
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="The same conditioning as from CLIP Text Encode; it carries its word map wherever it goes."
+                    tooltip=(
+                        "The same conditioning as from CLIP Text Encode, with the word map attached. Nodes that set "
+                        "areas, masks, strengths or time ranges keep the word map."
+                    )
                 ),
             ],
             has_intermediate_output=True,
@@ -64,15 +67,23 @@ class Words(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=[*types.ALIASES, "prompt", "tokens", "tokenizer"],
             description=(
-                "Reads which tokens of a conditioning belong to which word of its prompt, for graphs that keep their "
-                "own text encode node. Give it the same CLIP and the same text as that node."
+                "Finds which tokens belong to which word of a prompt, without encoding it. Use it when another node "
+                "encodes the prompt, and give both nodes the same CLIP and the same text."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt elsewhere in the graph."),
-                _text_input("The prompt, exactly as the encode node gets it."),
+                _text_input(
+                    "The prompt, exactly as the encode node gets it. Feed both nodes from one text node, because a "
+                    "dynamic prompt that is typed twice can come out differently."
+                ),
             ],
             outputs=[
-                types.Words.Output(display_name="words", tooltip="The word map, for Mask From Tokens."),
+                types.Words.Output(
+                    display_name="words",
+                    tooltip=(
+                        "The word map, for the words input of Mask From Tokens, Overlay, Regional Pass or Semantic CFG."
+                    ),
+                ),
             ],
             has_intermediate_output=True,
         )
