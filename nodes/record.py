@@ -69,8 +69,8 @@ class RecordAttention(io.ComfyNode):
                     min=1,
                     max=1000,
                     tooltip=(
-                        "How many evaluations of the window are recorded at most. If the window has more, they are "
-                        "chosen at even intervals. Used only when window is percent."
+                        "Maximum number of recorded evaluations. If the window contains more, they are chosen at even "
+                        "intervals. Used only when window is percent."
                     ),
                 ),
                 *options.inputs(),
