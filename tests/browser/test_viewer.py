@@ -56,7 +56,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     outputs = editor.demo().run()
     heat, masks = (sheet(server, outputs, kind) for kind in ("heat", "masks"))
     panel = editor.look_at(MASKS)
-    choose(editor, panel, "What is shown", "masks")
+    choose(editor, panel, "View", "masks")
     assert [text.rsplit(" ", 2)[0].partition(" (")[0] for text in legend(panel)] == [
         "red circle",
         "blue square",
@@ -75,7 +75,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
         assert [float(share) for _, share, _ in ranked] == pytest.approx(shares, abs=0.51)
 
     # A word's map in the colours of the chosen map: no picture lies under the corner pixel's colour at full opacity.
-    choose(editor, panel, "What is shown", "word circle")
+    choose(editor, panel, "View", "word circle")
     choose(editor, panel, "Colour map", "cividis")
     panel.query_selector("input[type=range]").fill("1")
     editor.settle()
@@ -88,20 +88,20 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
     near = pixels(panel)[at - 2 : at + 2, at - 2 : at + 2].reshape(-1, 3)
     assert np.abs(near - wanted).max(1).min() <= 24, "smoothing moves it a little"
 
-    choose(editor, panel, "What is shown", "all")
+    choose(editor, panel, "View", "all")
     assert len(legend(panel)) == 1
 
     # How the masks came about: a row for each phrase; and what the layers gave.
-    choose(editor, panel, "What is shown", "steps")
+    choose(editor, panel, "View", "steps")
     assert pixels(panel).shape[1] > 2 * pixels(panel).shape[0] * len(masks) / 4
     assert hover(editor, panel, 0.4, 0.3).startswith(("red circle: ", "blue square: ", "background: "))
-    choose(editor, panel, "What is shown", "layers")
+    choose(editor, panel, "View", "layers")
     layers = next(shown["goca_view"][0]["layers"] for shown in outputs.values() if "goca_masks" in shown)
     last = len(layers["names"]) - 1
     share = f"{100 * layers['weights'][0][last]:.1f} %"
     assert hover(editor, panel, 0.999, 0.5).startswith(f"layer {last + 1}, {layers['names'][last]}, ")
     assert hover(editor, panel, 0.999, 0.5).endswith(share)
-    choose(editor, panel, "What is shown", "all")
+    choose(editor, panel, "View", "all")
 
     with editor.page.expect_download() as download:
         panel.query_selector("button.goca-tool").click()
@@ -166,14 +166,14 @@ def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, serve
     outputs = editor.demo().run()
     panel = editor.look_at(MASKS)
     editor.set_value(MASKS, "phrases", "grass")
-    assert "run again" in panel.query_selector(".goca-readout").inner_text()
+    assert "Run again" in panel.query_selector(".goca-readout").inner_text()
     key, shown = next((key, shown) for key, shown in outputs.items() if "goca_masks" in shown)
     view = shown["goca_view"][0]
     for part in ("masks", "heat"):
         for file in view[part]["files"]:
             file["filename"] = "gone.png"
     editor.page.evaluate("([key, shown]) => window.app.graph.getNodeById(Number(key)).onExecuted(shown)", [key, shown])
-    editor.page.wait_for_function("() => document.body.innerText.includes('The pictures of this run are gone')")
+    editor.page.wait_for_function("() => document.body.innerText.includes('no longer available')")
     # The browser itself notes the missing file.
     editor.errors[:] = [error for error in editor.errors if "404" not in error]
 

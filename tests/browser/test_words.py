@@ -39,7 +39,7 @@ def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
     before = chips(panel)
     assert list(before) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
     assert pressed(panel) == ["red", "circle", "blue", "square"]
-    assert "known after a run" in before["grass"].get_attribute("title")
+    assert "token numbers appear after a run" in before["grass"].get_attribute("title")
 
     before["grass"].click()
     editor.settle()
@@ -152,7 +152,7 @@ def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, tabs:
     chips(editor.look_at(MASKS))["grass"].click()
     editor.run()
     panel = editor.look_at(MASKS)
-    panel.query_selector("select[aria-label='What is shown']").select_option("word circle")
+    panel.query_selector("select[aria-label='View']").select_option("word circle")
     panel.query_selector("select[aria-label='Colour map']").select_option("cividis")
     editor.settle()
     saved = editor.saved()

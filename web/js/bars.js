@@ -1,4 +1,4 @@
-// The share of each layer in the maps, as bars in the order of the layers.
+// The weight of each layer in the maps, as bars in the order of the layers.
 
 const [WIDTH, HEIGHT, EDGE, FONT] = [512, 256, 26, 14];
 
@@ -28,14 +28,14 @@ export class Bars {
       context.fillRect(k * wide + wide * 0.1, HEIGHT - EDGE - height, wide * 0.8, height);
     });
     Object.assign(context, { fillStyle: "#fff", font: `${FONT}px sans-serif`, textBaseline: "middle" });
-    context.fillText(`${this.count} layers, the largest has ${(100 * top).toFixed(1)} %`, 6, EDGE / 2, WIDTH - 12);
+    context.fillText(`${this.count} layers, largest weight ${(100 * top).toFixed(1)} %`, 6, EDGE / 2, WIDTH - 12);
     context.fillText("first", 6, HEIGHT - EDGE / 2);
     context.textAlign = "right";
     context.fillText("last", WIDTH - 6, HEIGHT - EDGE / 2);
     context.textAlign = "left";
   }
 
-  /** The number of the layer at a place, x from 0 to 1. */
+  /** The number of the layer at position x, from 0 to 1. */
   at(x) {
     return Math.min(this.count - 1, Math.floor(x * this.count));
   }
@@ -46,7 +46,7 @@ export class Bars {
     return `layer ${k + 1}, ${this.layers.names[k]}, ${width} x ${height} tokens: ${share} %`;
   }
 
-  /** The names of the heaviest layers, for those who do not see the bars. */
+  /** The layers with the largest weights as text, for screen readers. */
   summary(sample) {
     const order = [...this.layers.weights[sample].keys()].sort((a, b) => this.layers.weights[sample][b] - this.layers.weights[sample][a]);
     return order.slice(0, 3).map((k) => this.describe(k, sample)).join("; ");

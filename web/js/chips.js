@@ -1,16 +1,16 @@
 // The words of a prompt as chips: buttons that add a word to the phrases or take it out again.
 import { make, rgb } from "./dom.js";
 
-const HOW = "Click: a phrase of its own. Shift and click: into the last phrase.";
+const HOW = "Click to add or remove it as a phrase. Shift+click adds it to the last phrase.";
 
 function describe(word, guess) {
-  if (guess) return `${word.name}: token numbers are known after a run`;
+  if (guess) return `${word.name}: token numbers appear after a run`;
   const pieces = word.tokens.length > 1 && word.pieces.length ? `: ${word.pieces.join("·")}` : "";
   return `${word.name}: token${word.tokens.length > 1 ? "s" : ""} ${word.tokens.join(", ")}${pieces}`;
 }
 
 export class Chips {
-  /** `toggle(index, joined)` is called for a click, `look(index)` for the word under the pointer, or -1. */
+  /** `toggle(index, joined)` is called on a click, `look(index)` with the word under the pointer, or -1 for none. */
   constructor(toggle, look = (_index) => {}) {
     this.toggle = toggle;
     this.look = look;
@@ -22,7 +22,7 @@ export class Chips {
     });
     this.element.addEventListener("click", (event) => this.#clicked(event));
     this.element.addEventListener("keydown", (event) => this.#key(event));
-    // Not pointerover: that also comes to chips that are new under a pointer at rest, such as after a run.
+    // Not pointerover: it also fires for chips that appear under a resting pointer, such as after a run.
     for (const type of ["pointermove", "focusin"]) {
       this.element.addEventListener(type, (event) => this.building || look(this.#at(event)));
     }
@@ -30,8 +30,8 @@ export class Chips {
   }
 
   /**
-   * `words`: as in words.js. `owners`: the phrase of each. `guess`: no tokenizer has seen them yet. `fixed`: why they
-   * cannot be clicked, or nothing. `empty`: what to say when there are no words.
+   * `words`: as in words.js. `owners`: the phrase of each. `guess`: the tokenizer has not run yet. `fixed`: why they
+   * cannot be clicked, or an empty string. `empty`: the text to show when there are no words.
    */
   update({ words, owners, colours, guess, fixed, empty }) {
     const named = words.map((word, index) => ({ word, index })).filter(({ word }) => word.keys.length);
@@ -66,7 +66,7 @@ export class Chips {
       attributes: { "data-index": index, "data-about": describe(word, guess) },
     }));
     this.element.replaceChildren(...(chips.length ? chips : [make("span", { className: "goca-note", textContent: empty })]));
-    // The focus stays where it was; that is nobody looking at a word.
+    // Keeping the focus is not a hover: it must not start a preview.
     this.building = true;
     if (focused) chips[this.current]?.focus();
     this.building = false;

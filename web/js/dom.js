@@ -1,4 +1,4 @@
-// Elements, the pack's style sheet, and panels on nodes. What comes from a prompt only ever becomes text, never markup.
+// Elements, the pack's style sheet, and panels on nodes. Text from a prompt only ever becomes text content, never markup.
 import { app } from "../../../scripts/app.js";
 
 const STYLE = `
@@ -61,26 +61,26 @@ export function rgb(colour) {
   return `rgb(${colour.join(" ")})`;
 }
 
-/** An element on a node that is at least `height` pixels high, takes what room there is, and is not part of the graph. */
+/** A panel on a node: at least `height` pixels high, fills the free space, and is not saved with the graph. */
 export function addPanel(node, name, height) {
   if (!document.getElementById("goca-style")) document.head.append(make("style", { id: "goca-style", textContent: STYLE }));
-  // The content never asks for room, so that neither loading a graph nor running it moves anything.
+  // The size never depends on the content, so that loading or running a graph does not resize nodes.
   const element = make("div", { className: "goca-panel" });
   element.style.minHeight = `${height}px`;
   const margin = 8;
   const widget = node.addDOMWidget(name, name, element, { serialize: false, margin, getMinHeight: () => height + 2 * margin });
-  // Neither saved nor sent: shared files stay as they are. It has to be the last widget, values are saved by their place.
+  // Neither saved nor sent to the server. It must be the last widget, because values are saved by position.
   widget.serialize = false;
   element.addEventListener("wheel", passWheel);
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddleButton);
   element.addEventListener("keydown", (event) => {
-    // The editor has commands on single keys, such as one that deletes the selected node.
+    // The editor has single-key commands, such as deleting the selected node.
     if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") event.stopPropagation();
   });
   return element;
 }
 
-/** Zooming the graph goes on over a panel, unless there is something to scroll. */
+/** Over a panel, the wheel still zooms the graph unless something in the panel scrolls. */
 function passWheel(event) {
   const scrolls = event.composedPath().some((part) => part instanceof Element && this.contains(part) &&
     part.scrollHeight > part.clientHeight + 1 && getComputedStyle(part).overflowY === "auto");
@@ -91,7 +91,7 @@ function passWheel(event) {
   }
 }
 
-/** And so does dragging it by the middle button. */
+/** Over a panel, the middle button still drags the graph. */
 function passMiddleButton(event) {
   const { canvas } = app;
   if (event.type === "pointermove") {
@@ -101,7 +101,7 @@ function passMiddleButton(event) {
   }
 }
 
-/** Change the graph in one step that can be undone. */
+/** Change the graph in a single undo step. */
 export function change(node, action) {
   app.canvas?.emitBeforeChange?.();
   action();

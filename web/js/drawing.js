@@ -1,11 +1,11 @@
-// Drawing masks and heat maps over a picture, and finding the place that a point of the drawing stands for.
+// Draws masks and heat maps over an image, and maps points of the drawing back to positions in the image.
 import { gradient } from "./sheet.js";
 
 const [SMALL, HARD, TILE] = [256, 64, 160];
-const LABEL = 0.2; // height of a label in widths of its picture
+const LABEL = 0.2; // height of a label, relative to the width of its tile
 const PAPER = "#333";
 
-const STEPS = ["recorded", "rescaled", "at last"]; // and the mask, under the name of its phrase
+const STEPS = ["recorded", "rescaled", "final scores"]; // and the mask, under the name of its phrase
 
 /** One sample, decoded: `heat`, `masks` and `steps` are Maps or null, `picture` an image or null. */
 export class Drawing {
@@ -19,11 +19,11 @@ export class Drawing {
     const of = picture ? { width: picture.naturalWidth, height: picture.naturalHeight } : masks ?? heat;
     const scale = Math.max(1, Math.ceil(SMALL / of.width));
     this.size = [of.width * scale, of.height * scale];
-    // Pixels of small pictures are to be seen one by one.
+    // Small images are drawn without interpolation, so that single pixels can be seen.
     this.hard = Math.max(of.width, of.height) <= HARD;
   }
 
-  /** `shown`: "masks", "all", "steps" or the number of a word. `map`: a colour map's name. `mark`: a place to cross, or nothing. */
+  /** `shown`: "masks", "all", "steps" or the index of a word. `map`: name of a colour map. `mark`: position of the cross, or null. */
   paint(canvas, shown, map, opacity, mark) {
     const context = canvas.getContext("2d");
     const grid = this.#grid(shown);
@@ -33,7 +33,7 @@ export class Drawing {
     if (mark) cross(context, mark.x * canvas.width, mark.y * canvas.height);
   }
 
-  /** The place in the picture, from 0 to 1, and the word there, for a place on the drawing; null between pictures. */
+  /** The position in the image (0 to 1) and the word tile for a position on the drawing; null between the tiles. */
   place(shown, x, y) {
     const grid = this.#grid(shown);
     if (!grid) return { x, y, word: -1 };
@@ -44,14 +44,14 @@ export class Drawing {
     return { x: x * grid.columns - column, y: down, word: shown === "all" ? cell : -1 };
   }
 
-  /** What is at a place: words by their score, and the masks that have it. */
+  /** The words at a position, sorted by score, and the masks that cover it. */
   at({ x, y }) {
     const words = (this.heat?.names ?? []).map((name, k) => [name, this.heat.value(k, x, y)]);
     const masks = (this.masks?.names ?? []).map((_, k) => k).filter((k) => this.masks.value(k, x, y) >= 0.5);
     return { words: words.sort((a, b) => b[1] - a[1]), masks };
   }
 
-  /** Small pictures side by side, each with its name and what is on it; null for one large picture. */
+  /** The layout of a grid of tiles, with the name and content of each; null when a single image is shown. */
   #grid(shown) {
     let cells, columns;
     if (shown === "all") {
@@ -87,7 +87,7 @@ export class Drawing {
     context.imageSmoothingEnabled = !this.hard;
     const masks = what.masks || "mask" in what;
     if (this.picture) {
-      // Colours of the picture would pass for those of a heat map.
+      // The image is grey here: its own colours could be mistaken for those of the heat map.
       context.filter = masks ? "none" : "grayscale(1)";
       context.drawImage(this.picture, ...box);
       context.filter = "none";

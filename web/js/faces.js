@@ -1,4 +1,4 @@
-// What the pack's nodes show in the editor, kept beside each node: chips, viewers, and what the last run said.
+// The panels on the pack's nodes: word chips, viewers and the text output of the last run.
 import { Chips } from "./chips.js";
 import { addPanel, change } from "./dom.js";
 import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
@@ -6,8 +6,8 @@ import { Text } from "./text.js";
 import { Viewer } from "./viewer.js";
 import { estimate, including, isDynamic, owners, without } from "./words.js";
 
-const KEPT = "goca_view"; // the property of a node that keeps how it is looked at
-const NOT_WIRED = "The words appear here when the model goes to a sampler whose prompt is from Encode Prompt.";
+const KEPT = "goca_view"; // the node property that holds the viewer's settings
+const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
 
 const faces = new WeakMap();
 
@@ -15,13 +15,13 @@ export function faceOf(node) {
   return faces.get(node);
 }
 
-/** Whether words found by a run are still those of a prompt node. */
+/** Whether words found by a run still belong to the text of a prompt node. */
 function fits(found, typed, prompt) {
   const text = textOf(prompt);
   return text === null || text === found.text || (text === typed && isDynamic(text));
 }
 
-/** How a graph keeps the settings of a viewer. */
+/** Reads and writes the settings of a viewer, which are saved with the graph. */
 function settings(node, defaults) {
   return {
     read: (name) => node.properties?.[KEPT]?.[name] ?? defaults[name],
@@ -34,9 +34,9 @@ function toggled(words, text, index, joined) {
   return chosen ? without(words, text, index) : including(words, text, index, joined);
 }
 
-/** Why the phrases of a node cannot be clicked, or nothing. */
+/** Why the phrases of a node cannot be changed by clicks, or an empty string. */
 function fixed(node) {
-  return isWired(node, "phrases") ? "The phrases come from another node." : "";
+  return isWired(node, "phrases") ? "The phrases are set by another node." : "";
 }
 
 function phrasesOf(node) {
@@ -50,7 +50,7 @@ function setPhrases(node, text) {
 /** Remembers the words of a prompt. */
 class Known {
   found = null; // the words of the last run
-  typed = null; // the text that they were read from
+  typed = null; // the text they were found in
 
   constructor(node, tables) {
     this.node = node;
@@ -65,7 +65,7 @@ class Known {
     this.typed = textOf(this.node);
   }
 
-  /** The words of the prompt, and whether they are a guess. */
+  /** The words of the prompt, and whether they are only estimated. */
   words() {
     if (this.found && fits(this.found, this.typed, this.node)) return { words: this.found.words, guess: false };
     return { words: estimate(textOf(this.node) ?? "", new Set(this.tables.stop)), guess: true };
@@ -88,7 +88,7 @@ export class Words extends Known {
   }
 }
 
-/** What a node did, as text. */
+/** The text output of a node. */
 export class Said extends Text {
   constructor(node) {
     super(node);
@@ -98,7 +98,7 @@ export class Said extends Text {
   refresh() {}
 }
 
-/** Chips under a prompt; they change the phrases of the nodes that ask for its words. */
+/** Chips under a prompt; they change the phrases of the nodes that use its words. */
 export class Prompt extends Known {
   constructor(node, tables) {
     super(node, tables);
@@ -117,8 +117,8 @@ export class Prompt extends Known {
       guess,
       owners: words.map((_, i) => found.find((one) => one[i].line >= 0)?.[i] ?? { line: -1, phrase: "" }),
       colours: this.tables.colours,
-      fixed: free ? "" : targets.map(fixed)[0] ?? "No node takes phrases of this prompt yet.",
-      empty: textOf(this.node) === null ? "The words are known after a run." : "No words.",
+      fixed: free ? "" : targets.map(fixed)[0] ?? "No node uses phrases of this prompt yet.",
+      empty: textOf(this.node) === null ? "Words appear here after a run." : "No words.",
     });
   }
 
@@ -126,7 +126,7 @@ export class Prompt extends Known {
     const { words } = this.words();
     const targets = phrasedOf(this.node).filter((node) => !fixed(node));
     const has = (node) => owners(words, phrasesOf(node))[index].line >= 0;
-    // Where some have the word and some do not, it leaves those that have it.
+    // If only some of the nodes have the word, the click removes it from those.
     const changed = targets.some(has) ? targets.filter(has) : targets;
     change(this.node, () => {
       for (const node of changed) setPhrases(node, toggled(words, phrasesOf(node), index, joined));
@@ -146,7 +146,7 @@ export class Phrases {
     this.panel.append(this.chips.element);
   }
 
-  /** The words of the prompt, and whether they are a guess. */
+  /** The words of the prompt, and whether they are only estimated. */
   words() {
     return promptsOf(this.node).map(faceOf).find(Boolean)?.words() ?? { words: [], guess: true };
   }
@@ -173,7 +173,7 @@ export class Phrases {
 
 /** Chips and a viewer under the masks. */
 export class Masks extends Phrases {
-  view = null; // the last run: what it showed, the areas, the text of its prompts, its phrases
+  view = null; // of the last run, like the mask areas, the texts of its prompts and its phrases
   table = null;
   typed = new Map();
   phrases = "";
@@ -182,7 +182,7 @@ export class Masks extends Phrases {
     super(node, tables, {
       look: (index) => this.viewer.preview(index < 0 ? "" : this.words().words[index].name),
       height: 132,
-      empty: "The words of the prompt appear here after a run.",
+      empty: "Words of the prompt appear here after a run.",
     });
     this.viewer = new Viewer({
       tables,
@@ -203,7 +203,7 @@ export class Masks extends Phrases {
     this.look();
   }
 
-  /** Show the last run; on a picture, if an overlay of these very masks was given one. */
+  /** Show the last run, over the image of an Overlay node that shows the same masks, if there is one. */
   look() {
     const { masks } = this.view;
     const views = overlaysOf(this.node).map((overlay) => faceOf(overlay)?.view);
@@ -214,14 +214,14 @@ export class Masks extends Phrases {
   refresh() {
     super.refresh();
     const stale = this.view && phrasesOf(this.node) !== this.phrases && !fixed(this.node);
-    this.viewer.note(stale ? "The phrases changed: run again to see their masks." : "");
+    this.viewer.note(stale ? "The phrases have changed. Run again to update the masks." : "");
     this.viewer.refresh();
   }
 
   words() {
     const prompts = promptsOf(this.node);
     const own = this.view?.words;
-    // Of several prompts the recording says which one it is about.
+    // With several prompts, the recording tells which one it belongs to.
     if (own && (!prompts.length || prompts.some((prompt) => fits(own, this.typed.get(prompt), prompt)))) {
       return { words: own.words, guess: false };
     }
@@ -229,7 +229,7 @@ export class Masks extends Phrases {
   }
 }
 
-/** A viewer in the place of the picture. */
+/** A viewer in place of the image preview. */
 export class Overlay {
   view = null;
 
@@ -245,7 +245,7 @@ export class Overlay {
     const [view] = output.goca_view ?? [];
     if (!view) return;
     this.view = view;
-    // The viewer shows what the host would show beside it.
+    // The viewer replaces ComfyUI's own preview of the same image.
     this.node.hideOutputImages = true;
     this.viewer.open(view);
     const masks = inputNode(this.node, "source");
@@ -256,7 +256,7 @@ export class Overlay {
     this.viewer.refresh();
   }
 
-  /** The opacity is the node's own: what is seen here is what the node gives at the next run. */
+  /** The slider sets the node's own opacity, so the viewer shows what the next run will output. */
   #settings() {
     const { node } = this;
     const kept = settings(node, {});

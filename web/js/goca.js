@@ -1,4 +1,4 @@
-// Hangs the pack's faces on its nodes, through the host's extension hooks.
+// Adds the panels to the pack's nodes, through ComfyUI's extension hooks.
 import { app } from "../../../scripts/app.js";
 import { faceOf, Masks, Overlay, Phrases, Prompt, Said, Words } from "./faces.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
@@ -8,7 +8,7 @@ const FACES = {
   ...Object.fromEntries(SAID.map((name) => [name, Said])),
   [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
 };
-// Widgets that change what is shown, and what a new node is given beyond its least height.
+// Widgets that affect the panels, and the extra height of new nodes.
 const WATCHED = ["text", "phrases", "labels", "opacity"];
 const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
 
@@ -21,7 +21,7 @@ function allNodes() {
   return graphs.flatMap((graph) => graph.nodes ?? []);
 }
 
-/** Bring all faces up to date, once for however many changes: a prompt is shown on several nodes. */
+/** Update all panels, once for several changes in a row: the words of a prompt appear on several nodes. */
 function refresh() {
   if (waiting) return;
   waiting = true;
@@ -31,7 +31,7 @@ function refresh() {
   });
 }
 
-/** Call `after` whenever a method of an object was called. */
+/** Call `after` after every call of a method. */
 function follow(owner, method, after) {
   const before = owner[method];
   owner[method] = function (...given) {
@@ -46,7 +46,7 @@ function executed(node, output) {
   refresh();
 }
 
-/** The node of a key of the host's outputs: its number, after the number of its subgraph if it is in one. */
+/** The node for a key of ComfyUI's node outputs: its id, preceded by the id of its subgraph if it is in one. */
 function nodeOf(key) {
   const root = app.rootGraph ?? app.graph;
   const [id, subgraph] = String(key).split(":").reverse();
@@ -62,7 +62,7 @@ app.registerExtension({
     follow(nodeType.prototype, "onExecuted", executed);
     follow(nodeType.prototype, "onConnectionsChange", refresh);
     if (nodeData.name !== OVERLAY) return;
-    // In the classic renderer the host draws a node's pictures here.
+    // The classic renderer draws the image preview of a node here.
     const draw = nodeType.prototype.onDrawBackground;
     nodeType.prototype.onDrawBackground = function (...given) {
       if (!faceOf(this)?.view) draw?.apply(this, given);
@@ -78,7 +78,7 @@ app.registerExtension({
       if (widget) follow(widget, "callback", refresh);
     }
     if (!panel) return;
-    // What other nodes are wired to may have changed unseen.
+    // Connections of other nodes may have changed in the meantime.
     panel.addEventListener("pointerenter", refresh);
     panel.addEventListener("focusin", refresh);
     const [width, height] = node.computeSize();
@@ -89,10 +89,10 @@ app.registerExtension({
   loadedGraphNode: refresh,
   afterConfigureGraph: refresh,
 
-  /** The editor comes back to a graph that ran before. */
+  /** The editor returned to a graph that has run before. */
   onNodeOutputsUpdated(outputs) {
     const found = Object.entries(outputs ?? {}).map(([key, output]) => [nodeOf(key), output]);
-    // In the order in which they ran: overlays after masks.
+    // In the order of execution: overlays after masks.
     for (const type of Object.keys(FACES)) {
       for (const [node, output] of found) if (node?.comfyClass === type) executed(node, output);
     }

@@ -1,4 +1,4 @@
-// Which nodes belong together: the prompts whose words a node can ask for, the nodes that ask for a prompt's, the picture of masks.
+// Which nodes belong together: the prompts whose words a node can use, the nodes that use a prompt, the overlays of masks.
 
 export const PROMPT = "GOCA_EncodePrompt";
 export const WORDS = "GOCA_Words";
@@ -14,12 +14,12 @@ export function widgetOf(node, name) {
   return node.widgets?.find((widget) => widget.name === name);
 }
 
-/** Whether an input, also one that a widget stands for, is wired. */
+/** Whether an input, or the input of a widget, is connected. */
 export function isWired(node, name) {
   return node.inputs?.find((input) => input.name === name)?.link != null;
 }
 
-/** The node whose output is wired into an input, by the input's name; looks into subgraphs, not out of them. */
+/** The node connected to an input, by the name of the input. Goes into subgraphs, but not out of them. */
 export function inputNode(node, name) {
   return origin(node, node.inputs?.findIndex((input) => input.name === name) ?? -1);
 }
@@ -34,7 +34,7 @@ function origin(node, slot) {
   return found ?? null;
 }
 
-/** Nodes wired into inputs of these types; what is called negative is another prompt. */
+/** The nodes connected to inputs of these types, except negative prompts. */
 function upstream(node, types) {
   const fits = (type) => type === "*" || String(type).split(",").some((one) => types.includes(one));
   const slots = (node.inputs ?? []).map((input, slot) => (fits(input.type) && !/neg/i.test(input.name) ? slot : -1));
@@ -57,13 +57,13 @@ function follow(node, stage, found, seen) {
   else upstream(node, ["LATENT"]).forEach((next) => follow(next, "latent", found, seen));
 }
 
-/** The nodes that an output is wired to. */
+/** The nodes that an output is connected to. */
 function targets(node, slot) {
   const links = (node.outputs?.[slot]?.links ?? []).map((id) => node.graph?.getLink?.(id));
   return links.map((link) => link && node.graph.getNodeById(link.target_id)).filter(Boolean);
 }
 
-/** Where a model ends up, by way of nodes that hand it on: samplers and guiders, which are given a prompt as well. */
+/** The samplers and guiders that a model reaches through other nodes: nodes that also take a prompt. */
 function samplersOf(node, seen = new Set()) {
   const slots = (node.outputs ?? []).map((output, slot) => (["MODEL", "*"].includes(output.type) ? slot : -1));
   return slots.filter((slot) => slot >= 0).flatMap((slot) => targets(node, slot)).flatMap((next) => {
@@ -73,7 +73,7 @@ function samplersOf(node, seen = new Set()) {
   });
 }
 
-/** The nodes whose prompt the phrases of a node are words of. */
+/** The prompt nodes whose words the phrases of a node refer to. */
 export function promptsOf(node) {
   const words = inputNode(node, "words");
   if (words) return words.comfyClass === WORDS ? [words] : [];
@@ -86,13 +86,13 @@ export function promptsOf(node) {
   return found;
 }
 
-/** The nodes, in the same graph, whose phrases are words of this prompt. */
+/** The nodes in the same graph whose phrases refer to this prompt. */
 export function phrasedOf(prompt) {
   const nodes = prompt.graph?.nodes ?? [];
   return nodes.filter((node) => PHRASED.includes(node.comfyClass) && promptsOf(node).includes(prompt));
 }
 
-/** The text of a prompt node, also when another node gives it; null when that cannot be seen before a run. */
+/** The text of a prompt node, even if another node supplies it; null if it is unknown before a run. */
 export function textOf(prompt) {
   if (!isWired(prompt, "text")) return String(widgetOf(prompt, "text")?.value ?? "");
   const texts = (inputNode(prompt, "text")?.widgets ?? []).filter((widget) => typeof widget.value === "string" && widget.serialize !== false);

@@ -1,7 +1,7 @@
-// Maps that came side by side on one grey picture per sample (goca_core/view.py), taken apart again.
+// Unpacks the maps of a sample, which arrive side by side in one greyscale image (goca_core/view.py).
 import { api } from "../../../scripts/api.js";
 
-/** An image of the host's temporary folder, decoded. */
+/** An image from ComfyUI's temporary folder, decoded. */
 export async function load(file) {
   const image = new Image();
   image.src = api.apiURL(`/view?${new URLSearchParams(file)}`);
@@ -18,7 +18,7 @@ export function sheetOf(width, height) {
   return [canvas, canvas.getContext("2d", { willReadFrequently: true })];
 }
 
-/** The maps of one sample: numbers 0..255 by place. */
+/** The maps of one sample: values 0..255 per pixel. */
 export class Maps {
   constructor(layout, image) {
     this.names = layout.names;
@@ -31,14 +31,14 @@ export class Maps {
       const { data } = context.getImageData(x, y, layout.width, layout.height);
       return Uint8ClampedArray.from({ length: layout.width * layout.height }, (_, i) => data[4 * i]);
     });
-    canvas.width = 0; // browsers keep the memory of canvases for long
+    canvas.width = 0; // frees its memory, which browsers otherwise keep for long
   }
 
   static async of(layout, sample) {
     return new Maps(layout, await load(layout.files[sample]));
   }
 
-  /** The value of map k at a place, x and y from 0 to 1. */
+  /** The value of map k at a position, x and y from 0 to 1. */
   value(k, x, y) {
     const column = Math.min(this.width - 1, Math.floor(x * this.width));
     const row = Math.min(this.height - 1, Math.floor(y * this.height));
@@ -49,7 +49,7 @@ export class Maps {
   painted(k, paint) {
     const [canvas, context] = sheetOf(this.width, this.height);
     const image = context.createImageData(this.width, this.height);
-    // Whole pixels at once, in whatever order this machine keeps bytes.
+    // Writes whole pixels at once, in the byte order of this machine.
     const colours = new Uint32Array(new Uint8ClampedArray(Array.from({ length: 256 }, (_, value) => paint(value)).flat()).buffer);
     const pixels = new Uint32Array(image.data.buffer);
     this.tiles[k].forEach((value, i) => { pixels[i] = colours[value]; });

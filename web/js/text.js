@@ -1,7 +1,7 @@
-// What a node has to say under it after a run, such as what was recorded.
+// The text output of a node after a run, such as a summary of the recording.
 import { addPanel, make } from "./dom.js";
 
-const EMPTY = "What this node did appears here after a run.";
+const EMPTY = "A summary appears here after a run.";
 
 export class Text {
   constructor(node) {

@@ -1,4 +1,4 @@
-// Looks at masks and heat maps: switches between words, ranks the words at a pixel, saves what is seen.
+// The viewer for masks and heat maps: switches between words, ranks the words at a pixel, saves a PNG.
 import { Bars } from "./bars.js";
 import { make, rgb } from "./dom.js";
 import { Drawing } from "./drawing.js";
@@ -20,15 +20,15 @@ export class Viewer {
   table = null;
   bars = null;
   sample = 0;
-  drawing = null; // of the sample, once its pictures are there
-  ticket = 0; // which pictures are on their way
-  word = -1; // shown for a moment
-  mark = null; // where the keyboard points
+  drawing = null; // of the sample, once its images have loaded
+  ticket = 0; // of the latest request for images
+  word = -1; // the previewed word, or -1
+  mark = null; // position of the keyboard cursor
   noted = "";
 
   /**
-   * `tables`: the colours. `settings`: read(name) and write(name, value) of what is kept with the graph, among them
-   * `show`, `map` and `opacity`. `empty`: what to say before there is anything.
+   * `tables`: the colours. `settings`: read(name) and write(name, value) of the settings saved with the graph: `show`,
+   * `map` and `opacity`. `empty`: the text to show before the first run.
    */
   constructor({ tables, settings, empty }) {
     this.tables = tables;
@@ -37,15 +37,15 @@ export class Viewer {
     this.empty = make("div", { className: "goca-note", textContent: empty });
     this.legend = make("ul", { className: "goca-legend", attributes: { "aria-label": "Legend" } });
     this.readout = make("div", { className: "goca-readout", attributes: { role: "status" } });
-    this.show = this.#select("What is shown", () => this.#set("show", this.show.value));
+    this.show = this.#select("View", () => this.#set("show", this.show.value));
     this.map = this.#select("Colour map", () => this.#set("map", this.map.value));
-    this.samples = this.#select("Picture", () => this.#open(Number(this.samples.value)));
+    this.samples = this.#select("Image", () => this.#open(Number(this.samples.value)));
     this.map.append(...Object.keys(tables.maps).map((name) => option(name, name)));
     this.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, title: "Opacity" });
     this.opacity.setAttribute("aria-label", "Opacity");
     this.opacity.addEventListener("input", () => this.#paint());
     this.opacity.addEventListener("change", () => this.#set("opacity", Number(this.opacity.value)));
-    this.save = make("button", { type: "button", className: "goca-tool", textContent: "PNG", title: "Save this as a PNG" });
+    this.save = make("button", { type: "button", className: "goca-tool", textContent: "PNG", title: "Save this view as PNG" });
     this.save.addEventListener("click", () => this.#saved());
     this.tools = make("div", { className: "goca-tools", hidden: true },
       this.show, this.samples, this.map, this.opacity, this.save);
@@ -58,25 +58,25 @@ export class Viewer {
     this.canvas.addEventListener("blur", () => this.#moved(null));
   }
 
-  /** Show what a run gave: `view` as nodes/look.py makes it, `table` with the areas of masks if there are any. */
+  /** Show the result of a run: `view` as nodes/look.py makes it, `table` with the areas of the masks, if any. */
   async open(view, table) {
     this.view = view;
     this.table = table;
     this.sample = 0;
-    this.word = -1; // a run is over: its masks are looked at, not what was pointed at before
+    this.word = -1; // a new run ends the preview of a word
     const count = (view.heat ?? view.masks).files.length;
-    this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Picture ${i + 1}`)));
+    this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Image ${i + 1}`)));
     this.samples.hidden = count < 2;
     const choices = view.masks ? [option(MASKS, "Masks")] : [];
     if (view.heat) choices.push(option(ALL, "All words"), ...view.heat.names.map((name) => option(WORD + name, name)));
-    if (view.steps) choices.push(option(STEPS, "Steps to the masks"));
-    if (view.layers) choices.push(option(LAYERS, "Weights of layers"));
+    if (view.steps) choices.push(option(STEPS, "Steps to the mask"));
+    if (view.layers) choices.push(option(LAYERS, "Layer weights"));
     this.bars = view.layers && new Bars(view.layers, this.tables.colours[1]);
     this.show.replaceChildren(...choices);
     await this.#open(0);
   }
 
-  /** What is kept with the graph may have changed. */
+  /** Apply the settings saved with the graph, which may have changed. */
   refresh() {
     if (!this.drawing) return;
     const wanted = this.settings.read("show");
@@ -86,7 +86,7 @@ export class Viewer {
     this.#paint();
   }
 
-  /** Show the heat map of a word for a moment; an empty name ends it. */
+  /** Preview the heat map of a word; an empty name ends the preview. */
   preview(name) {
     const word = this.drawing?.heat?.names.indexOf(name) ?? -1;
     if (word === this.word) return;
@@ -94,7 +94,7 @@ export class Viewer {
     if (this.drawing) this.#paint();
   }
 
-  /** Say something that matters more than the place under the pointer. */
+  /** Show a message while the pointer is not over the image. */
   note(text) {
     this.noted = text;
     if (!this.readout.dataset.place) this.readout.textContent = text;
@@ -108,14 +108,14 @@ export class Viewer {
     try {
       const [heat, masks, steps, picture] = await Promise.all(
         [maps(view.heat), maps(view.masks), maps(view.steps), file ? load(file) : null]);
-      // A newer run may have come while these were on their way.
+      // A newer run may have finished while these were loading.
       if (ticket !== this.ticket) return;
       this.sample = sample;
       this.drawing = new Drawing({ heat, masks, steps, picture }, this.tables);
     } catch {
       if (ticket !== this.ticket) return;
       this.drawing = null;
-      this.empty.textContent = "The pictures of this run are gone. Run the graph again.";
+      this.empty.textContent = "The images of this run are no longer available. Run the graph again.";
     }
     for (const part of [this.canvas, this.tools]) part.hidden = !this.drawing;
     this.empty.hidden = Boolean(this.drawing);
@@ -159,7 +159,7 @@ export class Viewer {
       const of = behind?.length ? ` (${behind.join(", ")})` : "";
       if (background) entries.push([`background${of} ${percent(background[this.sample])}`, "transparent"]);
     } else if (shown === LAYERS) {
-      entries = [["share of each layer in the maps", rgb(this.bars.colour)]];
+      entries = [["weight of each layer in the maps", rgb(this.bars.colour)]];
     } else {
       const table = this.tables.maps[this.map.value];
       const name = { [ALL]: "All words", [STEPS]: "Scores" }[shown] ?? this.drawing.heat.names[shown];
@@ -172,12 +172,12 @@ export class Viewer {
       return make("li", {}, swatch, make("span", { textContent: text }));
     }));
     const told = shown === LAYERS ? this.bars.summary(this.sample) : entries.map(([text]) => text).join("; ");
-    const kind = { [MASKS]: "Masks", [LAYERS]: "Weights of layers" }[shown] ?? "Heat map";
-    const keys = shown === LAYERS ? "name the layers" : "rank the words";
-    this.canvas.setAttribute("aria-label", `${kind}: ${told}. Arrow keys ${keys}.`);
+    const kind = { [MASKS]: "Masks", [LAYERS]: "Layer weights" }[shown] ?? "Heat map";
+    const keys = shown === LAYERS ? "the layers" : "the words at a pixel";
+    this.canvas.setAttribute("aria-label", `${kind}: ${told}. Use the arrow keys to inspect ${keys}.`);
   }
 
-  /** The place on the drawing under the pointer, from 0 to 1; null outside of it. */
+  /** The position under the pointer, from 0 to 1; null outside of the drawing. */
   #under(event) {
     const box = this.canvas.getBoundingClientRect();
     const scale = Math.min(box.width / this.canvas.width, box.height / this.canvas.height);
@@ -238,7 +238,7 @@ export class Viewer {
     const name = [...this.show.selectedOptions].map((one) => one.textContent).join();
     this.canvas.toBlob((blob) => {
       const url = URL.createObjectURL(blob);
-      // What stays of the name is harmless in every file system.
+      // Only letters and digits, which are safe in every file system.
       make("a", { href: url, download: `goca_${name.replace(/[^\p{L}\p{N}]+/gu, "_")}.png` }).click();
       setTimeout(() => URL.revokeObjectURL(url), 1000);
     });

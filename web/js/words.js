@@ -1,5 +1,5 @@
 // Words and phrases as text: which words a prompt has, which of them a phrase means, and how clicks change the phrases.
-// Nothing here knows the page. Mirrors goca_core/words.py; the words of a run come from there, with their tokens.
+// Independent of the page. Follows the same rules as goca_core/words.py, which finds the words and tokens of a run.
 
 const ALONE = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}" +
   "\\p{Script=Myanmar}\\p{Script=Khmer}々〇]";
@@ -14,7 +14,7 @@ const WORDS = new RegExp([
 ].join("|"), "giu");
 const EMBEDDING = "embedding:";
 
-/** The spelling under which two words are the same. */
+/** The spelling under which two words count as equal. */
 export function fold(text) {
   return text.normalize("NFC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC").replaceAll("’", "'");
 }
@@ -25,7 +25,7 @@ function keysOf(text) {
   return found.filter((match) => !match.groups.other).map((match) => fold(match[0]));
 }
 
-/** What the editor sends of a text widget: without comments, weights and escapes. */
+/** The text of a widget without comments, weights and escapes. */
 function plain(text) {
   return text
     .replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "")
@@ -34,7 +34,7 @@ function plain(text) {
     .replace(/\\([()])/g, "$1");
 }
 
-/** The words of a prompt before a tokenizer has seen it; `stop`: words that are no content. */
+/** Estimates the words of a prompt before the tokenizer has run. `stop`: words that are not content words. */
 export function estimate(text, stop) {
   const words = [...plain(text).matchAll(WORDS)].map((match) => {
     const own = match[0];
@@ -53,7 +53,7 @@ export function estimate(text, stop) {
   return words;
 }
 
-/** Whether the editor may send another text than the widget shows: it draws lots and drops comments. */
+/** Whether the editor may send another text than the widget shows: it resolves random choices and drops comments. */
 export function isDynamic(text) {
   return /[{}]|\/\/|\/\*/.test(text);
 }
@@ -98,13 +98,13 @@ function squeeze(text) {
   return fold(text).replace(/\s/g, "");
 }
 
-/** The numbers of the words that a phrase means: all its occurrences, or the one whose number follows a `#`. */
+/** The indices of the words that a phrase refers to: all occurrences, or only the one numbered with `#`. */
 export function meant(words, phrase) {
   const text = phrase.replaceAll("\\,", ",");
   let runs = runsOf(words, keysOf(text));
   const numbered = /^(.*\S)\s*#(\d+)$/s.exec(text.trim());
   if (numbered) {
-    // A prompt may really say "room #2".
+    // The prompt itself may contain "room #2".
     const said = (run) => words.slice(run[0], run.at(-1) + 1).map((word) => word.text).join("");
     const typed = runs.filter((run) => squeeze(said(run)) === squeeze(text));
     runs = typed.length ? typed : runsOf(words, keysOf(numbered[1])).slice(Number(numbered[2]) - 1, Number(numbered[2]) || 0);
@@ -112,7 +112,7 @@ export function meant(words, phrase) {
   return runs.flat();
 }
 
-/** For each word the number of the first line that has it, and that line; -1 where there is none. */
+/** For each word, the index of the first line that contains it, and that line; -1 if there is none. */
 export function owners(words, text) {
   const found = words.map(() => ({ line: -1, phrase: "" }));
   parse(text).forEach((parts, line) => {
@@ -123,13 +123,13 @@ export function owners(words, text) {
   return found;
 }
 
-/** The phrase of an occurrence. Where the prompt itself says "room #2", that is what `room#2` means, but not `room#02`. */
+/** The phrase for one occurrence. If the prompt itself contains "room #2", `room#2` refers to that, but `room#02` does not. */
 function numbered(words, text, number, run) {
   const phrase = `${text}#${number}`;
   return meant(words, phrase).join() === run.join() ? phrase : `${text}#0${number}`;
 }
 
-/** Phrases that mean just these words; neighbours become one phrase. */
+/** Phrases that refer to exactly these words; adjacent words become one phrase. */
 function spell(words, indices) {
   const wanted = [...new Set(indices)].sort((a, b) => a - b);
   const runs = [];
@@ -151,7 +151,7 @@ function spell(words, indices) {
   return parts;
 }
 
-/** The phrase list without a word: it leaves every phrase that has it. */
+/** The phrase list with a word removed from every phrase. */
 export function without(words, text, index) {
   const lines = parse(text).map((parts) => parts.flatMap((part) => {
     const found = meant(words, part);
@@ -160,13 +160,13 @@ export function without(words, text, index) {
   return join(lines);
 }
 
-/** The phrase list with a word, as a phrase of its own, or with `joined` in the last phrase. */
+/** The phrase list with a word added: as its own phrase or, with `joined`, to the last phrase. */
 export function including(words, text, index, joined) {
   const lines = parse(text);
   if (joined && lines.length) {
     const last = lines.pop();
     const found = last.map((part) => meant(words, part));
-    // What was typed and is not in the prompt stays: the node says what is wrong with it.
+    // Phrases that are not in the prompt stay: the node reports the error.
     const unknown = last.filter((part, i) => !found[i].length);
     lines.push([...unknown, ...spell(words, [...found.flat(), index])]);
   } else lines.push(spell(words, [index]));
