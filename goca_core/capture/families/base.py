@@ -161,7 +161,7 @@ class Support:
     models: str
     words: str
     heads: Literal["weighted", "averaged"]
-    settings: Literal["of the paper", "by analogy"]
+    settings: Literal["from the paper", "by analogy"]
     recorded: Literal["", "cross-attention", "joint attention"] = ""
     since: str = ""
 

@@ -23,7 +23,7 @@ _FLUX2_TEXT = 512
 class Flux(Family):
     name = "flux"
     label = "Flux.1 (dev, schnell, Fill, Kontext)"
-    support = Support("Flux.1 dev, schnell, Fill, Kontext", "T5", "averaged", "of the paper")
+    support = Support("Flux.1 dev, schnell, Fill, Kontext", "T5", "averaged", "from the paper")
 
     def matches(self, network: nn.Module) -> bool:
         # The others that run on the same network have no pooled text of CLIP.
@@ -36,7 +36,7 @@ class Flux(Family):
 class Flux2(Family):
     name = "flux2"
     label = "Flux.2"
-    support = Support("Flux.2 dev, Klein, with reference pictures too", "Mistral*, Qwen 3", "averaged", "by analogy")
+    support = Support("Flux.2 dev, Klein, with reference images too", "Mistral*, Qwen 3", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         return _is_flux(network) and bool(getattr(network.params, "global_modulation", False))

@@ -20,7 +20,7 @@ _NOISE = 0.327
 class HunyuanDiT(Family):
     name = "hunyuan-dit"
     label = "Hunyuan-DiT"
-    support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "of the paper", "cross-attention")
+    support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "from the paper", "cross-attention")
     hidden = ("comfy.ldm.hydit.attn_layers",)
 
     def matches(self, network: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from .plans import joint_plan
 class JoyImage(Family):
     name = "joyimage"
     label = "JoyImage"
-    support = Support("JoyImage, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
+    support = Support("JoyImage, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.joyimage.model.JoyImageTransformer3DModel")

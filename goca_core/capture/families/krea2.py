@@ -13,7 +13,7 @@ from .plans import joint_plan
 class Krea2(Family):
     name = "krea2"
     label = "Krea 2"
-    support = Support("Krea 2, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
+    support = Support("Krea 2, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.krea2.model.SingleStreamDiT")

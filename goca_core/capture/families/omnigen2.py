@@ -17,7 +17,7 @@ from .plans import joint_plan
 class Omnigen2(Family):
     name = "omnigen2"
     label = "Omnigen2"
-    support = Support("Omnigen2, with reference pictures too", "Qwen 2.5", "averaged", "by analogy")
+    support = Support("Omnigen2, with reference images too", "Qwen 2.5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel")
@@ -29,7 +29,7 @@ class Omnigen2(Family):
 class Boogu(Family):
     name = "boogu"
     label = "Boogu-Image"
-    support = Support("Boogu-Image, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
+    support = Support("Boogu-Image, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.boogu.model.BooguTransformer2DModel")

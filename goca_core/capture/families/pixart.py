@@ -20,7 +20,7 @@ _NOISE = 0.342
 class PixArt(Family):
     name = "pixart"
     label = "PixArt (alpha, Sigma)"
-    support = Support("PixArt-alpha, PixArt-Sigma", "T5", "weighted", "of the paper")
+    support = Support("PixArt-alpha, PixArt-Sigma", "T5", "weighted", "from the paper")
     hidden = ("comfy.ldm.pixart.blocks",)
 
     def matches(self, network: nn.Module) -> bool:

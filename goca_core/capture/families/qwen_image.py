@@ -14,7 +14,7 @@ from .plans import joint_plan
 class QwenImage(Family):
     name = "qwen-image"
     label = "Qwen-Image"
-    support = Support("Qwen-Image, with reference pictures too", "Qwen 2.5", "averaged", "by analogy")
+    support = Support("Qwen-Image, with reference images too", "Qwen 2.5", "averaged", "by analogy")
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
@@ -32,7 +32,7 @@ class QwenImage(Family):
 class MageFlow(QwenImage):
     name = "mage-flow"
     label = "Mage-Flow"
-    support = Support("Mage-Flow, with reference pictures too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
+    support = Support("Mage-Flow, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.mage_flow.model.MageFlowTransformer2DModel")

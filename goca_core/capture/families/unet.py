@@ -30,7 +30,7 @@ class UNet(Family):
         "SD 1.x, SD 2.x, SDXL, SDXL refiner, SSD-1B, Segmind Vega, KOALA, inpaint and instruct-pix2pix variants",
         "CLIP",
         "weighted",
-        "of the paper",
+        "from the paper",
     )
 
     def matches(self, network: nn.Module) -> bool:
