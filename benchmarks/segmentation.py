@@ -1,11 +1,11 @@
-"""How good are the masks? The ablation: each part of the method on and off, on drawn scenes whose true masks are known.
+"""How good are the masks? The ablation switches each part of the method on and off, on drawn scenes with known masks.
 
     python benchmarks/segmentation.py --scenes 500 --seeds 3 --workers 2
 
-A scene is encoded, noised to each level, and seen by the model once per level (the paper's protocol); all methods share what
-was recorded. Prints Markdown: mean intersection over union of the ground and six shapes in percent, mean over the seeds and
-95 % interval (Student's), at the threshold of someone without labels and at the best of the sweep. A run that was stopped
-goes on where it was, if it has the same --out.
+Each scene is encoded, noised to each level, and evaluated once per level (the paper's protocol). All methods use the same
+recordings. Prints Markdown tables with the mean intersection over union of the background and six shapes in percent: the
+mean over the seeds with a 95 % interval (Student's t), at the default threshold (untuned) and at the best one of the sweep. A
+stopped run continues if it is started again with the same --out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PARTS = {
     "rescaling": dict(head=AVERAGE, layer=VANILLA, rescale=RESCALE),
     "all (GoCA)": dict(head=HEADS, layer=LAYERS, rescale=RESCALE),
 }
-# Not in the paper, or not its choice; each but the first two is "all" with one thing changed.
+# Not in the paper, or not the paper's choice. All but the first two rows are "all" with one change.
 EXTRAS = {
     "heads and rescaling": dict(PARTS["all (GoCA)"], layer=VANILLA),
     "layers, mass-preserving": dict(PARTS["layers"], layer="mass-preserving"),
@@ -48,10 +48,10 @@ EXTRAS = {
     "refined by PAMR": dict(refine="pamr"),
     "refined by the guided filter": dict(refine="guided filter"),
     "refined by proposal merge": dict(refine="proposal merge"),
-    "mirrored picture averaged in": dict(flip="yes"),
+    "flipped image averaged in": dict(flip="yes"),
     **{
-        f"{title}, refined by {said}": dict(parts, refine=refine)
-        for said, refine in (("PAMR", "pamr"), ("the guided filter", "guided filter"))
+        f"{title}, refined by {label}": dict(parts, refine=refine)
+        for label, refine in (("PAMR", "pamr"), ("the guided filter", "guided filter"))
         for title, parts in {
             "mass-preserving": dict(layer="mass-preserving"),
             "heads and rescaling": dict(layer=VANILLA),
@@ -61,12 +61,12 @@ EXTRAS = {
     },
 }
 DRAWS = 3
-# Row titles, and behind each its methods, one for each number of propagations.
+# Row title -> its methods, one for each number of propagation steps.
 Table = dict[str, list[Any]]
 
 
 def rows(parts: dict[str, dict[str, Any]], orders: Sequence[int], rule: str, level: str) -> Table:
-    """One method for each part and each number of propagations."""
+    """One method for each part and each number of propagation steps."""
     method = use("goca_core.evaluate.methods").Method
     return {
         title: [
@@ -104,7 +104,7 @@ def plan(options: argparse.Namespace) -> dict[str, Table]:
 
 
 def interval(values: Sequence[float]) -> str:
-    """Mean and half of the 95 % interval of the mean, in percent."""
+    """Mean and half-width of its 95 % interval, in percent."""
     mean = 100 * float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.1f}"
@@ -113,7 +113,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def cell(runs: Sequence[dict[str, Any]], name: str) -> tuple[str, str]:
-    """mIoU without labels, and at the theta that is best for the mean of all seeds."""
+    """mIoU at the default theta, and at the theta that is best for the mean of all seeds."""
     found = [run["methods"][name] for run in runs]
     plain = [one["untuned"]["miou"] for one in found]
     sweeps = [[step["miou"] for step in one["sweep"]] for one in found]
@@ -122,10 +122,15 @@ def cell(runs: Sequence[dict[str, Any]], name: str) -> tuple[str, str]:
     return interval(plain), f"{interval([sweep[place] for sweep in sweeps])} ({theta:g})"
 
 
+def steps(order: int) -> str:
+    """A number of propagation steps, in words."""
+    return f"{order} step{'' if order == 1 else 's'}"
+
+
 def markdown(tables: dict[str, Table], runs: Sequence[dict[str, Any]], orders: Sequence[int]) -> Iterator[str]:
     for title, lines in tables.items():
         yield f"\n### {title}\n"
-        heads = [f"order {order}: {what}" for order in orders for what in ("untuned", "best (theta)")]
+        heads = [f"{steps(order)}: {what}" for order in orders for what in ("untuned", "best (theta)")]
         yield f"| method | {' | '.join(heads)} |"
         yield "|---|" + "---|" * len(heads)
         for row, methods in lines.items():
@@ -135,20 +140,27 @@ def markdown(tables: dict[str, Table], runs: Sequence[dict[str, Any]], orders: S
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=500, help="for each seed")
+    parser.add_argument("--scenes", type=int, default=500, help="scenes per seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--first", type=int, default=20_000, help="first scene; the seeds share none, and training draws otherwise"
+        "--first",
+        type=int,
+        default=20_000,
+        help="number of the first scene; seeds share no scenes, and training uses others",
     )
-    parser.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2], help="times of propagation")
+    parser.add_argument("--orders", type=int, nargs="+", default=[0, 1, 2], help="propagation steps")
     parser.add_argument(
-        "--levels", nargs="+", default=["auto", "95%", "75%", "60%"], help="noise levels; the paper's first"
+        "--levels", nargs="+", default=["auto", "95%", "75%", "60%"], help="noise levels, the paper's first"
     )
     parser.add_argument("--rules", nargs="+", default=["offset", "max", "avg", "vanilla"], help="background rules")
-    parser.add_argument("--no-extras", action="store_true", help="leave out what is not in the paper")
-    parser.add_argument("--checkpoint", type=Path, help="other weights of the demo model, or any checkpoint")
+    parser.add_argument("--no-extras", action="store_true", help="skip the table of what is not in the paper")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="other weights of the demo model, or any checkpoint (default: the bundled weights)",
+    )
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="keep the counts here, to go on after a stop")
+    parser.add_argument("--out", type=Path, help="folder for the counts, so that a stopped run can continue")
     options = parser.parse_args()
     boot()
     from tqdm import tqdm
