@@ -1,20 +1,20 @@
-"""Do masks from words edit what they name, and nothing else? Judged by the flat colours of the demo model's pictures.
+"""Do masks from words edit what they name, and nothing else? Judged by the flat colours of the demo model's images.
 
     python benchmarks/editing.py
 
-Each prompt names two things of different colours and shapes. Pictures are painted and recorded, masks are found by the words,
-and the first thing is then edited in the ways of the example graphs. Only pictures count in which the first thing was drawn as
-it is named, in colour and shape, and the second one's colour is there (judging.py).
+Each prompt names two objects of different colours and shapes. The images are generated and recorded, and the masks are made
+from the words. Then the first object is edited with the methods of the example graphs. An image only counts if its first
+object has the right colour and shape, and the colour of the second one is there (see judging.py).
 
-Recolouring: the thing gets a prompt of its own with another colour, by a regional prompt with the same seed, in one pass, or by
-painting its mask again. It is recoloured if at least half of its pixels have the new colour and at most a fifth the old one.
+Recolouring: the object gets a prompt of its own with another colour, by a regional prompt with the same seed, in one pass, or
+by inpainting its mask. It is recoloured if at least half of its pixels have the new colour and at most a fifth the old one.
 
-Replacing: its mask is painted again with a thing of another colour and shape. It is replaced if there is a piece of the new
-colour, where the thing was, whose outline is nearest to the new shape of all six.
+Replacing: its mask is inpainted with an object of another colour and shape. It is replaced if there is a piece of the new
+colour at the old place, and of all six shapes the new one fits its outline best.
 
-Nothing else changed if the new colour is hardly anywhere else and the second thing kept its colour. The change outside is the
-mean difference of pixels away from the mask that was used, before anything is pasted. Prints Markdown tables with 95 %
-intervals (Wilson). --turn and --start take several values, for a row each.
+Nothing else changed if the new colour hardly appears elsewhere and the second object kept its colour. The change outside is
+the mean difference of pixels away from the mask that was used, before anything is pasted. Prints Markdown tables with 95 %
+intervals (Wilson). --turn and --start take several values, one row each.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from boot import use
 from judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
 from painting import Painter, add_arguments, start_host
 
-# More than this share of the picture in the new colour elsewhere is a failure.
+# If more than this fraction of the image has the new colour elsewhere, the edit has failed.
 SPILL = 0.01
-# Pixels around a mask that may change with it: feather, grown masks, and the reach of the picture code.
+# Pixels around a mask that may change with it: feather, grown masks, and the reach of the VAE.
 MARGIN = 8
 
 
 @dataclass
 class Result:
-    """What one way of editing did. ``done``: recoloured or replaced; ``alone``: nothing else changed colour."""
+    """The results of one editing method. ``done``: recoloured or replaced; ``alone``: nothing else changed colour."""
 
     done: Count = field(default_factory=Count)
     alone: Count = field(default_factory=Count)
@@ -62,7 +62,7 @@ class Result:
         self.both.add(done and alone)
 
     def change(self) -> str:
-        """Mean over the pictures, and what 95 % of them stay below."""
+        """The mean over the images, and the value that 95 % of them stay below."""
         if not self.outside:
             return "none"
         return f"{np.mean(self.outside):.1f} (95 % below {np.quantile(self.outside, 0.95):.1f})"
@@ -70,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Wish:
-    """The two things of a scene, what the first is to become, and its ground."""
+    """The two objects of a scene, the new colour and shape of the first one, and the background."""
 
     first: Any
     second: Any
@@ -84,7 +84,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Work:
-    """The pictures of one prompt: latents, what was found in them, seeds."""
+    """The images of one prompt: latents, masks and seeds."""
 
     painter: Painter
     options: argparse.Namespace
@@ -103,13 +103,13 @@ class Work:
         return f"{self.cut.labels[0]}: {self.wish.prompt(self.wish.first.shape)}"
 
 
-# Pictures [B, H, W, 3] and the masks [B, H, W] that were used for the first thing.
+# Images [B, H, W, 3], and the masks [B, H, W] that were used for the first object.
 Edited = tuple[np.ndarray, np.ndarray]
 Way = Callable[[Work], Edited]
 
 
 def regional(start: float) -> Way:
-    """A second run with the same seed, the mask by its own prompt."""
+    """A second run with the same seed, in which the mask has its own prompt."""
 
     def edit(work: Work) -> Edited:
         painter, masks = work.painter, work.cut.masks
@@ -124,7 +124,7 @@ def regional(start: float) -> Way:
 
 
 def one_pass(turn: float) -> Way:
-    """The same in one run, with masks of its own."""
+    """The same in one run, with masks made during the run."""
 
     def edit(work: Work) -> Edited:
         painter, options = work.painter, work.options
@@ -138,7 +138,7 @@ def one_pass(turn: float) -> Way:
 
 
 def again(shape: Callable[[Wish], str]) -> Way:
-    """The grown mask with a soft edge painted again, by the host's nodes, as in the graph that replaces by word."""
+    """Inpaint the grown mask with a soft edge, using ComfyUI's nodes, as in the graph replace_by_word."""
 
     def edit(work: Work) -> Edited:
         from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
@@ -158,7 +158,7 @@ def again(shape: Callable[[Wish], str]) -> Way:
 
 
 def judge_recoloured(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
-    """before, after: colours by pixel [H, W]; thing: the pixels of the first thing."""
+    """before, after: colour of each pixel [H, W]; thing: the pixels of the first object."""
     old, new = index(wish.first.colour), index(wish.colour)
     done = (after[thing] == new).mean() >= 0.5 and (after[thing] == old).mean() <= 0.2
     result.add(bool(done), alone(wish, before, after))
@@ -175,7 +175,7 @@ def judge_replaced(result: Result, wish: Wish, before: np.ndarray, after: np.nda
 
 
 def alone(wish: Wish, before: np.ndarray, after: np.ndarray) -> bool:
-    """Whether nothing but the first thing changed its colour, wherever it was drawn: sometimes it is there twice."""
+    """Whether only the first object changed its colour. It may be there twice; every copy counts as the first object."""
     near = ndimage.binary_dilation(before == index(wish.first.colour), iterations=MARGIN)
     new, other = index(wish.colour), before == index(wish.second.colour)
     spilled = ((after == new) & (before != new) & ~near).mean()
@@ -185,7 +185,7 @@ def alone(wish: Wish, before: np.ndarray, after: np.ndarray) -> bool:
 def one_prompt(
     painter: Painter, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: list[Count]
 ) -> None:
-    """Paint some pictures of one prompt, edit them in every way, and count."""
+    """Generate some images of one prompt, edit them with every method, and count."""
     scenes, pipeline, recorder = (
         use("goca_core.demo.scenes"),
         use("goca_core.pipeline"),
@@ -225,14 +225,14 @@ def one_prompt(
 
 
 def ways(options: argparse.Namespace) -> dict[str, tuple[Way, Callable[..., None]]]:
-    """The ways of editing by name, and who judges them."""
+    """The editing methods by name, each with its judge."""
     found: dict[str, tuple[Way, Callable[..., None]]] = {}
     for start in options.start:
-        found[f"regional prompt from {start:.0%} on"] = regional(start), judge_recoloured
+        found[f"Regional Prompt, start at {start:.0%}"] = regional(start), judge_recoloured
     for turn in options.turn:
-        found[f"in one pass from {turn:.0%} on"] = one_pass(turn), judge_recoloured
-    found["painting the mask again"] = again(lambda wish: wish.first.shape), judge_recoloured
-    found["replacing by word"] = again(lambda wish: wish.shape), judge_replaced
+        found[f"Regional Pass, start at {turn:.0%}"] = one_pass(turn), judge_recoloured
+    found["inpainting the mask"] = again(lambda wish: wish.first.shape), judge_recoloured
+    found["replacing by word (inpainting)"] = again(lambda wish: wish.shape), judge_replaced
     return found
 
 
@@ -242,18 +242,16 @@ def _some(noun: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--batch", type=int, default=4, help="pictures of one prompt, painted at once")
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=4, help="images per prompt, sampled at once")
     parser.add_argument("--seed", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--theta", type=float, default=0.0, help="of Mask From Tokens")
-    parser.add_argument("--feather", type=float, default=2.0, help="of Regional Prompt and Regional Pass")
+    parser.add_argument("--theta", type=float, default=0.0, help="theta of Mask From Tokens")
+    parser.add_argument("--feather", type=float, default=2.0, help="feather of Regional Prompt and Regional Pass")
     parser.add_argument("--start", type=float, nargs="+", default=[0.3], help="start_percent of Regional Prompt")
     parser.add_argument("--turn", type=float, nargs="+", default=[0.3], help="start_percent of Regional Pass")
-    parser.add_argument(
-        "--grow", type=int, default=4, help="pixels by which a mask is grown before it is painted again"
-    )
+    parser.add_argument("--grow", type=int, default=4, help="pixels by which a mask is grown before inpainting")
     add_arguments(parser)
     options = parser.parse_args()
     start_host(options)
@@ -262,18 +260,18 @@ def main() -> None:
     results = {way: Result() for way in chosen}
     drawn = [Count(), Count()]
     with torch.inference_mode():
-        for number in tqdm(range(math.ceil(options.pictures / options.batch)), disable=not sys.stderr.isatty()):
-            size = min(options.batch, options.pictures - number * options.batch)
+        for number in tqdm(range(math.ceil(options.images / options.batch)), disable=not sys.stderr.isatty()):
+            size = min(options.batch, options.images - number * options.batch)
             one_prompt(painter, options.seed + number, size, options, results, drawn)
-    print(f"{options.pictures} pictures, {painter}")
-    print(f"both colours are there in {drawn[0]}, and the first thing as it is named in {drawn[1]}: these count\n")
-    last = "nothing else changed colour | both | change outside, of 255"
-    print(f"| way | recoloured | {last} |\n|---|---|---|---|---|")
+    print(f"{options.images} images, {painter}")
+    print(f"both colours: {drawn[0]}; with the first object as named: {drawn[1]} (these count)\n")
+    last = "nothing else changed | both | change outside, of 255"
+    print(f"| method | recoloured | {last} |\n|---|---|---|---|---|")
     for way, result in results.items():
         if chosen[way][1] is judge_recoloured:
             print(f"| {way} | {result.done} | {result.alone} | {result.both} | {result.change()} |")
-    heads = f"the new colour is there | of these nearer to the new shape than to the old | of the new shape | {last}"
-    print(f"\n| way | {heads} |\n|---|---|---|---|---|---|---|")
+    heads = f"has the new colour | of these, closer to the new shape | has the new shape | {last}"
+    print(f"\n| method | {heads} |\n|---|---|---|---|---|---|---|")
     for way, r in results.items():
         if chosen[way][1] is judge_replaced:
             print(f"| {way} | {r.coloured} | {r.nearer} | {r.done} | {r.alone} | {r.both} | {r.change()} |")

@@ -1,8 +1,8 @@
-"""What the pack's scripts cost the editor: milliseconds spent in them while a graph with 20 of its nodes opens.
+"""How much time do the pack's scripts take in the editor while a graph with 20 of its nodes opens?
 
     .host/venv/bin/python benchmarks/editor.py      # on an otherwise idle machine; needs a Chromium and playwright
 
-As the browser's own profiler counts it. The goal is under 100 ms.
+The browser's own profiler measures it, in milliseconds. The target is less than 100 ms.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
 
 
 def graph() -> dict[str, Any]:
-    """The first example graph with copies of its nodes that show something."""
+    """The first example graph, with copies of its nodes that have a panel."""
     found: dict[str, Any] = json.loads(DEMO.read_text(encoding="utf-8"))
     shown = [node for node in found["nodes"] if node["type"] in FACES]
     for number in range(NODES - len(shown)):
@@ -37,7 +37,7 @@ def graph() -> dict[str, Any]:
 
 
 def opening(editor: Editor) -> float:
-    """Milliseconds in the pack's scripts."""
+    """Milliseconds spent in the pack's scripts while the graph opens."""
     session = editor.page.context.new_cdp_session(editor.page)
     for command in ("Profiler.enable", "Profiler.start"):
         session.send(command)

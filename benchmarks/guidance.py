@@ -1,12 +1,12 @@
-"""Does semantic guidance help a prompt to be obeyed? Judged by the flat colours of the demo model's pictures.
+"""Does semantic guidance help the model follow the prompt? Judged by the flat colours of the demo model's images.
 
     python benchmarks/guidance.py
 
-Each prompt names two or three things of different colours and shapes. It is painted with plain guidance, with S-CFG's and
-with GoCA's regions, with the same seed and scale. It is obeyed if every thing is there: a connected piece of its colour
-whose outline is nearest to its shape (judging.py). Prints a Markdown table with 95 % intervals (Wilson for the rates, paired
-for the difference to plain guidance), the rate for single things, and how often the judge is right about drawn scenes.
-Prompts whose words are at the same places are painted together; rows of a batch do not see each other.
+Each prompt names two or three objects of different colours and shapes. The image is generated with plain guidance, with
+S-CFG's regions and with GoCA's regions, with the same seed and scale. The prompt is followed if every object appears: a
+connected piece of its colour whose outline fits its shape best (see judging.py). Prints a Markdown table with 95 % intervals
+(Wilson for the rates, paired for the difference to plain guidance), the rate for single objects, and how often the judge is
+right on drawn scenes. Prompts whose words have the same positions are sampled in one batch; its rows do not affect each other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PLAIN = "plain"
 
 @dataclass
 class Result:
-    """What one way of guiding did: for each prompt whether it was obeyed, and its things that were there."""
+    """The results of one kind of guidance: which prompts were followed, and how many of their objects appeared."""
 
     obeyed: dict[int, bool] = field(default_factory=dict)
     things: Count = field(default_factory=Count)
@@ -49,7 +49,7 @@ class Result:
 
 
 def difference(ours: list[bool], plain: list[bool]) -> str:
-    """Of two rates over the same prompts, with its interval."""
+    """The difference of two rates over the same prompts, with its interval."""
     gains = sum(a and not b for a, b in zip(ours, plain, strict=True))
     losses = sum(b and not a for a, b in zip(ours, plain, strict=True))
     count, mean = len(ours), (gains - losses) / len(ours)
@@ -58,7 +58,7 @@ def difference(ours: list[bool], plain: list[bool]) -> str:
 
 
 def batches(painter: Painter, drawn: dict[int, Any], size: int) -> Iterator[list[int]]:
-    """The seeds of scenes whose prompts can be painted together, at most so many at once."""
+    """The seeds of scenes whose prompts fit into one batch, at most ``size`` at once."""
     groups = defaultdict(list)
     for seed, scene in drawn.items():
         groups[painter.alike(scene.caption)].append(seed)
@@ -70,10 +70,10 @@ def batches(painter: Painter, drawn: dict[int, Any], size: int) -> Iterator[list
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=16, help="prompts painted at once")
+    parser.add_argument("--batch", type=int, default=16, help="prompts sampled at once")
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, a table for each")
+    parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, one table each")
     add_arguments(parser)
     options = parser.parse_args()
     start_host(options)
@@ -101,8 +101,10 @@ def main() -> None:
                     for seed, picture in zip(group, pictures, strict=True):
                         results[way].add(seed, picture, drawn[seed])
         print(f"\n{options.prompts} prompts, {painter}")
-        print(f"the judge is right about drawn scenes in {rate(list(judge.obeyed.values()))}\n")
-        print("| guidance | fully obeyed | against plain | things there |\n|---|---|---|---|")
+        print(f"the judge is right on drawn scenes: {rate(list(judge.obeyed.values()))}\n")
+        print(
+            "| guidance | prompt followed completely | compared with plain | objects that appear |\n|---|---|---|---|"
+        )
         for way, found in results.items():
             ours, plain = ([one.obeyed[seed] for seed in seeds] for one in (found, results[PLAIN]))
             print(

@@ -1,11 +1,12 @@
-"""How should the text columns and the self-attention of a joint attention call be had? Every way, in one run.
+"""What is the best way to get the text columns and the self-attention of a joint attention call? Compares all of them.
 
     python benchmarks/joint.py
 
-Prints a Markdown table of costs as multiples of the attention call itself, and how far each way is from the softmax
-written out in double precision. Text columns by (a) a pass over blocks of query rows, (b) fused attention with one-hot
-values, (c) the logarithm of the denominators from the fused kernel; then with self-attention on the picture's own grid
-and on one of a quarter of its tokens, by (a) and (c). What the recorder does is in ``goca_core/capture/joint.py``.
+Prints a Markdown table: the cost of each way as a multiple of the attention call itself, and its error relative to the
+softmax in double precision. The text columns come from (a) a pass over blocks of query rows, (b) fused attention with
+one-hot values, or (c) the logarithm of the denominators from the fused kernel. Ways (a) and (c) are also measured with
+self-attention, (a) on the image's own grid and both on a grid with a quarter of its tokens. The recorder's own code is in
+``goca_core/capture/joint.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TEXT, KEPT = 512, 20
 
 
 def exact(call: Any, spans: Any, rows: Tensor) -> Tensor:
-    """Text columns of some rows of the picture."""
+    """Text columns of some rows of the image, in double precision."""
     queries = call.q[:, :, spans.image][:, :, rows].double()
     logits = queries @ call.k.double().transpose(-1, -2) * call.scale
     return torch.softmax(logits, -1)[..., :KEPT].mean(1)
@@ -37,10 +38,12 @@ def exact(call: Any, spans: Any, rows: Tensor) -> Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heads", type=int, default=4, help="Flux has 24; the ratios hardly depend on it")
+    parser.add_argument(
+        "--heads", type=int, default=4, help="attention heads; Flux has 24, but the ratios hardly depend on it"
+    )
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--side", type=int, default=64, help="of the picture, in tokens: 64 is 1024 x 1024 pixels")
-    parser.add_argument("--repeat", type=int, default=3, help="the median counts")
+    parser.add_argument("--side", type=int, default=64, help="side of the image in tokens; 64 is 1024 x 1024 pixels")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions; the median is reported")
     options = parser.parse_args()
     boot()
     family, film, joint, reduce = (use(f"goca_core.capture.{name}") for name in ("family", "film", "joint", "reduce"))

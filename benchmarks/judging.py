@@ -1,8 +1,8 @@
-"""What is in a picture of the demo model, told by its pixels: flat colours, and outlines that are those of a shape.
+"""Finds the objects in an image of the demo model from its pixels, by flat colours and by the outlines of the shapes.
 
-Used by editing.py and guidance.py. No model looks: a pixel has the colour of the palette that it is nearest to, a thing is a
-connected piece of one colour, and its shape is the one of the six whose drawn outline, at the piece's size and place, covers
-it best.
+Used by editing.py and guidance.py. No model is involved. A pixel has the nearest colour of the palette. An object is a
+connected piece of one colour. Its shape is the one of the six whose drawn outline, at the size and position of the piece,
+covers the piece best.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 from boot import use
 from scipy import ndimage
 
-# Pixels count as of a colour of the scenes when they are nearer to it than to any other and not far from it.
+# A pixel has a colour of the scenes if it is closer to it than to any other colour, and not further away than this.
 FAR = 70.0
-# Smaller than this share of the picture nothing was drawn.
+# Pieces below this fraction of the image are not objects.
 DRAWN = 0.01
-# Turns, in radians, at which a thing is still of its shape; they are drawn nearly upright.
+# Rotations in radians at which a shape is still recognised; shapes are drawn nearly upright.
 TURNS = tuple(np.linspace(-0.35, 0.35, 7).tolist())
 
 
@@ -50,9 +50,9 @@ def rate(found: Sequence[bool]) -> Count:
 
 
 def colours_of(picture: np.ndarray, scene: Any) -> np.ndarray:
-    """Index [H, W] of the palette's colour at each pixel of a picture [H, W, 3] of 0..255, -1 for ground or nothing.
+    """Index [H, W] of the palette colour at each pixel of an image [H, W, 3] in 0..255; -1 for background or no colour.
 
-    scene: its ground is what the picture's should be.
+    scene: has the background that the image should have.
     """
     ground = np.median(scene.image[scene.labels == 0], 0)
     known = np.array([*use("goca_core.demo.scenes").COLOURS.values(), ground], float)
@@ -66,7 +66,7 @@ def index(colour: str) -> int:
 
 
 def pieces(where: np.ndarray) -> list[np.ndarray]:
-    """The connected pieces of a mask [H, W] that are large enough to be a thing, largest first."""
+    """The connected pieces of a mask [H, W] that are large enough to be an object, largest first."""
     parts, count = ndimage.label(where)
     found = [parts == number for number in range(1, count + 1)]
     return sorted((piece for piece in found if piece.mean() >= DRAWN), key=np.sum, reverse=True)
@@ -74,7 +74,7 @@ def pieces(where: np.ndarray) -> list[np.ndarray]:
 
 @functools.cache
 def _model(shape: str, turn: float, side: int) -> tuple[int, float, float]:
-    """Area of a shape drawn in the middle at a quarter of the side, and its centre of mass against the middle."""
+    """Area of a shape drawn in the middle with a quarter of the side as radius, and its centre of mass from the middle."""
     drawn = _stencil(shape, turn, side / 2, side / 2, side / 4, side)
     row, column = ndimage.center_of_mass(drawn)
     return int(drawn.sum()), row - side / 2, column - side / 2
@@ -87,14 +87,14 @@ def _stencil(shape: str, turn: float, x: float, y: float, radius: float, side: i
 
 
 def outline(shape: str, turn: float, area: float, centre: tuple[float, float], side: int) -> np.ndarray:
-    """A shape as it is drawn, with this area and centre of mass (row, column), in a picture of this side."""
+    """A shape drawn with this area and centre of mass (row, column), in an image of this side."""
     full, row, column = _model(shape, turn, side)
     scale = math.sqrt(area / full)
     return _stencil(shape, turn, centre[1] - column * scale, centre[0] - row * scale, side / 4 * scale, side)
 
 
 def likeness(piece: np.ndarray, shape: str) -> float:
-    """How well a shape of the piece's size and place covers it, over the turns: intersection over union, 0..1."""
+    """Best intersection over union (0..1) of a piece with a shape of its size and position, over all rotations."""
 
     def overlap(turn: float) -> float:
         other = outline(shape, turn, piece.sum(), ndimage.center_of_mass(piece), len(piece))
@@ -109,6 +109,6 @@ def shape_of(piece: np.ndarray) -> str:
 
 
 def named(colours: np.ndarray, thing: Any) -> np.ndarray | None:
-    """The largest piece of a thing's colour that has its shape, or None: the thing is there, as it is named."""
+    """The largest piece that has the colour and shape of an object, or None if the object is not there."""
     found = pieces(colours == index(thing.colour))
     return next((piece for piece in found if shape_of(piece) == thing.shape), None)

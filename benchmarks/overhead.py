@@ -1,10 +1,10 @@
-"""What does recording cost? A full-size SD1.5 with random weights, with and without, in one run.
+"""What does recording cost? Measures a full-size SD1.5 with random weights, with and without recording.
 
     python benchmarks/overhead.py
 
-Prints a Markdown table of ratios: a recorded forward against a plain one, a whole sampling run with the default step
-window against one without recorder, and the peak of extra memory against an implementation that keeps all maps.
-Each memory figure comes from a process of its own, because the system only tells the peak of a whole process.
+Prints a Markdown table: one recorded forward pass compared with a plain one, a sampling run with the default step window
+compared with one without recording, and the peak memory compared with an implementation that keeps all maps. Each memory
+value is measured in its own process, because the system only reports the peak of a whole process.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ SD15 = dict(
     use_temporal_resblock=False,
 )
 TOKENS = 77
-# Of which a prompt of ordinary length uses this many words.
+# The number of words in a prompt of ordinary length.
 WORDS = 12
 
 
 def build() -> Any:
-    """SD1.5 as the host builds it, with random weights of the size that keeps activations near one."""
+    """SD1.5 as ComfyUI builds it, with random weights scaled to keep activations near one."""
     import comfy.model_management
     import comfy.model_patcher
     import comfy.supported_models
@@ -74,7 +74,7 @@ def build() -> Any:
 
 
 def conditioning() -> list[Any]:
-    """A random prompt that knows its words, as Encode Prompt (GoCA) makes it."""
+    """A random conditioning with a word map, as Encode Prompt (GoCA) makes it."""
     words, tokens = use("goca_core.words.word_map"), use("goca_core.capture.conditioning")
     text = [f"word{number}" for number in range(WORDS)]
     starts = [sum(len(word) + 1 for word in text[:number]) for number in range(WORDS)]
@@ -125,7 +125,7 @@ def recorded(model: Any) -> Any:
 
 
 def keeping_all(model: Any) -> Any:
-    """The obvious way: keep the attention of every head of every layer, in half precision, until sampling is over."""
+    """The simple way: keep the attention of every head of every layer in half precision until sampling is done."""
     reduce = use("goca_core.capture.reduce.call")
     kept: list[torch.Tensor] = []
 
@@ -156,7 +156,7 @@ def seconds(action: Callable[[], Any]) -> float:
 
 
 def laps(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> list[float]:
-    """Seconds of every step of a run, and last of what comes after."""
+    """Seconds of every step of a run, then of everything after the last step."""
     marks = [time.perf_counter()]
 
     def mark(*_: Any) -> None:
@@ -170,7 +170,7 @@ def laps(model: Any, positive: list[Any], sigmas: torch.Tensor, side: int) -> li
 
 
 def peak(variant: str, side: int) -> int:
-    """Peak memory of one forward in MB, measured in this process (which should do nothing else)."""
+    """Peak memory of one forward pass in MB, measured in this process (which should do nothing else)."""
     boot()
     model, positive = build(), conditioning()
     sample(VARIANTS[variant](model), positive, torch.tensor([0.346, 0.0]), side)
@@ -178,17 +178,17 @@ def peak(variant: str, side: int) -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had, in MB: the graphics card's, or without one the system's."""
+    """The peak memory of this process in MB: GPU memory, or system memory if there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def measure_peaks(script: str, variants: Iterable[str], *arguments: str) -> dict[str, int]:
-    """What ``script --peak VARIANT`` prints, each in a process of its own.
+    """What ``script --peak VARIANT`` prints for each variant, each in its own process.
 
-    There freed blocks of a megabyte and more go back to the system at once, where it is told by such a variable (glibc):
-    what the allocator keeps for later is no need of the program, and would differ from run to run.
+    The variable makes glibc return freed blocks of a megabyte and more to the system at once. Otherwise the peak would also
+    count memory that the allocator only keeps for later, and that differs from run to run.
     """
     peaks, environment = {}, {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
     for variant in variants:
@@ -204,9 +204,11 @@ def ratio(found: dict[str, float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
+    parser.add_argument("--size", type=int, default=512, help="side of the image in pixels")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--repeat", type=int, default=5, help="forwards of each kind, alternating; the median counts")
+    parser.add_argument(
+        "--repeat", type=int, default=5, help="forward passes of each kind, alternating; the median is reported"
+    )
     parser.add_argument("--runs", type=int, default=1, help="pairs of sampling runs of each kind, alternating")
     parser.add_argument("--peak", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -228,18 +230,22 @@ def main() -> None:
     forward = {variant: statistics.median(found) for variant, found in times.items()}
     schedule = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", options.steps)
     runs: dict[str, list[list[float]]] = {variant: [] for variant in times}
-    # In the order plain, recorded, recorded, plain, so that a machine that gets slower or faster favours neither.
+    # The order is plain, recorded, recorded, plain: a machine that gets slower or faster then favours neither.
     for variant in [*times, *reversed(times)] * options.runs:
         runs[variant].append(laps(VARIANTS[variant](model), positive, schedule, side))
-    # Each step as fast as it was at best: whatever else a machine does makes some steps of some runs slower.
+    # Each step counts with its best time, because other work on the machine slows down some steps of some runs.
     run = {variant: sum(map(min, zip(*found, strict=True))) for variant, found in runs.items()}
     extra = {variant: peaks[variant] - peaks["plain"] for variant in ("recorded", "keeping all")}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"SD1.5 at full size, {options.size}x{options.size}, batch 1, torch {torch.__version__}, {where}\n")
     rows = [
-        (f"one recorded forward (median of {options.repeat})", *(f"{forward[v]:.2f} s" for v in times), ratio(forward)),
         (
-            f"{options.steps} steps, default window (each the best of {2 * options.runs})",
+            f"one recorded forward pass (median of {options.repeat})",
+            *(f"{forward[v]:.2f} s" for v in times),
+            ratio(forward),
+        ),
+        (
+            f"{options.steps} steps, default window (best of {2 * options.runs} for each step)",
             *(f"{run[v]:.1f} s" for v in times),
             ratio(run),
         ),
@@ -247,7 +253,7 @@ def main() -> None:
         (
             "peak memory, keeping all maps",
             *(f"{peaks[v]} MB" for v in ("plain", "keeping all")),
-            f"+{extra['keeping all']} MB, {extra['keeping all'] / max(1, extra['recorded']):.0f} times ours",
+            f"+{extra['keeping all']} MB, {extra['keeping all'] / max(1, extra['recorded']):.0f} times as much",
         ),
     ]
     print("| | without | recorded | ratio |\n|---|---|---|---|")

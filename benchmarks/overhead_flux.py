@@ -1,10 +1,10 @@
-"""What does recording cost in a model of joint attention? Flux.1 at full width with fewer blocks and random weights.
+"""What does recording cost with joint attention? Measures Flux.1 at full width, with fewer blocks and random weights.
 
     python benchmarks/overhead_flux.py
 
-Prints a Markdown table: a recorded forward against a plain one, exact and with layers compared on 32x32 tokens, and the
-peak of extra memory against an implementation that keeps the joint attention of every layer. The real model has 19 double
-and 38 single blocks of the same size. Each memory figure comes from a process of its own.
+Prints a Markdown table: a recorded forward pass compared with a plain one, exact and with layers compared on 32x32 tokens,
+and the peak memory compared with an implementation that keeps the joint attention of every layer. The real model has 19
+double and 38 single blocks of the same size. Each memory value is measured in its own process.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def build(double: int, single: int) -> Any:
     device = comfy.model_management.get_torch_device()
     config.set_inference_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32, None)
     model = config.get_model({}, "", device=device)
-    # Billions of numbers take long to draw, and only their size matters here: a million of them, over and over.
+    # Drawing billions of numbers takes long, and only their size matters here, so a million of them are repeated.
     drawn = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -68,7 +68,7 @@ def build(double: int, single: int) -> Any:
 
 
 def conditioning() -> list[Any]:
-    """A random prompt that knows its words, as Encode Prompt (GoCA) makes it."""
+    """A random conditioning with a word map, as Encode Prompt (GoCA) makes it."""
     words, tokens, wordbuild = (use(f"goca_core.{name}") for name in ("words", "capture.tokens", "wordbuild"))
     text = [f"word{number}" for number in range(WORDS)]
     plain, found, start = " ".join(text), [], 0
@@ -103,7 +103,7 @@ def recorded(model: Any, limit: str) -> Any:
 
 
 def keeping_all(model: Any) -> Any:
-    """The obvious way: keep the joint attention of every head of every layer, in half precision."""
+    """The simple way: keep the joint attention of every head of every layer in half precision."""
     reduce = use("goca_core.capture.reduce.call")
     kept: list[torch.Tensor] = []
 
@@ -128,7 +128,7 @@ VARIANTS: dict[str, Callable[[Any], Any]] = {
 
 
 def peak(variant: str, options: argparse.Namespace) -> int:
-    """Peak memory of one forward in MB, measured in this process (which should do nothing else)."""
+    """Peak memory of one forward pass in MB, measured in this process (which should do nothing else)."""
     boot("--use-pytorch-cross-attention")
     model, positive = build(options.double, options.single), conditioning()
     sample(VARIANTS[variant](model), positive, options.size // 8)
@@ -137,10 +137,12 @@ def peak(variant: str, options: argparse.Namespace) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=1024, help="side of the picture in pixels")
+    parser.add_argument("--size", type=int, default=1024, help="side of the image in pixels")
     parser.add_argument("--double", type=int, default=1, help="double blocks")
     parser.add_argument("--single", type=int, default=2, help="single blocks")
-    parser.add_argument("--repeat", type=int, default=3, help="forwards of each kind, alternating; the median counts")
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="forward passes of each kind, alternating; the median is reported"
+    )
     parser.add_argument("--peak", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
@@ -159,7 +161,7 @@ def main() -> None:
     print(
         f"Flux.1 with {options.double} double and {options.single} single blocks, {options.size}x{options.size}, {where}\n"
     )
-    print("| | one forward | ratio | peak memory | more |\n|---|---|---|---|---|")
+    print("| | one forward pass | ratio | peak memory | extra memory |\n|---|---|---|---|---|")
     for variant, found in peaks.items():
         time = forward.get(variant)
         cost = ("", "") if time is None else (f"{time:.1f} s", f"{time / forward['plain']:.2f}")

@@ -1,9 +1,9 @@
-"""What does semantic guidance cost? A full-size SD1.5 with random weights, guided plainly and by regions.
+"""What does semantic guidance cost? Measures a full-size SD1.5 with random weights, with plain and semantic guidance.
 
     python benchmarks/overhead_guidance.py
 
-Prints a Markdown table: one step with a prompt and a negative prompt, with plain guidance, with S-CFG's and with GoCA's
-regions, alternating. On a CPU the time is what the processor worked, so that a busy machine changes little.
+Prints a Markdown table: one step with a prompt and a negative prompt, with plain guidance, S-CFG's regions and GoCA's
+regions, alternating. On a CPU it measures processor time, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLAIN = "plain"
 
 
 def conditioning(words: int, seed: int) -> list[Any]:
-    """A random prompt of so many words between a start and an end token."""
+    """A random conditioning with the given number of words between a start and an end token."""
     wordbuild, tokens = use("goca_core.words.build"), use("goca_core.capture.conditioning")
     text, found = "", [wordbuild.Token(0, 49406, "<start>", "start")]
     for number in range(1, words + 1):
@@ -41,7 +41,7 @@ def conditioning(words: int, seed: int) -> list[Any]:
 
 
 def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> tuple[float, torch.Tensor]:
-    """Seconds of one guided step, and what came of it."""
+    """Seconds of one guided step, and its samples."""
     import comfy.sample
     import comfy.samplers
 
@@ -71,8 +71,8 @@ def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> tup
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="side of the picture in pixels")
-    parser.add_argument("--repeat", type=int, default=5, help="steps of each kind, alternating; the median counts")
+    parser.add_argument("--size", type=int, default=512, help="side of the image in pixels")
+    parser.add_argument("--repeat", type=int, default=5, help="steps of each kind, alternating; the median is reported")
     options = parser.parse_args()
     boot()
     torch.set_num_threads(1)
@@ -88,7 +88,8 @@ def main() -> None:
             times[name].append(seconds)
             if torch.equal(samples, plain) != (name == PLAIN):
                 sys.exit(
-                    f"The step with {name} guidance is not what was to be timed: it equals the plain one, or should."
+                    f"The timing is not valid: a step with {name} guidance should "
+                    f"{'equal' if name == PLAIN else 'differ from'} the plain step."
                 )
     median = {name: statistics.median(found) for name, found in times.items()}
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "1 CPU thread"

@@ -1,4 +1,4 @@
-"""The demo model with a sampler's settings, for benchmarks that paint many pictures."""
+"""The demo model with sampler settings, for benchmarks that generate many images."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """How the model computes; for `start_host`."""
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--weights", type=Path, help="other weights than the bundled ones")
-    parser.add_argument("--bf16", action="store_true", help="half the precision: faster on processors that have it")
+    """Add the options of `start_host`."""
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--weights", type=Path, help="other weights of the demo model (default: the bundled ones)")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16: faster on processors that support it")
 
 
 def start_host(options: argparse.Namespace) -> None:
-    """Start the host with torch's attention, which is faster than its own on a CPU."""
+    """Start ComfyUI with torch's attention, which is faster on a CPU than ComfyUI's own."""
     boot("--use-pytorch-cross-attention", *(["--bf16-unet"] if options.bf16 else []))
     torch.set_num_threads(options.threads)
 
 
 class Painter:
-    """MODEL, CLIP and VAE of the demo model."""
+    """MODEL, CLIP and VAE of the demo model, with sampler settings."""
 
     def __init__(self, weights: Path | None, steps: int, cfg: float) -> None:
         demo = use("goca_core.capture.demo_model")
@@ -46,14 +46,14 @@ class Painter:
         return use("goca_core.capture.conditioning").word_map(self.clip, text)
 
     def encode(self, *texts: str) -> list[Any]:
-        """One CONDITIONING for a batch of prompts, a row each. Their words must be at the same places (`alike`)."""
+        """One CONDITIONING for a batch of prompts, one row each. Their words must have the same positions (see `alike`)."""
         encoded = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts]
         (tensor, extra), *rest = (entry for (entry,) in encoded)
         tensors = [tensor, *(other for other, _ in rest)]
         return use("goca_core.capture.conditioning").attach([[torch.cat(tensors), extra]], self.words(texts[0]))
 
     def alike(self, text: str) -> tuple[Any, ...]:
-        """The same for prompts whose words are at the same places."""
+        """A key that is equal for prompts whose words have the same positions."""
         words = self.words(text)
         return words.length, tuple((word.positions, word.content) for word in words.words)
 
@@ -68,7 +68,7 @@ class Painter:
         latent: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        """Latents painted with a seed for each, as KSampler paints one; ``latent`` and ``mask``: a part of it again."""
+        """Sample one latent per seed, as KSampler does. With ``latent`` and ``mask``, inpaint that part of the latent."""
         import comfy.sample
 
         latent = self.empty(len(seeds)) if latent is None else latent
@@ -80,6 +80,6 @@ class Painter:
         return done
 
     def pictures(self, samples: Tensor) -> np.ndarray:
-        """[B, H, W, 3] in 0..255"""
+        """Decoded images [B, H, W, 3] in 0..255."""
         found: np.ndarray = self.vae.decode(samples).float().clamp(0, 1).numpy() * 255
         return found

@@ -1,10 +1,9 @@
-"""Do masks get better as the generator does? Stages of the demo model's training, from worse to better.
+"""Do masks get better as the model gets better? Measures stages of the demo model's training, from worse to better.
 
     python benchmarks/scaling.py training/stage_*.safetensors --scenes 200 --plot docs/images/scaling.png
 
-For each stage prints its validation loss, on scenes and noise that training never saw, and the mean intersection over union
-of three ways to make masks, at the threshold of someone without labels and at the best of the sweep. The plot needs
-matplotlib.
+For each stage it prints the validation loss, on scenes and noise that training never used, and the mean intersection over
+union of three methods: at the default threshold (untuned) and at the best one of the sweep. The plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ NAMES = {
     "heads and rescaling": "head=dot-product w/o clamp,layer=vanilla,rescale=sum-1 rescaling + per-token renorm+",
 }
 COLOURS = {"vanilla": "#777777", "GoCA": "#d55e00", "heads and rescaling": "#0072b2"}
-# Of the noise schedule. Below, the picture hardly needs its words; above, most of the error is chance.
+# Steps of the noise schedule. Below them, the image hardly needs the prompt; above them, most of the error is random.
 LEVELS = (400, 550, 700, 850)
 
 
@@ -40,7 +39,7 @@ class Stage(NamedTuple):
 
 
 def validation_loss(weights: Path, first: int, count: int) -> float:
-    """Mean squared error of the v-prediction, over fresh scenes and `LEVELS`."""
+    """Mean squared error of the v-prediction, over new scenes and all `LEVELS`."""
     demo, scenes, wavelet = (
         use("goca_core.capture.demo_model"),
         use("goca_core.demo.scenes"),
@@ -98,7 +97,7 @@ def plot(stages: Sequence[Stage], path: Path) -> None:
         axes.plot(losses, [stage.best[name] for stage in stages], "o-", color=colour, label=f"{name}, best threshold")
         axes.plot(losses, [stage.untuned[name] for stage in stages], "o:", color=colour, label=f"{name}, untuned")
     axes.invert_xaxis()
-    axes.set(xscale="log", xlabel="validation loss of the generator (better to the right)", ylabel="mIoU, percent")
+    axes.set(xscale="log", xlabel="validation loss of the model (better to the right)", ylabel="mIoU, percent")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,18 +106,20 @@ def plot(stages: Sequence[Stage], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", type=Path, nargs="+", help="weights of the demo model")
+    parser.add_argument("stages", type=Path, nargs="+", help="weights of the demo model, one file per stage")
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--first", type=int, default=40_000, help="first scene; training draws otherwise")
-    parser.add_argument("--order", type=int, default=2, help="times of propagation")
+    parser.add_argument("--first", type=int, default=40_000, help="number of the first scene; training uses others")
+    parser.add_argument("--order", type=int, default=2, help="propagation steps")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--plot", type=Path, help="draw it too")
+    parser.add_argument("--plot", type=Path, help="also save a plot here")
     options = parser.parse_args()
     boot()
     from tqdm import tqdm
 
     stages = [measure(weights, options, tqdm) for weights in options.stages]
-    print(f"{options.scenes} scenes, mIoU in percent: untuned / at the best threshold, order {options.order}\n")
+    print(
+        f"{options.scenes} scenes, {options.order} propagation steps, mIoU in percent: untuned / at the best threshold\n"
+    )
     print(f"| weights | validation loss | {' | '.join(NAMES)} |")
     print("|---|---|" + "---|" * len(NAMES))
     for stage in stages:
