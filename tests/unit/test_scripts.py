@@ -1,4 +1,4 @@
-"""What the scripts say and compute when no host runs."""
+"""What the scripts print and compute when ComfyUI does not run."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def script(name: str, *arguments: str, **environment: str) -> subprocess.Complet
 def test_a_folder_that_is_no_host_is_named(tmp_path: Path) -> None:
     done = script("host.py", COMFYUI_DIR=str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.strip() == f"make host: COMFYUI_DIR={tmp_path} holds no ComfyUI (no main.py in it)."
+    assert done.stderr.strip() == f"make host: COMFYUI_DIR={tmp_path} contains no ComfyUI: there is no main.py in it."
 
 
 def test_a_python_that_cannot_run_the_host_is_named(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_damaged_archive_is_noticed(
     monkeypatch.setattr(provider, "run_pip", download)
     monkeypatch.setattr(provider, "_tool_python", lambda: Path(sys.executable))
     release.archive.write_bytes(b"something else")
-    with pytest.raises(provider.ComfyUIError, match="another sha256"):
+    with pytest.raises(provider.HostError, match="wrong sha256"):
         provider.provide_release(release, tmp_path / "tree")
     assert not release.archive.exists() and not (tmp_path / "tree").exists()
 
