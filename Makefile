@@ -1,4 +1,4 @@
-# `make help` lists the targets. Any python3 from 3.10 on runs this; the rest is installed into .host/.
+# `make help` lists the targets. Needs python3 3.10 or newer; everything else is installed into .host/.
 PYTHON ?= python3
 ARGS ?=
 HOST_PYTHON = $$($(PYTHON) "$(CURDIR)/scripts/host.py" --print python)
@@ -11,23 +11,23 @@ MYPY = $(CHECK)/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CUR
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-host: ## a real ComfyUI in .host/ (COMFYUI_DIR and COMFYUI_PYTHON use your own)
+host: ## set up a real ComfyUI in .host/ (or use your own: COMFYUI_DIR, COMFYUI_PYTHON)
 	@$(PYTHON) scripts/host.py
 
-demo: host ## a picture, its masks, an overlay and a table into ./output (ARGS="--seed 7")
+demo: host ## generate an image, masks, an overlay and a table into ./output (ARGS="--seed 7")
 	@$(HOST_PYTHON) scripts/demo.py $(ARGS)
 
-test: host ## all tests, against the real ComfyUI (ARGS="-k words")
+test: host ## run all tests on a real ComfyUI (ARGS="-k words")
 	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(ARGS)
 
-test-hosts: host ## tests/host on the oldest supported ComfyUI, then on the newest (ARGS="--only oldest -- -k families")
+test-hosts: host ## run tests/host on the oldest and the newest supported ComfyUI (ARGS="--only oldest -- -k families")
 	@$(PYTHON) scripts/test_hosts.py $(ARGS)
 
-unit: host ## the tests of the method alone
+unit: host ## run only the tests of the method (tests/unit)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
 
-# The nodes reach goca_core relatively, as the host imports them; under these links the checker sees one package.
-check: host $(CHECK)/done ## lint, formatting, types (of web/js too, where there is npm) and the registry's rules
+# The nodes import goca_core relatively, because ComfyUI imports the pack. These links make it one package for mypy.
+check: host $(CHECK)/done ## check lint, formatting, types (web/js too, if npm is installed) and the registry's rules
 	$(CHECK)/ruff check .
 	$(CHECK)/ruff format --check .
 	@mkdir -p .host/types/goca_pack
@@ -42,14 +42,14 @@ format: $(CHECK)/done ## format the code and apply the linter's fixes
 	$(CHECK)/ruff format .
 
 $(CHECK)/done: requirements-check.txt
-	@echo "Installing the check tools ..."
+	@echo "Installing the tools for make check ..."
 	@$(PYTHON) -m venv .host/check
 	@$(CHECK)/python -m pip --disable-pip-version-check install --quiet -r requirements-check.txt
 	@touch $@
 
-clean: ## remove outputs and caches, keep the host
+clean: ## remove outputs and caches
 	rm -rf output .pytest_cache .ruff_cache .mypy_cache .cache .host/pycache
 	find . -name __pycache__ -not -path './.host/*' -prune -exec rm -rf {} +
 
-distclean: clean ## remove the host too
+distclean: clean ## remove .host/ too
 	rm -rf .host

@@ -98,7 +98,7 @@ class ComfyServer:
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
-    # -- start and stop -------------------------------------------------------------------------------------------
+    # -- start and stop ------------------------------------------------------------------------------------------
 
     def __enter__(self) -> ComfyServer:
         self.start()

@@ -1,6 +1,6 @@
-"""Draw the pictures of the demo model's card: its loss curve and a contact sheet of what it paints.
+"""Make the images of the demo model's card (loss curve, contact sheet), of the README, and the template thumbnails.
 
-python scripts/demo_card.py        needs matplotlib; reads training/loss.json, writes into demo/
+python scripts/demo_card.py        needs matplotlib; reads training/loss.json, writes to demo/, docs/images/ and workflows/
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ README = ("a red circle and a blue square on grass", "red circle\nblue square", 
 
 @dataclass(frozen=True)
 class Job:
-    """What one example graph makes. ``look_again``: masks from a second look at the finished picture."""
+    """What one example graph generates. ``look_again``: make the masks with Segment Image from the finished image."""
 
     prompt: str
     phrases: str
@@ -70,7 +70,7 @@ def contact_sheet(demo: Demo, path: Path) -> None:
 
 
 def result(demo: Demo, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
-    """The masks over the picture, and the heat map of every word."""
+    """The masks over the image, and the heat map of every word."""
     pipeline, show = use("goca_core.pipeline"), use("goca_core.picture.batch")
     image, attention = demo.paint(job.prompt, (job.seed,))
     if job.look_again:
@@ -84,7 +84,7 @@ def result(demo: Demo, job: Job) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def readme_picture(demo: Demo, path: Path) -> None:
-    """Above the picture and its masks, below all masks over it and the heat map that each mask was cut from."""
+    """Top row: the image and its masks. Bottom row: all masks over the image, and the heat map of each mask."""
     picture, pipeline = use("goca_core.picture.drawing"), use("goca_core.pipeline")
     prompt, phrases, seed = README
     image, attention = demo.paint(prompt, (seed,))

@@ -1,4 +1,4 @@
-"""The demo model at work, as its nodes use it, for scripts that measure or show it. The host must be booted (``boot``)."""
+"""The demo model, used as its nodes use it, for scripts that measure or show it. Call ``boot.boot`` first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Demo:
         return self._tokens.attach(self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt)), words)
 
     def paint(self, prompt: str, seeds: Sequence[int]) -> tuple[torch.Tensor, Any]:
-        """Pictures [B, H, W, 3], one for each seed, and what was recorded while they were painted."""
+        """Generate images [B, H, W, 3], one for each seed, and record the attention."""
         import comfy.sample
 
         recorder = use("goca_core.capture.recorder")
@@ -36,7 +36,7 @@ class Demo:
             return self.vae.decode(samples), recorded.collect(samples)
 
     def segment(self, images: torch.Tensor, prompt: str, **options: Any) -> Any:
-        """What is recorded for pictures [B, H, W, 3] in 0..1; options as for ``segment.segment``."""
+        """Record existing images [B, H, W, 3] in 0..1; options as for ``segment.segment``."""
         with torch.inference_mode():
             samples = self.vae.encode(images)
             return use("goca_core.capture.segment").segment(self.model, samples, self.encode(prompt), **options)

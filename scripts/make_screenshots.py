@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Take the pictures of the help pages (web/docs/images) and of the project's pages (docs/images) in the real editor.
+"""Take the screenshots of the help pages (web/docs/images) and of the README (docs/images) in the real editor.
 
     .host/venv/bin/python scripts/make_screenshots.py                 # all of them, about a minute
-    .host/venv/bin/python scripts/make_screenshots.py GOCA_Overlay    # those with these names
+    .host/venv/bin/python scripts/make_screenshots.py GOCA_Overlay    # only those with these names
 
-Needs a Chromium and playwright, as tests/browser does; with --url a running ComfyUI is asked instead of starting one.
+Needs a Chromium and playwright, like tests/browser. With --url it uses a running ComfyUI instead of starting one.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 ROOT = Path(__file__).resolve().parent.parent
 HELP, PAGES = ROOT / "web" / "docs" / "images", ROOT / "docs" / "images"
 EDGE = 12  # pixels around a node
-COLOURS = 128  # a picture of the editor needs no more, and is a third of the size
+COLOURS = 128  # enough for the editor, and the file is a third of the size
 
-# Where a node is on the page, with its title bar.
+# The area of a node on the page, with its title bar.
 BOX = """(node) => {
   const { canvas } = window.app, { scale, offset } = canvas.ds, own = canvas.canvas.getBoundingClientRect();
   const height = node.flags?.collapsed ? 0 : node.size[1];
   return { x: own.x + (node.pos[0] + offset[0]) * scale, y: own.y + (node.pos[1] - 30 + offset[1]) * scale,
            width: node.size[0] * scale, height: (height + 30) * scale };
 }"""
-# Where all groups and nodes are.
+# The area of all groups and nodes.
 GRAPH = """() => {
   const { graph, canvas } = window.app, { scale, offset } = canvas.ds, own = canvas.canvas.getBoundingClientRect();
   const boxes = [...graph.nodes.map((node) => [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
@@ -45,7 +45,7 @@ GRAPH = """() => {
   return { x: own.x + (left + offset[0]) * scale, y: own.y + (top + offset[1]) * scale,
            width: (right - left) * scale, height: (bottom - top) * scale };
 }"""
-# Of the window: a node fits into the first, and words can be read in a graph that fits into the second.
+# Window sizes: a node fits into the first; a whole graph fits into the second and is still readable.
 NEAR: ViewportSize = {"width": 1400, "height": 1300}
 WIDE: ViewportSize = {"width": 2200, "height": 1500}
 FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
@@ -53,7 +53,7 @@ FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')
 
 @dataclass(frozen=True)
 class Shot:
-    """A node of a graph, or the whole graph when `kind` is empty; `show` is what its viewer shows."""
+    """A screenshot of a node, or of the whole graph if `kind` is empty. `show` selects the view of the node's viewer."""
 
     name: str
     graph: str
@@ -90,14 +90,14 @@ SHOTS = [
 
 
 def take(editor: Any, shot: Shot) -> bytes:
-    """The picture as PNG."""
+    """The screenshot as PNG."""
     palette = "light" if shot.light else "dark"
     editor.page.evaluate(f"() => window.app.extensionManager.setting.set('Comfy.ColorPalette', '{palette}')")
     editor.page.set_viewport_size(NEAR if shot.kind else WIDE)
     if not shot.kind:
         editor.page.evaluate(FIT)
-        editor.page.wait_for_timeout(1000)  # it moves there
-        return make_masks(editor, editor.page.evaluate(GRAPH))
+        editor.page.wait_for_timeout(1000)  # the view is animated
+        return cut(editor, editor.page.evaluate(GRAPH))
     node = editor.centre(shot.kind, shot.title)
     if shot.show:
         editor.look_at(shot.kind, shot.title).query_selector("select").select_option(shot.show)
@@ -131,9 +131,11 @@ def by_graph(shots: list[Shot]) -> Iterator[tuple[str, list[Shot]]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Take the pictures of the help pages in the real editor.")
-    parser.add_argument("names", nargs="*", help="pictures to take (default: all)")
-    parser.add_argument("--url", help="a running ComfyUI that has the pack (else one is started)")
+    parser = argparse.ArgumentParser(
+        description="Take the screenshots of the help pages and the README in the real editor."
+    )
+    parser.add_argument("names", nargs="*", help="screenshots to take (default: all)")
+    parser.add_argument("--url", help="address of a running ComfyUI with this pack (default: start one)")
     options = parser.parse_args()
     chosen = [shot for shot in SHOTS if not options.names or shot.name in options.names]
     from playwright.sync_api import sync_playwright
@@ -151,7 +153,7 @@ def main() -> int:
             editor = Editor(context.new_page(), server, vue=True).open()
             for name, shots in by_graph(chosen):
                 editor.load(WORKFLOWS / f"{name}.json").queue()
-                editor.page.wait_for_timeout(1000)  # pictures of the run are still on their way
+                editor.page.wait_for_timeout(1000)  # wait for the images of the run to load
                 for shot in shots:
                     keep(take(editor, shot), shot.path)
     finally:

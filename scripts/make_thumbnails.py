@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Make the pictures of templates that show a before and an after, by running their graphs. scripts/demo_card.py makes the others.
+"""Make the template thumbnails that show before and after, by running the graphs. scripts/demo_card.py makes the others.
 
-.host/venv/bin/python scripts/make_thumbnails.py      # with --url, ask a running ComfyUI instead of starting one
+.host/venv/bin/python scripts/make_thumbnails.py      # with --url, use a running ComfyUI instead of starting one
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from scripts.comfy_server import ComfyServer
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = ROOT / "workflows"
-SIDE, GAP = 196, 8  # pixels of one picture, and between two
+SIDE, GAP = 196, 8  # side of one image in pixels, and the gap between two
 
-# Graph -> titles of the nodes whose pictures are shown. Graphs of the same name for other models get the same picture.
+# Graph -> titles of the nodes whose images are used. The same graph for other models gets the same thumbnail.
 SHOWN = {
     "regional_prompts_demo": ("First picture", "Second picture"),
     "regional_one_pass_demo": ("Plain picture", "Picture"),
@@ -33,7 +33,7 @@ SHOWN = {
 
 
 def thumbnail(server: ComfyServer, name: str) -> bytes:
-    """The first picture of each of the nodes, side by side, as JPEG."""
+    """The first image of each node, side by side, as JPEG."""
     from PIL import Image
 
     prompt = demo.load_graph(WORKFLOWS / "api" / f"{name}.json")
@@ -62,8 +62,10 @@ def server_at(url: str | None) -> Iterator[ComfyServer]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the pictures of templates that show a before and an after.")
-    parser.add_argument("--url", help="a running ComfyUI that has the pack, on this machine (else one is started)")
+    parser = argparse.ArgumentParser(description="Make the template thumbnails that show before and after.")
+    parser.add_argument(
+        "--url", help="address of a running ComfyUI with this pack, on this machine (default: start one)"
+    )
     with server_at(parser.parse_args().url) as server:
         for name in SHOWN:
             content = thumbnail(server, name)

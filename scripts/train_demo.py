@@ -1,10 +1,10 @@
-"""Train the bundled demo model on scenes it draws itself.
+"""Train the bundled demo model on scenes that this script draws.
 
     python scripts/train_demo.py                      the full recipe (about two hours on two cores)
     python scripts/train_demo.py --resume             continue after an interruption
-    python scripts/train_demo.py --steps 20 --smoke   check that everything runs, write nothing into the pack
+    python scripts/train_demo.py --steps 20 --smoke   check that everything runs, without changing the pack
 
-Run it with the interpreter of a ComfyUI installation; ``COMFYUI_DIR`` or ``.host`` says where the host is.
+Run it with ComfyUI's interpreter. ComfyUI is in ``COMFYUI_DIR`` or ``.host``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def vocabulary(scenes) -> list[int]:
 
 
 class TextEncoder(nn.Module):
-    """The host's CLIP text model, run so that gradients flow (the host adds residuals in place), over a compact table."""
+    """ComfyUI's CLIP text model with a small embedding table. ComfyUI's forward adds residuals in place and blocks gradients."""
 
     def __init__(self, demo_model, ids: list[int]) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ def initialise(unet: nn.Module, text: nn.Module) -> None:
     for module in [*unet.modules(), *text.modules()]:
         for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
             if isinstance(module, kind):
-                kind.reset_parameters(module)  # the host's own classes skip this, to load faster
+                kind.reset_parameters(module)  # ComfyUI's own classes skip this to load faster
         if isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, 0, 0.3)
     embeddings = text.body.embeddings
     nn.init.normal_(embeddings.position_embedding.weight, 0, 0.1)
-    # Residual branches start silent, so that the first steps see an identity.
+    # Residual branches start at zero, so that each block is an identity at first.
     for name, module in unet.named_modules():
         if name.endswith(("out_layers.3", "proj_out", "out.2")):
             nn.init.zeros_(module.weight)
@@ -88,13 +88,13 @@ def initialise(unet: nn.Module, text: nn.Module) -> None:
 
 
 class Optimiser:
-    """Muon for the matrices inside the networks (convolutions count as matrices), AdamW for all else.
+    """Muon for the matrices inside the networks (convolutions count as matrices), AdamW for the rest.
 
-    Muon gives every direction of a weight the same share of a step. Here it needs half as many steps as AdamW alone.
+    Muon gives every direction of a weight the same step size. Here it needs half as many steps as AdamW alone.
     """
 
     def __init__(self, live: nn.ModuleDict) -> None:
-        # Muon takes matrices only. These are the very numbers of the weights, in another shape.
+        # Muon takes only matrices. These share memory with the weights and only have another shape.
         self.matrices: list[tuple[nn.Parameter, Tensor]] = []
         others = []
         for name, weight in live.named_parameters():
@@ -103,7 +103,7 @@ class Optimiser:
             else:
                 self.matrices.append((weight, self._matrix(weight.data)))
         flat = [matrix for _, matrix in self.matrices]
-        # Its steps are brought to the size that AdamW's have, so that one rate serves both.
+        # Scale its steps to the size of AdamW's, so that one learning rate works for both.
         self.muon = torch.optim.Muon(flat, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
         self.adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
 
@@ -118,7 +118,7 @@ class Optimiser:
             optimiser.param_groups[0]["lr"] = share * rate
         for weight, matrix in self.matrices:
             if weight.grad is not None:
-                # A gradient may be stored otherwise than its weight.
+                # A gradient may have another memory layout than its weight.
                 matrix.grad = self._matrix(torch.empty_like(weight).copy_(weight.grad))
         self.muon.step()
         self.adam.step()
@@ -156,13 +156,13 @@ class Trainer:
         self.step = 0
 
     def batch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
-        """Latents as they should be, latents to put noise on, and captions.
+        """Target latents, latents to add noise to, and captions.
 
-        The two differ while the model learns to mend: then something is painted wrongly in each of the latter.
+        The two kinds of latents differ in the repair stage: then the second kind contains one wrong object each.
         """
-        # Seeded by the step, so that a resumed run sees the pictures that an uninterrupted one would have seen.
+        # Seeded by the step, so that a resumed run uses the same images as an uninterrupted one.
         rng = np.random.default_rng([self.options.seed, step])
-        # A thing alone teaches its shape soonest, because nothing else has to be told apart from it.
+        # Scenes with a single object teach shapes fastest, because there is nothing to confuse it with.
         drawn = [self.scenes.draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
         captions = [scene.caption if rng.random() >= 0.1 else "" for scene in drawn]
         latents = self.encode([scene.image for scene in drawn])
@@ -180,10 +180,10 @@ class Trainer:
     def loss(self, step: int) -> Tensor:
         latents, seen, captions = self.batch(step)
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
-        # One draw per equal slice of the schedule: less variance than independent draws.
+        # One draw per equal slice of the schedule has less variance than independent draws.
         slices = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
-        # Two thirds of the draws from where places are seen and shapes are settled, 40 to 90 percent of the schedule; while
-        # mending, a fifth from the beginning of sampling, where colours are.
+        # Two thirds of the draws come from 40 to 90 percent of the schedule, where positions are visible and shapes settle.
+        # In the repair stage, a fifth comes from the start of sampling, where colours settle.
         levels = (
             ((0, 0.22, 0.80, 1), (0, 0.4, 0.85, 1)) if self.mending(step) else ((0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
         )
@@ -195,19 +195,19 @@ class Trainer:
             wrong = (torch.rand(len(latents), generator=generator) < WRONG) & (torch.from_numpy(share) > MENDED)
             seen = torch.where(wrong.view(-1, 1, 1, 1).to(self.device), seen, latents)
         noisy = alpha * seen + sigma * noise
-        # What is painted wrongly counts as noise.
+        # The wrong object counts as noise.
         target = alpha * (noisy - alpha * latents) / sigma - sigma * latents
         with torch.autocast(self.device.type, torch.bfloat16):
             context = self.text(self.text.tokens(captions).to(self.device))
             guess = self.unet(noisy, t.float(), context=context)
-        # Weighted by alpha: at high noise most of the error is chance.
+        # Weighted by alpha, because at high noise most of the error is random.
         smooth, details = (alpha * (guess.float() - target) ** 2).split((3, 9), 1)
         return (smooth.mean() + details.mean()) / 2
 
     def rate(self, step: int) -> float:
-        """Rises, stays, and falls to nothing over the last part; so a run can be made longer while it stays.
+        """The learning rate: it warms up, stays constant, and falls to zero over the last part.
 
-        While mending it rises once more, and falls at once.
+        While it is constant, a run can still be made longer. In the repair stage it warms up again and falls at once.
         """
         total = self.options.steps
         if self.mending(step):
@@ -256,7 +256,7 @@ class Trainer:
         for name, value in text.body.state_dict().items():
             if name != "embeddings.token_embedding.weight":
                 tensors[f"text.text_model.{name}"] = value
-        # Not trained (nothing uses the pooled output); the host's class expects it.
+        # Not trained, because nothing uses the pooled output, but ComfyUI's class expects it.
         tensors["text.text_projection.weight"] = torch.eye(self.demo_model.WIDTH)
         tensors["text.token_rows"] = text.body.embeddings.token_embedding.weight.detach()
         half = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}
@@ -268,32 +268,35 @@ class Trainer:
         )
 
 
-# Of the rate, what AdamW's weights get; and the share of all steps over which the rate falls.
+# AdamW's learning rate as a fraction of Muon's, and the fraction of all steps over which the rate falls.
 ADAM_SHARE, COOLING = 0.5, 0.4
-# While mending: the share of the rate, how many pictures have something wrong in them, and the level above which.
+# The repair stage: its learning rate as a fraction, the fraction of images with a wrong object, and the noise level above
+# which they are used.
 MEND_RATE, WRONG, MENDED = 0.4, 0.4, 0.45
 RECIPE = ("steps", "mend", "batch", "rate", "warmup", "average", "seed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=6000, help="steps of the main training")
     parser.add_argument(
-        "--mend", type=int, default=1500, help="further steps, that teach to mend what is painted wrongly"
+        "--mend", type=int, default=1500, help="steps of the repair stage, which follows the main training"
     )
-    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=12, help="scenes per step")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (see Optimiser)")
-    parser.add_argument("--warmup", type=int, default=100)
+    parser.add_argument("--warmup", type=int, default=100, help="warm-up steps of the learning rate")
     parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=ROOT / "training", help="checkpoints and stages")
-    parser.add_argument("--stages", type=int, default=500, help="keep the weights every so many steps")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo" / "goca_demo.safetensors")
-    parser.add_argument("--until", type=int, help="stop early at this step, to resume later")
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--smoke", action="store_true", help="write into the folder only, never into the pack")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--folder", type=Path, default=ROOT / "training", help="folder for checkpoints and stages")
+    parser.add_argument("--stages", type=int, default=500, help="save the weights every STAGES steps")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "demo" / "goca_demo.safetensors", help="file for the final weights"
+    )
+    parser.add_argument("--until", type=int, help="stop at this step, to resume later")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--smoke", action="store_true", help="write the final weights to --folder instead of --output")
     options = parser.parse_args()
-    boot("--use-pytorch-cross-attention")  # the host's own kernel for a CPU has no gradients
+    boot("--use-pytorch-cross-attention")  # ComfyUI's own attention for CPUs has no gradients
     trainer = Trainer(options)
     checkpoint = options.folder / "checkpoint.pt"
     if options.resume and checkpoint.is_file():
@@ -307,7 +310,7 @@ def main() -> None:
     while trainer.step < last:
         trainer.losses.append(trainer.advance())
         if not math.isfinite(trainer.losses[-1]):
-            sys.exit(f"The loss at step {trainer.step} is not a number; start again with a lower --rate.")
+            sys.exit(f"The loss at step {trainer.step} is not finite. Start again with a lower --rate.")
         if trainer.step % 20 == 0 or trainer.step == last:
             each = (time.time() - start) / (trainer.step - first)
             print(
@@ -322,7 +325,7 @@ def main() -> None:
     trainer.save_checkpoint(checkpoint)
     (options.folder / "loss.json").write_text(json.dumps([round(loss, 5) for loss in trainer.losses]))
     if last < whole:
-        print(f"stopped at step {trainer.step}; go on with --resume", flush=True)
+        print(f"stopped at step {trainer.step}; continue with --resume", flush=True)
         return
     output = options.folder / "smoke.safetensors" if options.smoke else options.output
     trainer.export(output)
