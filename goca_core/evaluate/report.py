@@ -1,4 +1,4 @@
-"""What a run found: the table, the file of all figures, and sheets of the best, the median and the worst pictures."""
+"""The results of a run: the table, the file with all figures, and sheets of the best, median and worst images."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def results(methods: Sequence[Method], dataset: Dataset, log: ResultsLog) -> dic
 def table(found: Mapping[str, Any]) -> str:
     """A Markdown row for each method; the first column, the same in all rows, says what the run was about."""
     lines = [
-        "| run | method | rule | mIoU untuned | best mIoU | at theta | pixel accuracy | pictures |",
+        "| run | method | rule | mIoU untuned | best mIoU | at theta | pixel accuracy | images |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, method in found["methods"].items():
@@ -152,7 +152,7 @@ def skipped(found: Mapping[str, Any]) -> str:
         return ""
     total = sum(kinds.values())
     which = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"{total} of {total + found['pictures']} pictures were left out ({which})."
+    return f"{total} of {total + found['pictures']} images were skipped ({which})."
 
 
 def unnamed(found: Mapping[str, Any]) -> str:
@@ -161,7 +161,7 @@ def unnamed(found: Mapping[str, Any]) -> str:
     if not classes:
         return ""
     which = ", ".join(f"{name} in {count}" for name, count in classes.items())
-    return f"Prompts without words for a class of the picture, which then counts as not found: {which}."
+    return f"Classes in an image that its prompt does not name count as not found: {which}."
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def sheet(shown: Sequence[tuple[Prediction, float]], names: Sequence[str], side:
         present = sorted({*np.unique(one.truth).tolist(), *np.unique(one.prediction).tolist()} - {-1, 0})
         grey = picture.convert("L").convert("RGB")  # so that colours mean classes alone
         tiles += [picture, *(_tinted(grey, labels, present, names) for labels in (one.truth, one.prediction))]
-        captions += [one.key, "truth", f"predicted, mIoU {100 * miou:.1f}"]
+        captions += [one.key, "ground truth", f"predicted, mIoU {100 * miou:.1f}"]
     return contact_sheet(tiles, captions, columns=3)
 
 

@@ -171,7 +171,7 @@ def test_something_wrong_is_left_out_and_counted(
     voc.picture(KEYS["voc"][1]).write_bytes(b"no picture")
     voc.label(KEYS["voc"][2]).unlink()
     assert evaluate(voc, tmp_path / "out", "--skip-errors") == 0
-    assert "2 of 3 pictures were left out (1 missing, 1 unreadable)." in capsys.readouterr().err
+    assert "2 of 3 images were skipped (1 missing, 1 unreadable)." in capsys.readouterr().err
     found = json.loads((tmp_path / "out" / run.RESULTS).read_text("utf-8"))
     assert found["pictures"] == 1
     assert {one["key"] for one in found["skipped"]} == set(KEYS["voc"][1:])

@@ -93,7 +93,7 @@ def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
     assert found["pictures"] == 2
     assert found["skipped_by_kind"] == {"missing": 1, "size": 1}
     assert found["skipped"][0] == {"key": "third", "kind": "missing", "error": "third.png is missing"}
-    assert report.skipped(found) == "2 of 4 pictures were left out (1 missing, 1 size)."
+    assert report.skipped(found) == "2 of 4 images were skipped (1 missing, 1 size)."
     assert report.skipped(results(tmp_path / "whole")) == ""
 
 
@@ -103,7 +103,7 @@ def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
         one.add(Record(key, {"goca": cells(np.zeros((2, 2, 2), np.int64), TRUTH, 3, -1)}, unnamed=classes))
     found = report.results([METHOD], Four(), ResultsLog(one.path, {"settings": {}}))
     assert found["unnamed"] == {"dog": 2, "cat": 1}
-    assert report.unnamed(found).endswith("which then counts as not found: dog in 2, cat in 1.")
+    assert report.unnamed(found).endswith("does not name count as not found: dog in 2, cat in 1.")
     assert report.unnamed(results(tmp_path / "whole")) == ""
 
 

@@ -143,7 +143,7 @@ def test_a_class_without_words_in_the_prompt_is_counted(
     assert main([*out, *captions, "--methods", "goca"]) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert found["unnamed"] == {"cat": 6} and found["methods"]["goca"]["best"]["miou"] == 0.0
-    said = "Prompts without words for a class of the picture, which then counts as not found: cat in 6."
+    said = "Classes in an image that its prompt does not name count as not found: cat in 6."
     assert said in capsys.readouterr().err and said in (tmp_path / "out" / "results.md").read_text("utf-8")
 
 
