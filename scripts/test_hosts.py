@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from scripts import host as provider
-from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, SetupError, Host, Release, say
+from scripts.host import ROOT, STORE, TEST_REQUIREMENTS, Host, Release, SetupError, say
 
 STAMP = "goca-stamp.txt"
 

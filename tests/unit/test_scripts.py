@@ -132,7 +132,7 @@ def test_a_damaged_archive_is_noticed(
     monkeypatch.setattr(provider, "run_pip", download)
     monkeypatch.setattr(provider, "_tool_python", lambda: Path(sys.executable))
     release.archive.write_bytes(b"something else")
-    with pytest.raises(provider.HostError, match="wrong sha256"):
+    with pytest.raises(provider.SetupError, match="wrong sha256"):
         provider.provide_release(release, tmp_path / "tree")
     assert not release.archive.exists() and not (tmp_path / "tree").exists()
 
