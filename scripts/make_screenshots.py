@@ -97,16 +97,16 @@ def take(editor: Any, shot: Shot) -> bytes:
     if not shot.kind:
         editor.page.evaluate(FIT)
         editor.page.wait_for_timeout(1000)  # the view is animated
-        return cut(editor, editor.page.evaluate(GRAPH))
+        return crop(editor, editor.page.evaluate(GRAPH))
     node = editor.centre(shot.kind, shot.title)
     if shot.show:
         editor.look_at(shot.kind, shot.title).query_selector("select").select_option(shot.show)
     editor.page.mouse.move(5, 5)
     editor.settle()
-    return make_masks(editor, node.evaluate(BOX))
+    return crop(editor, node.evaluate(BOX))
 
 
-def make_masks(editor: Any, box: dict[str, float]) -> bytes:
+def crop(editor: Any, box: dict[str, float]) -> bytes:
     clip = {
         "x": box["x"] - EDGE,
         "y": box["y"] - EDGE,

@@ -199,7 +199,7 @@ class Probe:
     def _take_feature(self, _module: nn.Module, _args: Any, out: Tensor) -> None:
         call, first = self.calls[-1], self._layout.before
         height, width = (-(-side // self.plan.patch) for side in call.size)
-        if self.plan.blocks[0].text.sequence_first:
+        if self.plan.blocks[0].cross_attn.sequence_first:
             out = out.transpose(0, 1)
         small = self.plan.blocks[0].level == 0 and out.shape[1] >= call.frames * height * width
         call.feature = out[:, first : first + call.frames * height * width].clone() if small else out.clone()

@@ -84,7 +84,7 @@ def test_an_exception_leaves_the_model_clean(name: str) -> None:
         if count_hooks(built.model) > 2:  # the recorder's are on
             raise KeyboardInterrupt("in the middle")
 
-    handle = blocks_of(built.model).blocks[-1].text.out.register_forward_pre_hook(fail)
+    handle = blocks_of(built.model).blocks[-1].cross_attn.out.register_forward_pre_hook(fail)
     with pytest.raises(KeyboardInterrupt, match="in the middle"):
         work.run(recording)
     handle.remove()

@@ -140,7 +140,7 @@ def test_an_exception_inside_a_block_leaves_the_model_clean(error: type[BaseExce
     built = tiny.build("sd15")
     recording, recorder = record(built.model, Window())
     work = job(built)
-    block = blocks_of(built.model).blocks[3].text.out
+    block = blocks_of(built.model).blocks[3].cross_attn.out
 
     def fail(_module: Any, _args: Any) -> None:
         if count_hooks(built.model) > 2:  # the recorder's are on

@@ -125,7 +125,7 @@ def test_another_thread_is_not_recorded() -> None:
             thread.start()
             thread.join()
 
-    handle = blocks_of(built.model).blocks[2].text.out.register_forward_pre_hook(in_between)
+    handle = blocks_of(built.model).blocks[2].cross_attn.out.register_forward_pre_hook(in_between)
     try:
         latent = work.run(recording)["samples"]
     finally:
