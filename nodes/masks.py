@@ -11,7 +11,8 @@ from ..goca_core.picture.batch import draw, flatten, to_show
 from ..goca_core.picture.colours import tables
 from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks
 from ..goca_core.words.text import STOP_WORDS
-from . import look, parts, types
+from . import inputs, types
+from . import ui as browser
 
 
 class MaskFromTokens(io.ComfyNode):
@@ -47,7 +48,7 @@ class MaskFromTokens(io.ComfyNode):
                     # The browser colours words before there are masks. The colours come with the node definition.
                     extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
                 ),
-                parts.background_phrases(),
+                inputs.background_phrases(),
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
@@ -70,8 +71,8 @@ class MaskFromTokens(io.ComfyNode):
                         "soft."
                     ),
                 ),
-                parts.theta(),
-                parts.propagation(),
+                inputs.theta(),
+                inputs.propagation(),
                 io.Float.Input(
                     "smooth",
                     default=0.0,
@@ -126,7 +127,7 @@ class MaskFromTokens(io.ComfyNode):
                         "From Prompt Words. Needed only for a prompt that was not encoded with Encode Prompt (GoCA)."
                     ),
                 ),
-                parts.remove_small(optional=True),
+                inputs.remove_small(optional=True),
                 io.Boolean.Input(
                     "fill_holes",
                     default=False,
@@ -146,7 +147,7 @@ class MaskFromTokens(io.ComfyNode):
                         "so on. The frames of a video count as images."
                     ),
                 ),
-                *parts.background_and_labels(),
+                *inputs.background_and_labels(),
             ],
             has_intermediate_output=True,
         )
@@ -186,7 +187,7 @@ class MaskFromTokens(io.ComfyNode):
         )
         scoring = as_scoring(source)
         result = make_masks(scoring, request, words, each_word=True)
-        shown = look.masks(result, scoring, words)
+        shown = browser.masks(result, scoring, words)
         return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui=shown)
 
 
@@ -252,5 +253,5 @@ class Overlay(io.ComfyNode):
     def execute(cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None) -> io.NodeOutput:
         found = to_show(image, source, labels, words)
         pictures = draw(image, found, opacity)
-        shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **look.overlay(image, found)}
+        shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **browser.overlay(image, found)}
         return io.NodeOutput(pictures, ui=shown)

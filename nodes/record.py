@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..goca_core.capture.recorder import record
 from ..goca_core.capture.window import Window
-from . import options, types
+from . import inputs, types
 
 
 class RecordAttention(io.ComfyNode):
@@ -73,7 +73,7 @@ class RecordAttention(io.ComfyNode):
                         "intervals. Used only when window is percent."
                     ),
                 ),
-                *options.inputs(),
+                *inputs.recording(),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The recording model. Connect it to the sampler."),
@@ -102,7 +102,7 @@ class RecordAttention(io.ComfyNode):
             *record(
                 model,
                 chosen,
-                options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+                inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
             )
         )
 

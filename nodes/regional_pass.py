@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..goca_core.capture.regional.recorder import regional_pass
 from ..goca_core.picture.batch import flatten
 from ..goca_core.pipeline import MaskRequest
-from . import parts, types
+from . import inputs, types
 from .words import NO_CLIP
 
 
@@ -83,8 +83,8 @@ class RegionalPass(io.ComfyNode):
                     step=1.0,
                     tooltip="Width of the soft transition between regions, in pixels of the image. 0: hard edges.",
                 ),
-                parts.theta(),
-                parts.background_phrases(advanced=True),
+                inputs.theta(),
+                inputs.background_phrases(advanced=True),
                 io.Int.Input(
                     "evaluations",
                     default=2,
@@ -96,8 +96,8 @@ class RegionalPass(io.ComfyNode):
                         "are used."
                     ),
                 ),
-                parts.propagation(advanced=True),
-                parts.remove_small(),
+                inputs.propagation(advanced=True),
+                inputs.remove_small(),
                 io.Boolean.Input(
                     "fill_holes",
                     default=False,
@@ -184,7 +184,7 @@ class CollectMasks(io.ComfyNode):
                         "so on. The frames of a video count as images."
                     ),
                 ),
-                *parts.background_and_labels(),
+                *inputs.background_and_labels(),
             ],
         )
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..goca_core.capture.segment import segment, sigmas_at, spread
-from . import options, types
+from . import inputs, types
 
 
 def _share(name: str, default: float, tooltip: str) -> io.Float.Input:
@@ -149,7 +149,7 @@ class SegmentImage(io.ComfyNode):
                         "Also evaluate the horizontally flipped image and average both results. Takes twice as long."
                     ),
                 ),
-                *options.inputs(),
+                *inputs.recording(),
             ],
             outputs=[
                 types.Attention.Output(
@@ -187,6 +187,6 @@ class SegmentImage(io.ComfyNode):
             flip=flip,
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
-            options=options.chosen(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+            options=inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..goca_core.capture import conditioning as tokens
-from . import look, types
+from . import types
+from . import ui as browser
 
 NO_CLIP = (
     "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
@@ -55,7 +56,7 @@ class EncodePrompt(io.ComfyNode):
             raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        return io.NodeOutput(tokens.attach(conditioning, words), ui=look.words(words))
+        return io.NodeOutput(tokens.attach(conditioning, words), ui=browser.words(words))
 
 
 class Words(io.ComfyNode):
@@ -93,4 +94,4 @@ class Words(io.ComfyNode):
         if clip is None:
             raise RuntimeError(NO_CLIP)
         words = tokens.word_map(clip, text)
-        return io.NodeOutput(words, ui=look.words(words))
+        return io.NodeOutput(words, ui=browser.words(words))

@@ -58,7 +58,7 @@ export class Viewer {
     this.canvas.addEventListener("blur", () => this.#moved(null));
   }
 
-  /** Show the result of a run: `view` as nodes/look.py makes it, `table` with the areas of the masks, if any. */
+  /** Show the result of a run: `view` as nodes/ui.py makes it, `table` with the areas of the masks, if any. */
   async open(view, table) {
     this.view = view;
     this.table = table;
