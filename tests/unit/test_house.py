@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,10 +27,6 @@ MATHS_MODULES = {"torch", "numpy", "einops", "scipy", "PIL", "kornia"}
 
 def python_files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
-
-
-def outside_capture() -> list[Path]:
-    return [path for path in python_files("goca_core") if not path.is_relative_to(ROOT / "goca_core" / "capture")]
 
 
 def relative(path: Path) -> str:
@@ -70,33 +66,46 @@ def may_open_models(path: Path) -> set[tuple[int, int, str]]:
     return {found for found in imports(parse(path), late=True) if found[1:] == (2, "capture.headless")}
 
 
-@pytest.mark.parametrize("path", outside_capture(), ids=relative)
-def test_only_capture_touches_the_host(path: Path) -> None:
-    depth = len(path.relative_to(ROOT / "goca_core").parts)
-    for line, level, module in sorted(set(imports(parse(path))) - may_open_models(path)):
-        where = f"{relative(path)}:{line}"
-        if level == 0:
-            assert module.split(".")[0] not in HOST_MODULES, f"{where} imports {module}"
-        else:
-            assert level <= depth, f"{where} reaches out of goca_core"
-            assert "capture" not in module.split("."), f"{where} imports capture, and the host with it"
+def none(wrong: Iterable[str]) -> None:
+    """All breaches of a rule at once."""
+    assert not (found := list(wrong)), "\n".join(["", *found])
 
 
-@pytest.mark.parametrize("path", python_files("goca_core"), ids=relative)
-def test_the_method_does_not_know_the_nodes(path: Path) -> None:
-    depth = len(path.relative_to(ROOT / "goca_core").parts)
-    for line, level, _ in imports(parse(path)):
-        assert level <= depth, f"{relative(path)}:{line} reaches out of goca_core"
+def test_only_capture_imports_comfyui() -> None:
+    paths = [path for path in python_files("goca_core") if not path.is_relative_to(ROOT / "goca_core" / "capture")]
+    assert paths
+    none(
+        f"{relative(path)}:{line} imports {module}"
+        for path in paths
+        for line, level, module in sorted(set(imports(parse(path))) - may_open_models(path))
+        if (module.split(".")[0] in HOST_MODULES if level == 0 else "capture" in module.split("."))
+    )
 
 
-@pytest.mark.parametrize("path", python_files("nodes"), ids=relative)
-def test_nodes_do_no_tensor_maths(path: Path) -> None:
-    tree = parse(path)
-    for line, level, module in imports(tree):
-        assert level or module.split(".")[0] not in MATHS_MODULES, f"{relative(path)}:{line} imports {module}"
-    for node in ast.walk(tree):
-        matmul = isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
-        assert not matmul, f"{relative(path)}:{node.lineno} multiplies matrices"
+def test_goca_core_does_not_know_the_nodes() -> None:
+    none(
+        f"{relative(path)}:{line} reaches out of goca_core"
+        for path in python_files("goca_core")
+        for line, level, _ in imports(parse(path))
+        if level > len(path.relative_to(ROOT / "goca_core").parts)
+    )
+
+
+def test_nodes_do_no_tensor_maths() -> None:
+    trees = {relative(path): parse(path) for path in python_files("nodes")}
+    assert trees
+    none(
+        f"{name}:{line} imports {module}"
+        for name, tree in trees.items()
+        for line, level, module in imports(tree)
+        if not level and module.split(".")[0] in MATHS_MODULES
+    )
+    none(
+        f"{name}:{node.lineno} multiplies matrices"
+        for name, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)
+    )
 
 
 def test_goca_core_imports_without_the_host() -> None:
@@ -157,47 +166,34 @@ def test_node_ids_are_ours_and_unique() -> None:
     assert all(re.fullmatch(r"GOCA_[A-Z][A-Za-z]+", node_id) for node_id in NODE_IDS)
 
 
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_node_has_a_help_page(node_id: str) -> None:
-    page = ROOT / "web" / "docs" / f"{node_id}.md"
-    assert page.is_file(), f"web/docs/{node_id}.md is missing"
-    assert len(page.read_text(encoding="utf-8")) > 200, "a help page says what the node is for and when to use it"
+def test_every_node_has_a_help_page_and_every_page_a_node() -> None:
+    """A page says what the node is for and when to use it, has a picture, and says what goes wrong."""
+    docs = ROOT / "web" / "docs"
+    assert {page.stem for page in docs.glob("*.md")} == set(NODE_IDS)
+    for node_id in NODE_IDS:
+        page, picture = (docs / f"{node_id}.md").read_text(encoding="utf-8"), docs / "images" / f"{node_id}.png"
+        assert len(page) > 200, node_id
+        assert f"](images/{picture.name})" in page, node_id
+        assert picture.is_file(), f"{picture.name} is missing: run scripts/make_screenshots.py"
+        assert picture.stat().st_size < 100_000, picture.name
+        assert "## What goes wrong" in page, node_id
 
 
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_help_page_has_a_picture_and_says_what_goes_wrong(node_id: str) -> None:
-    page = (ROOT / "web" / "docs" / f"{node_id}.md").read_text(encoding="utf-8")
-    picture = ROOT / "web" / "docs" / "images" / f"{node_id}.png"
-    assert f"](images/{picture.name})" in page
-    assert picture.is_file(), "run scripts/make_screenshots.py"
-    assert picture.stat().st_size < 100_000
-    assert "## What goes wrong" in page
+def test_every_node_is_in_a_workflow_and_in_a_test() -> None:
+    workflows, tests = text_of("workflows", ".json"), text_of("tests", ".py", ".json")
+    none(f"no graph in workflows/ shows {node_id}" for node_id in NODE_IDS if f'"{node_id}"' not in workflows)
+    none(f"no test names {node_id}" for node_id in NODE_IDS if not re.search(rf"\b{node_id}\b", tests))
 
 
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_node_is_in_a_workflow(node_id: str) -> None:
-    shown = f'"{node_id}"' in text_of("workflows", ".json")
-    assert shown, f"no graph in workflows/ shows {node_id}"
-
-
-@pytest.mark.parametrize("node_id", NODE_IDS)
-def test_node_is_in_a_test(node_id: str) -> None:
-    named = re.search(rf"\b{node_id}\b", text_of("tests", ".py")) is not None
-    assert named, f"no test names {node_id}"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "workflows").rglob("*.json")), ids=relative)
-def test_workflow_is_sound(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    json.loads(text)
-    # Names all in capitals are types of wires.
-    unknown = set(re.findall(r'"(GOCA_[A-Z]+[a-z][A-Za-z]*)"', text)) - set(NODE_IDS)
-    assert not unknown, f"{relative(path)} names nodes that are not there: {unknown}"
-
-
-@pytest.mark.parametrize("page", sorted((ROOT / "web" / "docs").glob("*.md")), ids=relative)
-def test_help_page_has_a_node(page: Path) -> None:
-    assert page.stem in NODE_IDS
+def test_workflows_are_sound() -> None:
+    paths = sorted((ROOT / "workflows").rglob("*.json"))
+    assert paths
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text)
+        # Names all in capitals are types of wires.
+        unknown = set(re.findall(r'"(GOCA_[A-Z]+[a-z][A-Za-z]*)"', text)) - set(NODE_IDS)
+        assert not unknown, f"{relative(path)} names nodes that are not there: {unknown}"
 
 
 # -- the papers --------------------------------------------------------------------------------------------------------
