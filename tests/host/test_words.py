@@ -23,6 +23,7 @@ from goca_core.words.text import fold
 from goca_core.words.word_map import WordMap, WordMapError
 
 from .older import need
+from .word_checks import check_wordless
 
 TOKENIZERS = {
     "clip-l": comfy.sd1_clip.SD1Tokenizer,
@@ -247,14 +248,8 @@ def test_escaped_and_nested_parentheses(sd1: Any) -> None:
     check_words(sd1, words.text, words)
 
 
-@pytest.mark.parametrize("text", ["", "   ", "\n", "()", "(,:1.2)", ",", "((("])
-def test_prompts_without_words(clip: Any, text: str) -> None:
-    words = tokens.word_map(clip, text)
-    check_words(clip, text, words)
-    assert words.content() == ()
-    assert words.rest([]) == []
-    with pytest.raises(PhraseError, match="has no words"):
-        words.find("cat")
+def test_prompts_without_words(clip: Any) -> None:
+    check_wordless(clip, lambda text, words: check_words(clip, text, words), "(,:1.2)")  # the weight is no word
 
 
 def test_embeddings_have_as_many_positions_as_vectors(folder: Path) -> None:

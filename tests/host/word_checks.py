@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 import sentencepiece
 import torch
 
+from goca_core.capture import tokens
+from goca_core.words.word_map import PhraseError, WordMap
 from goca_core.words.text import fold
-from goca_core.words.word_map import WordMap
 
 
 def t5_vocabulary() -> torch.Tensor:
@@ -30,6 +33,8 @@ VOCABULARY = [
     *("naïve", "cafe\u0301", "Straße", "кот", "고양이", "一只猫", "テーブル", "हिन्दी", "🙂", "❤️", "½", "ﬁne"),
     *("!", "...", "—", "“quoted”", "$5", "50%", "photorealistic", "antidisestablishmentarianism", "long_hair"),
 ]
+# Each way to have no word: nothing, spaces, a line break, punctuation, empty brackets, brackets that never close.
+WORDLESS = ("", " ", "\n", ",", "()", "(((")
 # What tokenizers put for what they do not know, or for a part of a character.
 _UNKNOWN = ("\ufffd", "<unk>", "⁇", "[UNK]")
 
@@ -57,3 +62,16 @@ def check(encoders: list[tuple[Any, list[Any]]], text: str, words: WordMap) -> N
     assert offset == words.length and named.isdisjoint((*words.special, *words.pad))
     others = [p.position for p in words.pieces if p.kind == "other"]
     assert sorted((*named, *words.special, *words.pad, *others)) == list(range(words.length))
+
+
+def check_wordless(clip: Any, checked: Callable[[str, WordMap], None], *more: str) -> None:
+    """Prompts without words (`more`: those of this text encoder alone) have a map, in which nothing is found.
+
+    `checked`: `check` for this text encoder.
+    """
+    for text in (*WORDLESS, *more):
+        words = tokens.word_map(clip, text)
+        checked(text, words)
+        assert words.content() == () and words.rest([]) == [], text
+        with pytest.raises(PhraseError, match="has no words"):
+            words.find("cat")
