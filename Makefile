@@ -27,13 +27,14 @@ unit: host ## run only the tests of the method (tests/unit)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
 
 # The nodes import goca_core relatively, because ComfyUI imports the pack. These links make it one package for mypy.
-check: host $(CHECK)/done ## check lint, formatting, types (web/js too, if npm is installed) and the registry's rules
+check: host $(CHECK)/done ## check lint, formatting, types, who imports whom (web/js too, if npm is installed) and the registry's rules
 	$(CHECK)/ruff check .
 	$(CHECK)/ruff format --check .
 	@mkdir -p .host/types/goca_pack
 	@for part in __init__.py goca_core nodes; do ln -sfn "../../../$$part" ".host/types/goca_pack/$$part"; done
 	$(MYPY) -p scripts
 	cd .host/types && "$(CURDIR)"/$(MYPY) -p goca_pack.goca_core -p goca_pack.nodes
+	cd .host/types && PYTHONPATH=. "$(CURDIR)"/$(CHECK)/lint-imports "$(CURDIR)/pyproject.toml"
 	$(PYTHON) scripts/check_browser_types.py $(CHECK)/../js
 	$(PYTHON) scripts/check_registry.py $(CHECK)/comfy
 

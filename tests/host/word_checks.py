@@ -11,9 +11,9 @@ import pytest
 import sentencepiece
 import torch
 
-from goca_core.capture import tokens
-from goca_core.words.word_map import PhraseError, WordMap
+from goca_core.capture import conditioning
 from goca_core.words.text import fold
+from goca_core.words.word_map import PhraseError, WordMap
 
 
 def t5_vocabulary() -> torch.Tensor:
@@ -70,7 +70,7 @@ def check_wordless(clip: Any, checked: Callable[[str, WordMap], None], *more: st
     `checked`: `check` for this text encoder.
     """
     for text in (*WORDLESS, *more):
-        words = tokens.word_map(clip, text)
+        words = conditioning.word_map(clip, text)
         checked(text, words)
         assert words.content() == () and words.rest([]) == [], text
         with pytest.raises(PhraseError, match="has no words"):
