@@ -1,11 +1,11 @@
 // Adds the panels to the pack's nodes, through ComfyUI's extension hooks.
 import { app } from "../../../scripts/app.js";
-import { faceOf, Masks, Overlay, Phrases, Prompt, Said, Words } from "./faces.js";
+import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
 
 const SAID = ["CollectAttention", "SegmentImage", "SaveAttention", "RegionalPrompt", "CollectMasks"].map((name) => `GOCA_${name}`);
 const FACES = {
-  ...Object.fromEntries(SAID.map((name) => [name, Said])),
+  ...Object.fromEntries(SAID.map((name) => [name, TextOutput])),
   [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
 };
 // Widgets that affect the panels, and the extra height of new nodes.
@@ -27,7 +27,7 @@ function refresh() {
   waiting = true;
   setTimeout(() => {
     waiting = false;
-    for (const node of allNodes()) faceOf(node)?.refresh();
+    for (const node of allNodes()) panelOf(node)?.refresh();
   });
 }
 
@@ -42,7 +42,7 @@ function follow(owner, method, after) {
 }
 
 function executed(node, output) {
-  faceOf(node)?.executed(output ?? {});
+  panelOf(node)?.executed(output ?? {});
   refresh();
 }
 
@@ -54,7 +54,7 @@ function nodeOf(key) {
 }
 
 app.registerExtension({
-  name: "goca.faces",
+  name: "goca.panels",
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!FACES[nodeData.name]) return;
@@ -65,7 +65,7 @@ app.registerExtension({
     // The classic renderer draws the image preview of a node here.
     const draw = nodeType.prototype.onDrawBackground;
     nodeType.prototype.onDrawBackground = function (...given) {
-      if (!faceOf(this)?.view) draw?.apply(this, given);
+      if (!panelOf(this)?.view) draw?.apply(this, given);
     };
   },
 

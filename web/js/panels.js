@@ -9,10 +9,10 @@ import { estimate, including, isDynamic, owners, without } from "./words.js";
 const KEPT = "goca_view"; // the node property that holds the viewer's settings
 const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
 
-const faces = new WeakMap();
+const panels = new WeakMap();
 
-export function faceOf(node) {
-  return faces.get(node);
+export function panelOf(node) {
+  return panels.get(node);
 }
 
 /** Whether words found by a run still belong to the text of a prompt node. */
@@ -55,7 +55,7 @@ class Known {
   constructor(node, tables) {
     this.node = node;
     this.tables = tables;
-    faces.set(node, this);
+    panels.set(node, this);
   }
 
   executed(output) {
@@ -89,10 +89,10 @@ export class Words extends Known {
 }
 
 /** The text output of a node. */
-export class Said extends Text {
+export class TextOutput extends Text {
   constructor(node) {
     super(node);
-    faces.set(node, this);
+    panels.set(node, this);
   }
 
   refresh() {}
@@ -140,7 +140,7 @@ export class Phrases {
     this.node = node;
     this.tables = tables;
     this.empty = empty;
-    faces.set(node, this);
+    panels.set(node, this);
     this.chips = new Chips((index, joined) => this.#toggle(index, joined), look);
     this.panel = addPanel(node, "goca_phrases", height);
     this.panel.append(this.chips.element);
@@ -148,7 +148,7 @@ export class Phrases {
 
   /** The words of the prompt, and whether they are only estimated. */
   words() {
-    return promptsOf(this.node).map(faceOf).find(Boolean)?.words() ?? { words: [], guess: true };
+    return promptsOf(this.node).map(panelOf).find(Boolean)?.words() ?? { words: [], guess: true };
   }
 
   executed() {}
@@ -206,7 +206,7 @@ export class Masks extends Phrases {
   /** Show the last run, over the image of an Overlay node that shows the same masks, if there is one. */
   look() {
     const { masks } = this.view;
-    const views = overlaysOf(this.node).map((overlay) => faceOf(overlay)?.view);
+    const views = overlaysOf(this.node).map((overlay) => panelOf(overlay)?.view);
     const same = views.find((view) => view?.masks?.digest === masks.digest && view.picture.files.length === masks.files.length);
     this.viewer.open(same ? { ...this.view, picture: same.picture } : this.view, this.table);
   }
@@ -235,7 +235,7 @@ export class Overlay {
 
   constructor(node, tables) {
     this.node = node;
-    faces.set(node, this);
+    panels.set(node, this);
     this.viewer = new Viewer({ tables, settings: this.#settings(), empty: "The overlay appears here after a run." });
     this.panel = addPanel(node, "goca_overlay", 180);
     this.panel.append(this.viewer.element);
@@ -249,7 +249,7 @@ export class Overlay {
     this.node.hideOutputImages = true;
     this.viewer.open(view);
     const masks = inputNode(this.node, "source");
-    if (masks?.comfyClass === MASKS && faceOf(masks)?.view) faceOf(masks).look();
+    if (masks?.comfyClass === MASKS && panelOf(masks)?.view) panelOf(masks).look();
   }
 
   refresh() {
