@@ -1,8 +1,8 @@
-"""From a CLIP object of the host and a prompt to the word map of the conditioning that the host makes of them.
+"""Build the word map of a conditioning from ComfyUI's CLIP object and the prompt.
 
-The ids and their places are always the host's own (`clip.tokenize`: its chunks, options, weights and embeddings). What
-is worked out here only is which characters of the prompt each of them stands for, and that is checked id by id, so that
-a wrong map cannot come out silently. `readers` has a file for each kind of tokenizer.
+Token ids and positions always come from ComfyUI itself (`clip.tokenize`: its chunks, options, weights and embeddings).
+This module only finds out which characters of the prompt each token stands for. It checks that token by token, so a wrong
+map cannot pass unnoticed. `tokenizers` has one file per kind of tokenizer.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from ..words.word_map import WordMap, WordMapError
+from .families import FAMILIES
 from .tokenizers import TOKENIZERS
 from .tokenizers.t5 import ANIMA_LENGTH
 
 KEY = "goca_words"
-"""Where a conditioning's dictionary carries its word map."""
+"""The key under which a conditioning's dictionary carries its word map."""
 
-# What text encoders give beside the conditioning [B, ..., T, C], and how often the model puts it behind that: Hunyuan-DiT
-# mT5 after BERT, HiDream two layers of Llama after T5, HunyuanImage the letters of ByT5 after Qwen (HunyuanVideo 1.5
-# before it).
-_APPENDED = {"conditioning_mt5xl": 1, "conditioning_llama3": 2, "conditioning_byt5small": 1}
+# Text that models add to the conditioning [B, ..., T, C], as each family declares it: key -> how many copies.
+_ADDED = {key: copies for family in FAMILIES for key, copies in family.added_text.items()}
 
 
 def word_map(clip: Any, text: str) -> WordMap:
@@ -27,7 +26,8 @@ def word_map(clip: Any, text: str) -> WordMap:
     name = type(clip.tokenizer).__name__
     if name not in TOKENIZERS:
         raise WordMapError(
-            f"The words of a prompt cannot be located for the text encoder {name} yet; these can: {', '.join(TOKENIZERS)}."
+            f"Prompt words cannot be located for the text encoder {name} yet; use a model with one of these: "
+            f"{', '.join(TOKENIZERS)}."
         )
     return TOKENIZERS[name](clip, text)
 
@@ -40,14 +40,14 @@ def attach(conditioning: list[Any], words: WordMap) -> list[Any]:
 
 
 def length_of(cond: Any, extra: dict[str, Any]) -> int:
-    """Text tokens that the model sees of a conditioning entry: those of [B, T, C] and what else it appends to that."""
+    """Text tokens of a conditioning entry as the model sees them: those of [B, T, C] and those that it adds to them."""
     if extra.get("t5xxl_ids") is not None:
-        # Anima's language model is asked at the places of T5's tokens; they are filled up to a length.
+        # Anima gives one vector per T5 token and pads them to a fixed length.
         return max(ANIMA_LENGTH, int(extra["t5xxl_ids"].shape[-1]))
-    appended = ((extra[key], times) for key, times in _APPENDED.items() if extra.get(key) is not None)
-    return int(cond.shape[1] + sum(times * part.shape[-2] for part, times in appended))
+    added = ((extra[key], copies) for key, copies in _ADDED.items() if extra.get(key) is not None)
+    return int(cond.shape[1] + sum(copies * part.shape[-2] for part, copies in added))
 
 
 def attached(extra: dict[str, Any]) -> WordMap | None:
-    """The word map that a conditioning entry's dictionary carries."""
+    """The word map in a conditioning entry's dictionary, if it has one."""
     return extra.get(KEY)

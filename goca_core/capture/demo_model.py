@@ -1,7 +1,8 @@
-"""Build the bundled demo model from the host's own classes.
+"""Build the bundled demo model from ComfyUI's own classes.
 
-A small text-to-image diffusion model: the host's UNet over a wavelet code of 64x64 pictures, a two-layer causal text
-encoder behind the real CLIP tokenizer, SD's own noise schedule. Its weights are made by ``scripts/train_demo.py``.
+It is a small text-to-image diffusion model: ComfyUI's UNet over a wavelet code of 64x64 images, the real CLIP tokenizer
+with a two-layer causal text encoder, and the noise schedule of Stable Diffusion. ``scripts/train_demo.py`` trains its
+weights.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import comfy.utils
 from safetensors import SafetensorError, safe_open
 
 from ..demo.wavelet import WaveletCodec
-from .headless.host import DEMO_WEIGHTS
+from .headless.host import DEMO_WEIGHTS, weights
 
 WEIGHTS = DEMO_WEIGHTS
-WIDTH = 128  # of the text encoder, and so of the UNet's context
+WIDTH = 128  # of the text encoder, and so also of the UNet's context
 UNET = dict(
     image_size=32,
     in_channels=12,
@@ -58,7 +59,7 @@ TEXT = dict(
 
 
 class DemoLatent(comfy.latent_formats.LatentFormat):
-    """12 wavelet channels at half the picture's size; the first three are the small picture itself."""
+    """12 wavelet channels at half the image size; the first three are the image at that size."""
 
     latent_channels = 12
     spacial_downscale_ratio = 2
@@ -76,7 +77,7 @@ class DemoConfig(comfy.supported_models.SD15):
     latent_format = DemoLatent
 
     def inpaint_model(self) -> bool:
-        # The host takes any UNet of more than four input channels for an inpaint model; this one has twelve of its own.
+        # ComfyUI takes every UNet with more than four input channels for an inpaint model; this one has twelve of its own.
         return False
 
     def model_type(self, state_dict: dict, prefix: str = "") -> comfy.model_base.ModelType:
@@ -87,31 +88,31 @@ _TextModel = functools.partial(comfy.sd1_clip.SDClipModel, textmodel_json_config
 
 
 class DemoTextModel(comfy.sd1_clip.SD1ClipModel):
-    """The host's CLIP text model with this model's sizes."""
+    """ComfyUI's CLIP text model with this model's sizes."""
 
     def __init__(self, device: str = "cpu", dtype: Any = None, model_options: dict | None = None) -> None:
         super().__init__(device=device, dtype=dtype, model_options=model_options or {}, clip_model=_TextModel)
 
 
 def build_unet(dtype: Any, device: Any) -> Any:
-    """The host's BaseModel, weights not yet set."""
+    """ComfyUI's BaseModel, with weights not yet loaded."""
     config = DemoConfig(UNET)
     config.set_inference_dtype(dtype, None)
     return config.get_model({}, "", device=device)
 
 
-def _text_weights(weights: dict) -> dict:
-    """Put the trained rows of the token embedding back among all of CLIP's words; the others share the mean row."""
-    ids, rows = weights.pop("token_ids"), weights.pop("token_rows")
+def _text_weights(tensors: dict) -> dict:
+    """Expand the trained rows of the token embedding to CLIP's whole vocabulary; all other tokens get the mean row."""
+    ids, rows = tensors.pop("token_ids"), tensors.pop("token_rows")
     table = rows.float().mean(0, keepdim=True).to(rows.dtype).repeat(TEXT["vocab_size"], 1)
     table[ids.long()] = rows
-    weights["text_model.embeddings.token_embedding.weight"] = table
-    return {f"clip_l.transformer.{name}": value for name, value in weights.items()}
+    tensors["text_model.embeddings.token_embedding.weight"] = table
+    return {f"clip_l.transformer.{name}": value for name, value in tensors.items()}
 
 
 def _vae() -> Any:
-    # The host's VAE class chooses a network by the weights it is given; its pixel-space network comes closest (no
-    # weights, any size) and is then exchanged for the wavelet code.
+    # ComfyUI's VAE class chooses a network by its weights. The pixel-space network is the closest (no weights, any
+    # size); it is then replaced by the wavelet code.
     vae = comfy.sd.VAE(sd={"pixel_space_vae": WaveletCodec().scale[0]})
     vae.first_stage_model = WaveletCodec().eval().to(vae.vae_dtype)
     vae.patcher = comfy.model_patcher.ModelPatcher(
@@ -124,7 +125,7 @@ def _vae() -> Any:
 
 
 def is_demo(path: Path) -> bool:
-    """Whether a file holds weights of this model, such as a stage of its training."""
+    """Whether a file holds weights of this model, for example a training checkpoint."""
     if path.suffix != ".safetensors":
         return False
     try:
@@ -135,18 +136,10 @@ def is_demo(path: Path) -> bool:
 
 
 def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:
-    """MODEL, CLIP, VAE of the demo model.
-
-    Raises FileNotFoundError with one sentence when the weights are not there.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"The demo model's weights are missing: {path.name} should be in the pack's folder "
-            f"'{path.parent.name}'; install the pack again or train them with scripts/train_demo.py."
-        )
-    weights = comfy.utils.load_torch_file(str(path), safe_load=True)
+    """MODEL, CLIP, VAE of the demo model. Raises ComfyUIError when the weights are missing."""
+    tensors = comfy.utils.load_torch_file(str(weights(path)), safe_load=True)
     groups: dict[str, dict] = {"unet": {}, "text": {}}
-    for name, value in weights.items():
+    for name, value in tensors.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = value
     load_device = comfy.model_management.get_torch_device()

@@ -1,4 +1,4 @@
-"""The cache of finished runs, found again by the latent that they returned."""
+"""The finished-run cache: recordings are looked up by the latent that their run returned."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 Run = TypeVar("Run")
-# Enough for graphs with many samplers, bounded for long sessions.
+# Enough for graphs with many samplers, and bounded so that long sessions do not fill the memory.
 LIMIT = 8
 
 
 class FinishedRuns(Generic[Run]):
     """The last ``LIMIT`` runs.
 
-    They outlive their recorder: ComfyUI may forget a Record Attention node while it still remembers its sampler's result,
-    and then asks a new recorder for a run that will not be repeated. So a run is found by what it was asked for (``key``)
-    and by its latent.
+    Runs outlive their recorder. ComfyUI may drop the cached output of a Record Attention node but keep that of the
+    sampler; the new recorder is then asked for a run that is not repeated. So runs are found by the settings they were
+    recorded with (``key``) and by their latent.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class FinishedRuns(Generic[Run]):
         self._lock = threading.RLock()
 
     def add(self, key: Hashable, samples: Tensor, run: Run) -> None:
-        """Keep a run that returned ``samples``; the oldest makes way."""
+        """Keep a run that returned ``samples``; the oldest run is dropped if there are too many."""
         with self._lock:
             for mark in _fingerprints(samples):
                 self._runs.pop((key, mark), None)
@@ -40,13 +40,13 @@ class FinishedRuns(Generic[Run]):
                     del self._runs[name]
 
     def find(self, key: Hashable, samples: Tensor) -> Run | None:
-        """The run that was asked for ``key`` and returned ``samples``."""
+        """The run that was recorded with the settings ``key`` and returned ``samples``."""
         with self._lock:
             names = ((key, mark) for mark in _fingerprints(samples))
             return next((self._runs[name] for name in names if name in self._runs), None)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Drop all runs."""
         with self._lock:
             self._runs.clear()
 
@@ -55,7 +55,7 @@ class FinishedRuns(Generic[Run]):
 
 
 def _fingerprints(samples: Tensor) -> list[str]:
-    """Marks of a latent that survive a change of device and of precision: ComfyUI may hand out half precision."""
+    """Hashes of a latent that do not depend on device or precision: ComfyUI may hand it out in half precision."""
     marks = []
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         if samples.dtype not in (dtype, torch.float32, torch.float64):

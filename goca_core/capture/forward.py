@@ -1,8 +1,8 @@
-"""One recorded model call: which attention belongs to which layer, handed on to be reduced while the tensors are alive.
+"""Record one model call: match attention calls to layers and reduce them while their tensors are in memory.
 
-The override (or, where the host hides attention, a pass-through) sees queries, keys and values; hooks on the projections
-before and after say which layer they belong to. Results pass through untouched, and everything is undone when the call
-ends, however it ends.
+An override (or a pass-through, where ComfyUI's network does not call overrides) receives queries, keys and values. Hooks
+on the projections before and after the attention tell which layer they belong to. Results are not changed, and all hooks
+are removed when the call ends, even after an error.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .reduce.call import AttentionCall, bind, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
 from .reduce.spec import ReductionSpec
 
-# Who records the call that this thread is in: several may, each for itself. Hooks sit on modules that other threads may
-# be running too.
+# The recorders of the call that this thread is running; there may be several. Hooks are on modules that other threads may
+# run at the same time.
 _recording: contextvars.ContextVar[tuple[ForwardRecorder, ...]] = contextvars.ContextVar("goca_recording", default=())
 _Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 
@@ -34,9 +34,9 @@ _Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 class ForwardRecorder:
     """Recorder of a single model call.
 
-    ``conditionings``: key -> its rows and tokens. ``size``: height and width of the latent of this call. ``batch``: rows of
-    the call, of all conditionings together. ``frames``: of tokens, one after the other. ``given``: what else the network
-    is given. ``on_site`` is called for each attention site that has run.
+    ``conditionings``: key -> its rows and tokens. ``size``: height and width of this call's latent. ``batch``: rows of the
+    call, over all conditionings. ``frames``: frames of tokens, in sequence. ``given``: the network's other inputs.
+    ``on_site`` is called after each attention site has run.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ForwardRecorder:
         self._around = plan.references(given or {})
         # The site whose query projection has run and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
-        # Another node may compute attention in a site's place, perhaps by several calls of which only one counts.
+        # Another node may replace the attention of a site, perhaps with several calls of which only one is used.
         self._replaced = False
         self._pending: list[tuple[AttentionCall, Tensor, Mapping[str, Any]]] = []
         self._projected: dict[nn.Module | None, Tensor] = {}
@@ -70,7 +70,7 @@ class ForwardRecorder:
 
     @contextlib.contextmanager
     def installed(self, transformer_options: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Hooks on while the body runs; yields the options to pass to the model instead of the given ones."""
+        """Keep the hooks installed while the body runs; yields the transformer_options to pass to the model."""
         options = transformer_options.copy()
         options[OVERRIDE] = self._override(transformer_options.get(OVERRIDE))
         replaced = transformer_options.get("patches_replace", {})
@@ -82,10 +82,10 @@ class ForwardRecorder:
                 for site in block.sites:
                     handles.append(site.query.register_forward_pre_hook(self._opener(block, site)))
                     handles.append(site.out.register_forward_pre_hook(self._closer(block, site)))
-                handles += [module.register_forward_hook(self._keep) for module in self._kept(block)]
+                handles += [module.register_forward_hook(self._keep_output) for module in self._modules_to_keep(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":
                     handles.append(block.cross_attn.out.register_forward_hook(self._reference_hook(block)))
-            with watching(self._saw), _eager():
+            with watching(self._record_call), _eager():
                 yield options
         finally:
             _recording.reset(token)
@@ -95,9 +95,9 @@ class ForwardRecorder:
             self._pending.clear()
             self._projected.clear()
 
-    def _kept(self, block: Block) -> list[nn.Module]:
-        """Projections whose outputs are needed: the reference feature, and where another node replaces attention its
-        inputs, because no override is asked there."""
+    def _modules_to_keep(self, block: Block) -> list[nn.Module]:
+        """Projections whose outputs are needed: for the reference feature, and as the inputs of attention that another
+        node replaces, because overrides are not called there."""
         site, kept = block.cross_attn, []
         if block.name == self.plan.reference and self.plan.feature == "query":
             kept.append(site.query)
@@ -110,7 +110,7 @@ class ForwardRecorder:
     def _override(self, previous: Any) -> Any:
         def override(func: Any, *args: Any, **kwargs: Any) -> Any:
             out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
-            self._saw(args, kwargs, out)
+            self._record_call(args, kwargs, out)
             return out
 
         return override
@@ -121,14 +121,14 @@ class ForwardRecorder:
 
     @contextlib.contextmanager
     def _guarded(self, where: str) -> Iterator[None]:
-        """Recording must never cost the user a picture: what goes wrong here is told when the recording is collected."""
+        """Recording must never stop image generation: errors are kept and reported when the recording is collected."""
         try:
             yield
         except Exception as error:
             self.failure = f"{where}: {type(error).__name__}: {error}"
             self._pending.clear()
 
-    # -- whose attention it is ----------------------------------------------------------------------------------------
+    # -- matching attention calls to layers ---------------------------------------------------------------------------
 
     def _opener(self, block: Block, site: Site) -> _Hook:
         def hook(_module: nn.Module, _args: tuple[Any, ...]) -> None:
@@ -137,12 +137,12 @@ class ForwardRecorder:
 
         return hook
 
-    def _keep(self, module: nn.Module, _args: Any, out: Tensor) -> None:
+    def _keep_output(self, module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:
             self._projected[module] = out
 
-    def _saw(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        """An attention call; of this network if it comes between two projections of a site, and in this thread."""
+    def _record_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        """Take an attention call. It belongs to a site if it runs between the site's two projections, in this thread."""
         if not self._active or self._open is None or not isinstance(out, Tensor):
             return
         block, site = self._open
@@ -170,15 +170,15 @@ class ForwardRecorder:
         return hook
 
     def _take_replaced(self, block: Block, site: Site, pending: list[Any], used: Tensor) -> None:
-        # The call whose result is used, told by its memory; if there is none, the model's own view.
-        mine = (seen for seen in pending if seen[1].data_ptr() == used.data_ptr() and seen[1].shape == used.shape)
-        call, out, options = next(mine, (self._own_view(site), None, {}))
+        # The call whose result is used, recognised by its memory; if there is none, the model's own attention.
+        used_calls = (each for each in pending if each[1].data_ptr() == used.data_ptr() and each[1].shape == used.shape)
+        call, out, options = next(used_calls, (self._own_attention(site), None, {}))
         if call is not None:
             with self._guarded(f"the attention of layer {block.name}"):
                 self._take(block, site, call, out, options)
 
-    def _own_view(self, site: Site) -> AttentionCall | None:
-        """The attention that the network would have computed itself."""
+    def _own_attention(self, site: Site) -> AttentionCall | None:
+        """The attention call that the network would have made itself."""
         modules = (site.query, site.key, site.value)
         parts = [split_heads(self._projected[module], site.heads) for module in modules if module in self._projected]
         if len(parts) != 3:
@@ -191,20 +191,20 @@ class ForwardRecorder:
     def _take(
         self, block: Block, site: Site, call: AttentionCall, out: Tensor | None, options: Mapping[str, Any]
     ) -> None:
-        # Tiled self-attention (HyperTile) has more rows than the call; whose they are cannot be told.
+        # Tiled self-attention (HyperTile) has more rows than the call; they cannot be matched to conditionings.
         if call.q.shape[0] != self.batch:
             return
         if block.self_attn is None:
             if out is not None:
                 self._take_joint(block, call, out, options)
             return
-        before, behind = self._around
-        grid = self._grid(block, call.q.shape[2] - before - behind, options)
+        before, after = self._around
+        grid = self._grid(block, call.q.shape[2] - before - after, options)
         if grid is None:
             return
-        image = slice(before, call.q.shape[2] - behind)
+        image = slice(before, call.q.shape[2] - after)
         if site is block.self_attn:
-            # Merged tokens (ToMe) are no map of this picture; the layer goes unscored.
+            # Merged tokens (ToMe) do not form a map of this image; the layer gets no score.
             if call.k.shape[2] == call.q.shape[2]:
                 for cond in self._conds.values():
                     cond.take_self(block, call, grid, image)
@@ -219,17 +219,17 @@ class ForwardRecorder:
 
     def _take_joint(self, block: Block, call: AttentionCall, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
-        before, behind = self._around
-        references = sum(options.get("reference_image_num_tokens") or ()) + before + behind
+        before, after = self._around
+        references = sum(options.get("reference_image_num_tokens") or ()) + before + after
         for cond in self._conds.values():
             total, text, image = call.k.shape[2], cond.tokens.length, self.frames * grid[0] * grid[1]
             if total <= image:
-                continue  # the picture's own attention beside the joint one
+                continue  # self-attention of the image besides the joint attention
             spans = self.plan.spans(total, text, image, references)
             if spans is None:
                 self.unclear = (
-                    f"its attention is over {total} tokens, which are not the {text} of the prompt, the {image} of the picture "
-                    f"and {references} of reference pictures"
+                    f"its attention has {total} tokens instead of {text} for the prompt, {image} for the image and {references} for "
+                    "reference images"
                 )
                 continue
             spans = JointSpans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
@@ -242,7 +242,7 @@ class ForwardRecorder:
             if self._active:
                 grid, before = self.plan.grid(block.level, *self.size), self._around[0]
                 with self._guarded(f"the attention of layer {block.name}"):
-                    # Of a stream of pictures the one that is painted comes first, but for those that the family counts.
+                    # The generated image comes first in the image stream, after any reference images that the family counts.
                     self._take_reference(out[:, before : before + self.frames * grid[0] * grid[1]], grid)
 
         return hook
@@ -264,15 +264,15 @@ class ForwardRecorder:
         return None
 
     def results(self) -> dict[Any, CondRecording]:
-        """What was recorded, by conditioning."""
+        """The recordings, by conditioning."""
         return {key: cond.result() for key, cond in self._conds.items()}
 
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
-    """Compiled code calls neither overrides nor hooks; run the original while recording.
+    """Run the original code while recording: compiled code calls neither overrides nor hooks.
 
-    Asked for only when a compiler is loaded, because asking loads it, which takes seconds.
+    Only done when torch's compiler is already loaded, because setting the stance would load it, which takes seconds.
     """
     if "torch._dynamo" not in sys.modules:
         yield

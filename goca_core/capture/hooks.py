@@ -1,12 +1,13 @@
-"""What all nodes that follow a sampling run have in common: wrappers on a copy of a MODEL, and the run under way.
+"""Base classes for all nodes that follow a sampling run.
 
-`SamplingPatch` is what hangs on the MODEL, `SamplingRun` is one run of a sampler under it. A recorder, a regional pass and
-semantic guidance are such patches; each says what a run is and what becomes of its recorded calls.
+`SamplingPatch` puts wrappers on a copy of a MODEL; `SamplingRun` is one run of a sampler with that MODEL. Recorders,
+regional passes and semantic guidance are such patches. Each defines its kind of run and what it does with recorded calls.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -22,11 +23,12 @@ from .families.base import Plan
 from .forward import ForwardRecorder
 
 _lock = threading.RLock()
+_log = logging.getLogger("goca")
 
 
 @dataclass(frozen=True)
 class ModelCall:
-    """A call of the diffusion model: the latent [rows, C, ...], the transformer_options, what else it is given by name."""
+    """A call of the diffusion model: the latent [rows, C, ...], the transformer_options, and other named arguments."""
 
     model: Any
     x: Tensor
@@ -40,7 +42,7 @@ class ModelCall:
 
 
 class SamplingRun(ABC):
-    """One run of a sampler: opened before it, told of each evaluation, asked what to record of each model call.
+    """One run of a sampler. It is notified of each evaluation and decides what to record of each model call.
 
     ``tokens``: the conditionings that are recorded, by uuid, with the tokens to keep of each.
     """
@@ -54,34 +56,35 @@ class SamplingRun(ABC):
         self._family = ""
 
     def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
-        """The sampler asks for a prediction at this noise level."""
+        """Called before the sampler gets a prediction at this noise level."""
         self.sigma, self._seen = sigma, set()
 
     def end_evaluation(self) -> None:  # noqa: B027
-        """The prediction is made, or failed."""
+        """Called after the prediction, also if it failed."""
 
     @abstractmethod
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
-        """What records this call of the model; nothing where nothing of it is wanted."""
+        """The recorders for this model call; none if it is not recorded."""
 
     @abstractmethod
     def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
-        """Take what they recorded."""
+        """Take over what the recorders recorded."""
 
     def plan(self, model: Any) -> Plan:
-        """The plan of the running model, made once a run."""
+        """The plan of the running model, made once per run."""
         if self._plan is None:
             family = find_family(model)
-            # Every run asks for it, because another node may have put a function of its own into its place.
+            # Repeated in every run, because another node may have replaced the function since.
             passthrough.install(family.hidden)
             self._plan, self._family = family.plan(network_of(model)), family.name
         return self._plan
 
     def _main_rows(self, call: ModelCall) -> dict[Any, tuple[slice, Tokens]]:
-        """The rows of each conditioning that is wanted and was not seen yet in this evaluation.
+        """The rows of each conditioning that is to be recorded and was not recorded yet in this evaluation.
 
-        Other nodes run the model again within an evaluation (perturbed attention guidance and others); the first time that
-        a conditioning is seen is the main pass. A call that another node has cut up has no rows of known conditionings.
+        Other nodes call the model again within an evaluation (perturbed attention guidance, for example); the first call
+        with a conditioning is the main pass. If another node has split the batch, the rows cannot be matched to
+        conditionings and the result is empty.
         """
         uuids, size = call.options.get("uuids") or (), self.batch
         if call.x.ndim not in (4, 5) or call.x.shape[0] != size * len(uuids):
@@ -100,9 +103,9 @@ R = TypeVar("R", bound=SamplingRun)
 
 
 class SamplingPatch(ABC, Generic[R]):
-    """Hangs wrappers on a copy of a MODEL. Holds no model; several samplers may share it.
+    """Puts wrappers on a copy of a MODEL. It holds no model itself; several samplers may share it.
 
-    ``key``: a second patch under the same key takes the place of the first.
+    ``key``: a second patch with the same key replaces the first.
     """
 
     key: str
@@ -112,15 +115,15 @@ class SamplingPatch(ABC, Generic[R]):
 
     @abstractmethod
     def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> R:
-        """The run of a sampler that is about to begin."""
+        """A new run, for a sampler that is about to start."""
 
     def finish_run(self, run: R, samples: Tensor) -> None:
-        """A run came to its end and returned this latent. Not called for one that was interrupted or failed."""
+        """Called when a run is complete and has returned this latent; not if it was interrupted or failed."""
 
     def install(self, model: Any) -> Any:
         """A copy of a MODEL (ModelPatcher) with the wrappers.
 
-        Raises UnknownFamily for a kind of model whose attention cannot be recorded.
+        Raises UnknownFamily for a model whose attention cannot be recorded.
         """
         from comfy.patcher_extension import WrappersMP
 
@@ -138,7 +141,7 @@ class SamplingPatch(ABC, Generic[R]):
 
     @property
     def current(self) -> R | None:
-        """The run under way."""
+        """The run that is in progress."""
         return self._active[-1] if self._active else None
 
     # -- the wrappers -------------------------------------------------------------------------------------------------
@@ -154,6 +157,10 @@ class SamplingPatch(ABC, Generic[R]):
         **kwargs: Any,
     ) -> Tensor:
         run = self.open_run(executor.class_obj, noise, sigmas)
+        _log.debug(
+            "GoCA: %s opens a run over %d steps for a latent of size %s.",
+            type(self).__name__, len(sigmas) - 1, tuple(noise.shape),
+        )  # fmt: skip
         with _lock:
             self._active.append(run)
         try:
@@ -195,4 +202,5 @@ class SamplingPatch(ABC, Generic[R]):
         if run is not None and recorders:
             with _lock:
                 run.commit(recorders, call)
+            _log.debug("GoCA: %s recorded a model call at noise level %.3g.", type(self).__name__, run.sigma)
         return out

@@ -1,4 +1,4 @@
-"""What a recording keeps: chosen in a node, and handed through to the reduction as one object."""
+"""What a recording keeps: the choices made in a node, passed on to the reduction as one object."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..attention.record import Defaults
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
 
-# Limits of the grid on which layers are compared, in tokens, by the names that nodes offer; 0 = none.
+# Limits of the grid on which layers are compared, in tokens, by their names in the nodes; 0 = no limit.
 GRIDS = {"auto": 64 * 64, "32x32": 32 * 32, "full": 0}
 
 Methods = tuple[str, ...] | str
@@ -20,10 +20,10 @@ class RecordOptions:
     """What to keep of a sampling run.
 
     ``head_methods``, ``layer_methods``: "auto" keeps the family's own method and the plain average, "all" keeps every
-    one. ``full_affinity``: self-attention for propagation on the finest layer's grid. ``reference_channel0``: one channel
-    of the reference feature, as in the released code. ``grid_limit``: layers are compared on at most so many tokens; 0 =
-    on as many as there are; all frames of a video together get no more memory than one image. ``affinity_parts``: the
-    self-attention of each propagation layer as well, beside their mean.
+    method. ``full_affinity``: keep self-attention for propagation on the finest layer's grid. ``reference_channel0``: use
+    one channel of the reference feature, as the released code does. ``grid_limit``: compare layers on at most this many
+    tokens, 0 = no limit; all frames of a video together get no more memory than one image. ``affinity_parts``: also keep
+    the self-attention of each propagation layer, besides their mean.
 
     >>> RecordOptions(head_methods="all").heads(Defaults("average", "vanilla", "raw", 0))[:2]
     ('average', 'l2-norm')

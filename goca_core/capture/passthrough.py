@@ -1,12 +1,12 @@
-"""Seeing attention that the host hides.
+"""Record attention in networks that do not pass transformer_options to their attention calls.
 
-Most networks of the host hand the options of the model call on to every attention call, where an override may look.
-Some do not (PixArt, Hunyuan-DiT, ERNIE-Image): what they call is a name in their own module, so a pass-through is put
-behind that name. It calls what was there with the same arguments and returns the same result, always. Only when the
-thread it runs in is recording does it show them to the recorder, afterwards.
+Most of ComfyUI's networks pass the options of the model call to every attention call, so an override can record it.
+PixArt, Hunyuan-DiT and ERNIE-Image do not: they call a function by its name in their own module. A pass-through replaces
+the function under that name. It always calls the original with the same arguments and returns the same result. If its
+thread is recording, it then also gives the arguments and the result to the recorder.
 
-It is installed once in a process, when a model of such a family is first recorded, and stays: taking it away again could
-pull it from under another thread, or from under another node pack that has wrapped it in turn.
+It is installed once per process, when a model of such a family is first recorded, and is never removed: another thread
+may be using it, or another node pack may have wrapped it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-# What the attention calls of this thread are shown to: arguments, keyword arguments, result. Several may watch one call,
-# each for itself.
+# Called after each attention call of this thread with its arguments, keyword arguments and result. There may be several
+# watchers.
 Watcher = Callable[[tuple[Any, ...], dict[str, Any], Any], None]
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 OVERRIDE = "optimized_attention_override"
@@ -31,7 +31,7 @@ _lock = threading.Lock()
 
 
 class PassThrough:
-    """Stands behind a module's name for the attention function."""
+    """Replaces the attention function of a module."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -39,10 +39,10 @@ class PassThrough:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         out = self.function(*args, **kwargs)
-        # A compiler that follows the call finds nothing here that it could stumble over.
+        # A compiler that traces this call must not meet the code below.
         if not torch.compiler.is_compiling():
             watchers = _watchers.get()
-            # An override among the options has seen the call already.
+            # If the options hold an override, it has recorded the call already.
             if watchers and OVERRIDE not in (kwargs.get("transformer_options") or {}):
                 for watcher in watchers:
                     watcher(args, kwargs, out)
@@ -50,7 +50,7 @@ class PassThrough:
 
 
 def install(modules: Iterable[str]) -> None:
-    """Put pass-throughs into these modules of the host, where there are none yet."""
+    """Install pass-throughs in these ComfyUI modules, unless they are installed already."""
     with _lock:
         for module in map(importlib.import_module, modules):
             for name in _NAMES:
@@ -61,7 +61,7 @@ def install(modules: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Show ``watcher`` the hidden attention calls of this thread while the body runs."""
+    """Call ``watcher`` after each passed-through attention call of this thread while the body runs."""
     token = _watchers.set((*_watchers.get(), watcher))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Record attention while any sampler runs, and hand out the recordings by the latents that were made."""
+"""Record attention while any sampler runs, and look up the recordings by the latents that the runs returned."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ R = TypeVar("R", bound=RecordingRun)
 
 
 class RunRecorder(SamplingPatch[R]):
-    """A patch whose finished runs are found again by the latent that they returned.
+    """A patch whose finished runs can be looked up by the latent that they returned.
 
-    ``finished``: the cache of them, shared by all recorders of a kind.
+    ``finished``: the finished-run cache, shared by all recorders of this kind.
     """
 
     finished: ClassVar[FinishedRuns[Any]]
@@ -30,16 +30,16 @@ class RunRecorder(SamplingPatch[R]):
     @property
     @abstractmethod
     def asked(self) -> Hashable:
-        """What its runs are recorded for: recorders that ask for the same find each other's runs."""
+        """The settings of its recordings: recorders with the same settings find each other's runs."""
 
     def finish_run(self, run: R, samples: Tensor) -> None:
         run.close()
         self.finished.add(self.asked, samples, run)
 
     def find(self, samples: Tensor) -> R:
-        """The run that returned ``samples`` (the ``samples`` of a LATENT). Raises AttentionError when there is none."""
+        """The run that returned ``samples`` (of a LATENT). Raises AttentionError when there is none."""
         if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
-            raise AttentionError("This kind of latent (several latents in one) cannot be recorded; use an image model.")
+            raise AttentionError("A latent that holds several latents cannot be recorded; use an image model.")
         if samples.numel() == 0:
             size = "x".join(map(str, samples.shape))
             raise AttentionError(
@@ -52,7 +52,7 @@ class RunRecorder(SamplingPatch[R]):
 
 
 class Recorder(RunRecorder[RecordingRun]):
-    """What Record Attention hands out: it fills itself while samplers run, one recording for each run."""
+    """The recorder of Record Attention: while samplers run, it records the attention of each run."""
 
     key = "goca_record"
     finished = FinishedRuns()
@@ -74,18 +74,18 @@ class Recorder(RunRecorder[RecordingRun]):
         return RecordingRun(guider, noise.shape, sigmas, self.window, self.options)
 
     def collect(self, samples: Tensor, entry: int = 0) -> Attention:
-        """The recording of the run that returned ``samples`` (the ``samples`` of a LATENT).
+        """The recording of the run that returned ``samples`` (of a LATENT).
 
-        ``entry``: which positive conditioning, if several were combined. Raises AttentionError with one sentence when
-        nothing was recorded, saying why.
+        ``entry``: which positive conditioning, if several were combined. Raises AttentionError when nothing was recorded;
+        the message says why.
         """
         return self.find(samples).attention(entry)
 
 
 def record(model: Any, window: Window, options: RecordOptions | None = None) -> tuple[Any, Recorder]:
-    """A recording copy of a MODEL and its recorder.
+    """A copy of a MODEL that records attention, and its recorder.
 
-    Raises UnknownFamily with one sentence for a kind of model that cannot be recorded.
+    Raises UnknownFamily for a model that cannot be recorded.
     """
     recorder = Recorder(window, options or RecordOptions())
     return recorder.install(model), recorder

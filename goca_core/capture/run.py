@@ -1,4 +1,4 @@
-"""One recorded sampling run: its conditionings, its step window, and what was recorded for each conditioning."""
+"""One recorded sampling run: its conditionings, its step window, and the recording of each conditioning."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .window import Gate, Window
 
 
 class RecordingRun(SamplingRun):
-    """Records the evaluations of its window; lives on without models or conditionings.
+    """Records the evaluations in its window; after the run it holds no model and no conditioning.
 
-    ``on_site`` is called for each attention site that has run.
+    ``on_site`` is called after each attention site has run.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class RecordingRun(SamplingRun):
         on_site: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(shape[0])
-        # "positive" in every guider that has a negative or none; a guider with other names records its first list.
+        # Guiders with and without a negative have a "positive"; of guiders with other names the first list is recorded.
         conditionings = guider.conds.get("positive", next(iter(guider.conds.values()), []))
         self.tokens = {
-            entry["uuid"]: _kept_tokens(length_of(entry["cross_attn"], entry), attached(entry))
+            entry["uuid"]: _tokens_to_keep(length_of(entry["cross_attn"], entry), attached(entry))
             for entry in conditionings
             if entry.get("cross_attn") is not None
         }
@@ -69,7 +69,7 @@ class RecordingRun(SamplingRun):
             self._gate.done(self._reached)
 
     def _in_window(self, plan: Plan) -> bool:
-        """Whether the evaluation under way is recorded; what the window means is decided once the model is known."""
+        """Whether the current evaluation is recorded. The window is converted to noise levels once the model is known."""
         if self._gate is None:
             targets = self._window.targets(self._sigmas, plan.noise_level, self._percent_to_sigma)
             self._gate = Gate(targets, len(self._sigmas) < 2 or self._sigmas[0] >= self._sigmas[-1])
@@ -82,23 +82,23 @@ class RecordingRun(SamplingRun):
             return []
         plan = self.plan(call.model)
         if not self._in_window(plan) or (call.frames > 1 and not plan.frame_patch):
-            return []  # several frames of a model that makes no videos are layers of one image (Qwen-Image-Layered)
+            return []  # several frames from an image model are layers of one image (Qwen-Image-Layered)
         self._mark_seen(rows)
         size, frames = (call.x.shape[-2], call.x.shape[-1]), plan.frames(call.frames)
         return [ForwardRecorder(plan, self._options, rows, size, call.x.shape[0], frames, call.given, self._on_site)]
 
-    # -- what was recorded ----------------------------------------------------------------------------------------------
+    # -- recordings ------------------------------------------------------------------------------------------------------
 
     def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
-        """Take what one model call recorded into the running means."""
+        """Add the recording of one model call to the running means."""
         (forward,) = recorders
         plan = self.plan(call.model)
         if forward.failure is not None:
-            # Not tried again: what does not fit into memory now will not fit a step later.
+            # Not tried again: what does not fit into memory now will not fit in a later step.
             self._committed = self.failed = True
             failed = (
-                f"Nothing was recorded: the image was generated, but recording stopped at {forward.failure}; record "
-                "fewer methods or a smaller image, or report this."
+                f"Nothing was recorded: the image was generated, but recording failed in {forward.failure}; record fewer "
+                "methods or a smaller image, or report this error."
             )
             for uuid in forward.conditionings:
                 self._obstacles.setdefault(uuid, failed)
@@ -113,22 +113,22 @@ class RecordingRun(SamplingRun):
             record = self._record(uuid, result, forward, call.model)
             mean = self._means.get(uuid)
             if mean is not None and not same_layout(mean, record):
-                # Another node changed the layers' sizes on the way (Deep Shrink does); what comes later is nearer to
-                # the image.
-                changed = f"averaged from noise level {self.sigma:.2f} on only, because the layers changed there"
+                # Another node (such as Deep Shrink) changed the size of the layers during the run; later steps are closer
+                # to the final image.
+                changed = f"averaged only from noise level {self.sigma:.2f} on, because the layers changed size there"
                 mean, record = None, replace(record, note="; ".join(filter(None, (record.note, changed))))
             self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
 
     def _obstacle(self, forward: ForwardRecorder, result: CondRecording, plan: Plan) -> str:
-        """Why a call gives no recording of a conditioning, or nothing."""
+        """Why a call gives no recording of a conditioning; empty if it does."""
         if not result.layers and forward.unclear:
             return (
-                f"Nothing was recorded: the positions of the words are not known, because {forward.unclear}; remove the "
+                f"Nothing was recorded: the positions of the words are unknown, because {forward.unclear}; remove the "
                 "node that adds tokens to this MODEL or to its conditioning."
             )
         if not result.layers:
             return (
-                "Nothing was recorded: the model ran without its attention being visible, because it is compiled or its "
+                "Nothing was recorded: the model's attention could not be observed, because the model is compiled or its "
                 "attention is replaced as a whole; remove the compile, acceleration or attention couple node from this "
                 "MODEL."
             )
@@ -180,42 +180,45 @@ class RecordingRun(SamplingRun):
         lost = len(plan.blocks) - len(result.layers)
         if lost:
             notes.append(
-                f"{lost} of {len(plan.blocks)} layers could not be recorded (another node replaces their attention)"
+                f"{lost} of {len(plan.blocks)} layers could not be recorded, because another node replaces their attention"
             )
         if self._window.auto and abs(math.log(max(self.sigma, 1e-9) / plan.noise_level)) > 1:
-            notes.append(f"recorded at noise level {self.sigma:.2f}, far from the best one, {plan.noise_level:.2f}")
+            notes.append(f"recorded at noise level {self.sigma:.2f}, far from the best level, {plan.noise_level:.2f}")
         return "; ".join(notes)
 
     def close(self) -> None:
-        """Let go of everything that belongs to the model."""
+        """Release everything that belongs to the model."""
         self._plan = self._percent_to_sigma = self._on_site = None
 
-    # -- handing it out -------------------------------------------------------------------------------------------------
+    # -- looking them up -------------------------------------------------------------------------------------------------
 
     def attention(self, entry: int) -> Attention:
-        """The recording of one positive conditioning. Raises AttentionError when there is none, saying why."""
+        """The recording of one positive conditioning. Raises AttentionError when there is none; the message says why."""
         order = list(self.tokens)
         if not order:
             raise AttentionError(
-                "The sampler had no positive text conditioning, so there is no attention to words; give it an encoded prompt."
+                "The sampler had no positive text conditioning, so there is no attention to words; connect an encoded prompt."
             )
         if not 0 <= entry < len(order):
-            raise AttentionError(f"There is no conditioning number {entry}; this run had {len(order)}, counted from 0.")
-        # Without a choice, a conditioning that was active in the window is better than none.
+            raise AttentionError(
+                f"There is no conditioning number {entry}; this run had {len(order)}, so choose a number from 0 to "
+                f"{len(order) - 1}."
+            )
+        # Entry 0 also stands for "no choice": then any conditioning that was active in the window will do.
         chosen = [order[entry]] if entry else order
         for uuid in chosen:
             if uuid in self._means:
                 return self._means[uuid]
         reason = next((self._obstacles[uuid] for uuid in chosen if uuid in self._obstacles), None)
-        raise AttentionError(reason or f"Nothing was recorded: {self._why_unseen()}.")
+        raise AttentionError(reason or f"Nothing was recorded: {self._why_nothing_ran()}.")
 
-    def _why_unseen(self) -> str:
+    def _why_nothing_ran(self) -> str:
         if not self.evaluations:
             return "the sampler never evaluated the model (no steps, or every step was skipped); let it run at least one step"
         if self._gate is not None and self._gate.empty:
             return (
                 f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from "
-                f"{self._window.start:g} to {self._window.end:g}; widen it, or set the window to auto"
+                f"{self._window.start:g} to {self._window.end:g}; widen the window, or set it to auto"
             )
         return (
             "the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped "
@@ -223,10 +226,10 @@ class RecordingRun(SamplingRun):
         )
 
 
-def _kept_tokens(length: int, words: Any) -> Tokens:
-    """The words and special tokens of the prompt, one column for the rest; all tokens when the words are not known."""
+def _tokens_to_keep(length: int, words: Any) -> Tokens:
+    """Words and special tokens of the prompt, and one column for all others; every token if the words are unknown."""
     if words is None or words.length != length:
-        # A map that does not fit (a conditioning joined with another) is reported where phrases are looked up.
+        # A word map that does not fit (the conditioning was joined with another) is reported when phrases are looked up.
         return Tokens(tuple(range(length)), False, length, words)
     kept = {position for word in words.words for position in word.positions} | set(words.special)
     return Tokens(tuple(sorted(kept)), len(kept) < length, length, words)

@@ -1,7 +1,7 @@
-"""Record a picture that is already there: noise its latent to one level and let the model look at it once.
+"""Record an existing image: add noise to its latent and evaluate the model once.
 
-Source: GoCA, section on inference: one conditional forward pass of a lightly noised picture, without guidance. It goes
-through the host's own sampling, so whatever hangs on the MODEL or on the CONDITIONING works as in a sampler.
+Source: GoCA, section on inference: one conditional forward pass of a lightly noised image, without guidance. It uses
+ComfyUI's own sampling, so everything that is attached to the MODEL or the CONDITIONING works as in a sampler.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .recorder import Recorder
 from .run import RecordingRun
 from .window import Window
 
-# Every evaluation is recorded; each run has just the one that is wanted.
+# Every evaluation is recorded; each run has exactly one.
 _ALL = Window(False, 0.0, 1.0, 1)
-# People write down a bound of the noise levels with three digits.
+# Users write the bounds of the noise levels with three digits.
 _ROUNDING = 0.01
 
 
@@ -48,24 +48,24 @@ def segment(
     noise_mask: Tensor | None = None,
     batch_index: Sequence[int] | None = None,
 ) -> Attention:
-    """What a MODEL (ModelPatcher) attends to in pictures ``samples`` [B, C, h, w], a LATENT's, by a CONDITIONING.
+    """The attention of a MODEL (ModelPatcher) to a CONDITIONING in the images ``samples`` [B, C, h, w] (of a LATENT).
 
-    ``sigmas``: noise levels in the model's own terms, None = the paper's for its family. ``draws``: how many times noise
-    is drawn, from ``seed``, ``seed`` + 1, ... as the host's samplers draw it; each draw is seen at each level. ``flip``:
-    the mirrored picture is seen too. All of these are averaged, one forward pass each. ``noise_mask`` and
-    ``batch_index``: as in a LATENT; a mask matters to inpaint models only. The other options are those of
-    ``recorder.record``.
+    ``sigmas``: noise levels of the model; None = the paper's choice for its family. ``draws``: how many times noise is
+    drawn, with seeds ``seed``, ``seed`` + 1, ... as in ComfyUI's samplers; each draw is evaluated at each level. ``flip``:
+    the flipped image is evaluated too. The result is the average over all of these, one forward pass each.
+    ``noise_mask`` and ``batch_index``: as in a LATENT; the mask only matters to inpaint models. The other options are
+    those of ``recorder.record``.
 
-    Raises AttentionError with one sentence for inputs that cannot be segmented, UnknownFamily for such a model.
+    Raises AttentionError for inputs that cannot be segmented, UnknownFamily for a model that cannot be recorded.
     """
     plan = plan_of(model.model)
     samples = _check_latent(model, samples)
     levels = _check_levels(model, plan.noise_level, sigmas)
     if draws < 1:
-        raise AttentionError(f"Noise would be drawn {draws} times, so there is nothing to see; draw it at least once.")
+        raise AttentionError(f"Noise cannot be drawn {draws} times; set the number of draws to at least 1.")
     if not any(context is not None for context, *_ in positive):
         raise AttentionError(
-            "The conditioning has no text, so there is no attention to words; encode a prompt, best with Encode Prompt (GoCA)."
+            "The conditioning has no text, so there is no attention to words; encode a prompt with Encode Prompt (GoCA)."
         )
     observer = _Observer(options or RecordOptions())
     recording = observer.install(model)
@@ -83,7 +83,7 @@ def segment(
         ends = itertools.count(sites, sites)
 
         def passed(end: int) -> None:
-            if progress.current < end - 1:  # the last step is the end of the pass
+            if progress.current < end - 1:  # the last step follows at the end of the pass
                 progress.update(1)
 
         for number in range(draws):
@@ -101,28 +101,28 @@ def segment(
 
 
 def sigmas_at(model: Any, percents: Sequence[float]) -> list[float]:
-    """Noise levels at shares of sampling, 0 (nothing but noise) to 1 (done), kept to those the model has learnt.
+    """Noise levels at fractions of sampling, 0 (pure noise) to 1 (finished), clipped to the model's range.
 
-    Raises AttentionError for a share outside.
+    Raises AttentionError for a fraction outside 0 to 1.
     """
     sampling = model.get_model_object("model_sampling")
     for percent in percents:
         if not 0 <= percent <= 1:
             raise AttentionError(
-                f"A share of sampling cannot be {percent:g}; choose one from 0 (nothing but noise) to 1 (the finished picture)."
+                f"A fraction of sampling cannot be {percent:g}; choose one from 0 (pure noise) to 1 (the finished image)."
             )
     return [_clip(float(sampling.percent_to_sigma(percent)), *_range(model)) for percent in percents]
 
 
 def spread(start: float, end: float, count: int) -> list[float]:
-    """``count`` numbers from ``start`` to ``end``, evenly spread; one alone is their middle."""
+    """``count`` evenly spaced numbers from ``start`` to ``end``; if it is 1, their middle."""
     if count == 1:
         return [(start + end) / 2]
     return [start + (end - start) * number / (count - 1) for number in range(count)]
 
 
 class _Guider(comfy.samplers.CFGGuider):
-    """The positive conditioning alone: no negative, no scale, none of the functions that guidance nodes hang on a MODEL."""
+    """Evaluates only the positive conditioning: no negative, no CFG scale, no functions from guidance nodes."""
 
     def predict_noise(
         self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None
@@ -132,7 +132,7 @@ class _Guider(comfy.samplers.CFGGuider):
 
 
 class _Observer(SamplingPatch[RecordingRun]):
-    """A recorder whose only run is asked at once, so that it does not take a sampler's place among the finished runs."""
+    """A recorder whose run is used at once and does not go into the finished-run cache."""
 
     key = Recorder.key
 
@@ -153,9 +153,9 @@ class _Observer(SamplingPatch[RecordingRun]):
         self, recording: Any, samples: Tensor, positive: list[Any], noise_mask: Tensor | None, noise: Tensor,
         sigma: float, seed: int, on_site: Callable[[], None],
     ) -> Attention:  # fmt: skip
-        """One forward pass of the recording model: a sampler's only step, from ``sigma`` to zero.
+        """One forward pass of the recording model, as a sampler's only step from ``sigma`` to zero.
 
-        ``on_site`` is called for each attention site that has run.
+        ``on_site`` is called after each attention site has run.
         """
         self._runs, self._on_site = [], on_site
         guider = _Guider(recording)
@@ -164,7 +164,7 @@ class _Observer(SamplingPatch[RecordingRun]):
         guider.sample(noise, samples, euler, steps, denoise_mask=noise_mask, disable_pbar=True, seed=seed)
         if not self._runs:
             raise AttentionError(
-                "Nothing was recorded: another node answers in place of the sampler; take it off this MODEL."
+                "Nothing was recorded: another node on this MODEL replaces the sampler; remove that node."
             )
         return self._runs[0].attention(0)
 
@@ -183,41 +183,43 @@ def _check_levels(model: Any, default: float, sigmas: Sequence[float] | None) ->
     if sigmas is None:
         return [_clip(default, low, high)]
     if len(sigmas) == 0:
-        raise AttentionError("There is no noise level to look at; give at least one.")
+        raise AttentionError("No noise level was given; give at least one.")
     for sigma in sigmas:
         if not low * (1 - _ROUNDING) <= sigma <= high * (1 + _ROUNDING):
             raise AttentionError(
-                f"The model has learnt nothing about noise level {sigma:g}; choose a sigma from {low:.3g} to {high:.3g}."
+                f"The noise level {sigma:g} is outside this model's range; choose a sigma from {low:.3g} to {high:.3g}."
             )
     return [_clip(float(sigma), low, high) for sigma in sigmas]
 
 
 def _check_latent(model: Any, samples: Any) -> Tensor:
-    """The pictures as the model takes them. Raises AttentionError for anything that is not a picture of its kind."""
+    """The images in the shape that the model expects. Raises AttentionError for anything but an image latent of the model."""
     if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
         raise AttentionError(
-            "This kind of latent (several latents in one) cannot be segmented; encode a picture with VAE Encode."
+            "A latent that holds several latents cannot be segmented; encode an image with VAE Encode."
         )
     shape, form = "x".join(map(str, samples.shape)), model.get_model_object("latent_format")
     if not samples.numel():
-        raise AttentionError(f"The latent is empty (its size is {shape}); encode a picture of at least one cell.")
-    # Models for video may paint single pictures; these have one frame.
+        raise AttentionError(
+            f"The latent is empty (its size is {shape}); encode an image of at least one latent pixel."
+        )
+    # Video models may also generate single images, as latents with one frame.
     if samples.ndim != 4 and not (samples.ndim == form.latent_dimensions + 2 == 5 and samples.shape[2] == 1):
         raise AttentionError(
-            f"A latent of size {shape} is not a picture (video and sound cannot be segmented); encode a picture with VAE Encode."
+            f"A latent of size {shape} is not an image (video and sound cannot be segmented); encode an image with VAE Encode."
         )
     if samples.shape[1] != form.latent_channels:
         raise AttentionError(
-            f"The latent has {samples.shape[1]} channels but this model works with {form.latent_channels}; encode the "
-            "picture with the model's own VAE."
+            f"The latent has {samples.shape[1]} channels but this model works with {form.latent_channels}; encode the image "
+            "with the model's own VAE."
         )
     if not torch.isfinite(samples).all():
         raise AttentionError(
-            "The latent holds numbers that are not finite (NaN or infinity); run the VAE at a higher precision or use "
-            "another one."
+            "The latent contains numbers that are not finite (NaN or infinity); run the VAE at higher precision or use "
+            "another VAE."
         )
     if not torch.count_nonzero(samples):
         raise AttentionError(
-            "The latent is empty (all zeros, as from Empty Latent Image); encode the picture with VAE Encode."
+            "The latent is empty (all zeros, as from Empty Latent Image); encode an image with VAE Encode."
         )
     return comfy.sample.fix_empty_latent_channels(model, samples)

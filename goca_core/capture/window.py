@@ -14,8 +14,8 @@ TOLERANCE = 1e-3
 class Window:
     """The step window.
 
-    ``auto``: the one evaluation whose noise level is nearest to the paper's. Otherwise the evaluations between
-    ``start`` and ``end`` percent (0 to 1) of sampling, at most ``maximum`` of them, evenly spread.
+    ``auto``: only the evaluation whose noise level is nearest to the paper's. Otherwise the evaluations from ``start`` to
+    ``end`` (fractions of sampling, 0 to 1), at most ``maximum`` of them, evenly spaced.
     """
 
     auto: bool = True
@@ -26,16 +26,18 @@ class Window:
     def __post_init__(self) -> None:
         if not self.auto and not 0 <= self.start < self.end <= 1:
             raise ValueError(
-                f"The step window runs from {self.start:g} to {self.end:g} percent of sampling (0 to 1); "
-                "start must be below end."
+                f"The step window cannot run from {self.start:g} to {self.end:g}; choose fractions of sampling from 0 to 1, "
+                "with start below end."
             )
         if not self.auto and self.maximum < 1:
-            raise ValueError(f"At most {self.maximum} evaluations would be recorded; allow at least one.")
+            raise ValueError(
+                f"The maximum number of recorded evaluations cannot be {self.maximum}; allow at least one."
+            )
 
     def targets(
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
     ) -> tuple[float, ...]:
-        """The noise levels to record, out of a schedule, in the schedule's order."""
+        """The noise levels of a schedule to record, in the schedule's order."""
         levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
         if self.auto:
             return tuple(sorted(levels, key=lambda sigma: abs(math.log(sigma / noise_level)))[:1])
@@ -51,42 +53,45 @@ class Window:
 
 @dataclass(frozen=True)
 class Before(Window):
-    """The last ``maximum`` evaluations before ``end`` percent; of a run that starts later than that, its first one."""
+    """The last ``maximum`` evaluations before ``end``; of a run that starts after ``end``, its first evaluation."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.end <= 1:
-            raise ValueError(f"A share of sampling of {self.end:g} was asked for; it lies between 0 and 1.")
+            raise ValueError(f"A fraction of sampling cannot be {self.end:g}; choose one from 0 to 1.")
         if self.maximum < 1:
-            raise ValueError(f"At most {self.maximum} evaluations would be recorded; allow at least one.")
+            raise ValueError(
+                f"The maximum number of recorded evaluations cannot be {self.maximum}; allow at least one."
+            )
 
     def targets(
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
     ) -> tuple[float, ...]:
-        """The noise levels to record, out of a schedule, in the schedule's order. ``noise_level`` does not matter."""
+        """The noise levels of a schedule to record, in the schedule's order. ``noise_level`` is not used."""
         levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
         before = [sigma for sigma in levels if sigma > percent_to_sigma(self.end) * (1 + TOLERANCE)]
         return tuple(before[-self.maximum :] or levels[:1])
 
 
 class Gate:
-    """Decides at each evaluation of a run whether it is recorded.
+    """Decides for each evaluation of a run whether it is recorded.
 
-    A level counts as reached at the first evaluation at it or past it: samplers that work between the schedule's levels
-    (or choose their own) still record close by, and one that visits a level twice records the first visit.
+    A target level is reached at the first evaluation at that level or past it. So samplers that evaluate between the
+    schedule's levels (or choose their own) record a level close by, and a sampler that evaluates a level twice records
+    the first time.
     """
 
     def __init__(self, targets: Sequence[float], falling: bool = True) -> None:
         self.empty = not targets
-        """Whether there was nothing to record from the beginning."""
+        """Whether there were no levels to record from the start."""
         self._waiting = list(targets)
         self._falling = falling
 
     def reached(self, sigma: float) -> list[float]:
-        """The waiting levels that an evaluation at ``sigma`` stands for."""
+        """The target levels that an evaluation at ``sigma`` reaches."""
         if self._falling:
             return [target for target in self._waiting if sigma <= target * (1 + TOLERANCE)]
         return [target for target in self._waiting if sigma >= target * (1 - TOLERANCE)]
 
     def done(self, reached: Sequence[float]) -> None:
-        """The evaluation was really recorded (a cache may have skipped the model)."""
+        """Call this when the evaluation was really recorded (a cache may have skipped the model)."""
         self._waiting = [target for target in self._waiting if target not in reached]

@@ -69,17 +69,17 @@ FAMILIES: tuple[Family, ...] = (
 
 
 class UnknownFamily(ValueError):
-    """The model is of a kind that cannot be recorded."""
+    """Attention of this kind of model cannot be recorded."""
 
 
 def network_of(model: Any) -> nn.Module:
-    """The bare network of a host model (``BaseModel``), also when a compiler has wrapped it."""
+    """The network of a ComfyUI model (``BaseModel``), without the wrapper of a compiler."""
     network = model.diffusion_model
     return getattr(network, "_orig_mod", network)
 
 
 def find_family(model: Any) -> Family:
-    """The family of a host model. Raises UnknownFamily with one sentence."""
+    """The family of a ComfyUI model (``BaseModel``). Raises UnknownFamily for a model that cannot be recorded."""
     network = network_of(model)
     for family in FAMILIES:
         if family.matches(network):
@@ -92,5 +92,5 @@ def find_family(model: Any) -> Family:
 
 
 def plan_of(model: Any) -> Plan:
-    """The layers of a host model. Raises UnknownFamily with one sentence."""
+    """The plan of a ComfyUI model (``BaseModel``). Raises UnknownFamily for a model that cannot be recorded."""
     return find_family(model).plan(network_of(model))

@@ -1,4 +1,4 @@
-"""AuraFlow: joint attention over eight learned tokens, those of T5, and the picture; four double and 32 single layers."""
+"""AuraFlow: joint attention over eight learned tokens, T5's tokens, and the image; four double and 32 single layers."""
 
 from __future__ import annotations
 

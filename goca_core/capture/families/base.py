@@ -1,8 +1,8 @@
-"""What a model family must say about itself to be recorded.
+"""What a model family declares about itself to be recorded.
 
-A family names its layers and where in each of them the picture looks at the text and at itself, the reference layer,
-the layers whose self-attention serves propagation, and the paper's choices for "auto". Adding a family is one file in
-``families/`` and one entry in ``FAMILIES`` there.
+A family lists its layers, the cross-attention and self-attention in each of them, the reference layer, the layers whose
+self-attention is used for propagation, and the paper's choices for "auto". To add a family, write one file in
+``families/`` and add one entry to ``FAMILIES`` there.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from torch import nn
@@ -21,13 +22,13 @@ Grid = tuple[int, int]
 
 @dataclass(frozen=True)
 class Site:
-    """A place where the network attends: one attention call, made after ``query`` and before ``out``.
+    """An attention site of the network: one attention call, made after ``query`` and before ``out``.
 
-    ``query``: the projection that makes the queries (perhaps keys and values too). ``out``: the projection that takes
-    what attention gave. ``weighted``: the weight of ``out`` is [C_out, heads * head width], so that heads can be
-    weighted by what they contribute; where it is not, they are averaged. ``key`` and ``value``: the other projections,
-    for networks in which another node may put a computation of its own between them and ``out``. ``sequence_first``:
-    what ``query`` gives is [tokens, batch, channels].
+    ``query``: the projection that computes the queries (and perhaps keys and values). ``out``: the projection of the
+    attention output. ``weighted``: the weight of ``out`` is [C_out, heads * head width], so that heads can be weighted
+    by their contribution; otherwise heads are averaged. ``key`` and ``value``: the other projections, for networks
+    where another node may replace the computation between them and ``out``. ``sequence_first``: the output of ``query``
+    is [tokens, batch, channels].
     """
 
     heads: int
@@ -45,10 +46,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: ``cross_attn``, where the picture looks at the words, and ``self_attn``, where it looks at itself.
+    """One layer: ``cross_attn`` from the image to the text, and ``self_attn`` of the image.
 
-    ``self_attn`` is None for joint attention, where both happen in one call over text and picture together. ``level`` counts
-    the halvings between the first tokens and the block's.
+    ``self_attn`` is None for joint attention, where one call covers text and image together. ``level`` counts how often
+    the token grid was halved before this block.
     """
 
     name: str
@@ -65,19 +66,19 @@ class Block:
 
 @dataclass(frozen=True)
 class JointSpans:
-    """Where in a joint sequence the tokens of the conditioning are, and those of the picture (in raster order)."""
+    """The range of the conditioning's tokens in a joint sequence, and that of the image's tokens (in raster order)."""
 
     text: slice
     image: slice
 
 
-# (all tokens, tokens of the conditioning, of the picture, of reference pictures) -> their places; None if the numbers
-# do not add up, as when another node has put tokens of its own into the sequence.
+# (all tokens, tokens of the conditioning, of the image, of reference images) -> their ranges; None if the numbers do
+# not add up, for example because another node added tokens to the sequence.
 SpanRule = Callable[[int, int, int, int], JointSpans | None]
 
 
 def text_first(registers: int = 0) -> SpanRule:
-    """[``registers`` learned tokens, text, picture, reference pictures]"""
+    """[``registers`` learned tokens, text, image, reference images]"""
 
     def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
         start = registers + text
@@ -89,14 +90,14 @@ def text_first(registers: int = 0) -> SpanRule:
 
 
 def image_first(total: int, text: int, image: int, references: int) -> JointSpans | None:
-    """[picture, reference pictures, text]"""
+    """[image, reference images, text]"""
     start = image + references
     return JointSpans(slice(start, total), slice(0, image)) if total == start + text else None
 
 
 TEXT_FIRST = text_first()
 
-# (what the network is given beside the latent) -> tokens of reference pictures before the picture's own, and behind them.
+# (what the network is given besides the latent) -> tokens of reference images before those of the image, and after them.
 References = Callable[[Mapping[str, Any]], tuple[int, int]]
 
 
@@ -105,7 +106,7 @@ def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def counted_references(patch: int, before: bool) -> References:
-    """Of reference pictures of any size, all ``before`` the picture's own or all behind it."""
+    """Tokens of reference images of any size, either all ``before`` those of the image or all after them."""
 
     def count(given: Mapping[str, Any]) -> tuple[int, int]:
         sizes = (latent.shape[-2:] for latent in given.get("ref_latents") or ())
@@ -117,14 +118,13 @@ def counted_references(patch: int, before: bool) -> References:
 
 @dataclass(frozen=True)
 class Plan:
-    """The layers of one model in the order in which they run, and those that play a special part (by name).
+    """The layers of one model in the order in which they run, and those with a special role (by name).
 
-    ``feature``: what of the reference layer is compared between pixels: the query projection of its text attention,
-    what its attention gives, or that after the output projection (a joint block's stream of the picture).
-    ``noise_level``: sigma at which the paper reads attention. ``patch``: side of a token in latent cells. ``spans``:
-    the layout of joint sequences. ``frame_patch``: latent frames that a token spans; 0 for models that make no films.
-    ``references``: tokens of reference pictures in the picture's stream, which are no part of it, where the host's options
-    do not count them.
+    ``feature``: the feature of the reference layer that is compared between pixels: the query projection of its
+    cross-attention, its attention output, or the result of the output projection (the image stream of a joint block).
+    ``noise_level``: sigma at which the paper records attention. ``patch``: side of a token in latent cells. ``spans``:
+    the layout of joint sequences. ``frame_patch``: latent frames per token; 0 for models that do not generate videos.
+    ``references``: tokens of reference images in the image stream, where ComfyUI's options do not count them.
     """
 
     blocks: tuple[Block, ...]
@@ -139,11 +139,11 @@ class Plan:
     references: References = no_references
 
     def frames(self, latent_frames: int) -> int:
-        """Frames of tokens for frames of the latent; the last one may be filled up."""
+        """Frames of tokens for this many latent frames; the last one may be padded."""
         return -(-latent_frames // max(self.frame_patch, 1))
 
     def grid(self, level: int, height: int, width: int) -> Grid:
-        """Tokens of a level for a latent of ``height`` x ``width``: patches and each halving round up."""
+        """The token grid of a level for a latent of ``height`` x ``width``; patches and every halving round up."""
         for step in (self.patch, *[2] * level):
             height, width = -(-height // step), -(-width // step)
         return height, width
@@ -153,9 +153,9 @@ class Plan:
 class Support:
     """A family's row in the README.
 
-    ``words``: the text encoders; a star marks those whose vocabulary is not in the host. ``settings``: where its layers and
-    methods come from. ``recorded``: the kind of attention, where heads do not tell it (those of joint attention are averaged).
-    ``since``: the version of the host that it is tested on from, where the oldest supported one does not have it.
+    ``words``: the text encoders; a star marks those whose vocabulary does not come with ComfyUI. ``settings``: where its
+    layers and methods come from. ``recorded``: the kind of attention, where ``heads`` does not imply it (heads of joint
+    attention are averaged). ``since``: the first ComfyUI version with this family, if the oldest supported one lacks it.
     """
 
     models: str
@@ -177,18 +177,24 @@ class Support:
 class Family(ABC):
     """A kind of diffusion model, recognised by the class of its network.
 
-    ``label``: its name in errors. ``support``: what the README says of it. ``hidden``: modules of the host whose
-    attention calls do not say for whom they are (see ``passthrough``).
+    ``label``: its name in error messages. ``support``: its row in the README. ``hidden``: ComfyUI modules that do not pass
+    the model call's options to their attention calls (see ``passthrough``). ``added_text``: parts of a conditioning's
+    dictionary whose tokens the model adds to the text, key -> how many copies of them.
     """
 
     name: str
     label: str
     support: Support
     hidden: tuple[str, ...] = ()
+    added_text: Mapping[str, int] = MappingProxyType({})
+
+    def side(self, model: Any, network: nn.Module) -> int:
+        """Side in pixels of the square images that the paper, or the model's authors, use with ComfyUI's ``model``."""
+        return 1024
 
     @abstractmethod
     def matches(self, network: nn.Module) -> bool:
-        """Whether this is the family of the host's diffusion network ``network``."""
+        """Whether ComfyUI's diffusion network ``network`` belongs to this family."""
 
     @abstractmethod
     def plan(self, network: nn.Module) -> Plan:
@@ -196,5 +202,5 @@ class Family(ABC):
 
 
 def is_a(network: nn.Module, name: str) -> bool:
-    """Whether the network is of the host's class ``name`` (with its module), which older hosts need not have."""
+    """Whether the network is of ComfyUI's class ``name`` (with its module), which older versions may not have."""
     return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(network).__mro__)

@@ -1,7 +1,7 @@
-"""Stable Cascade, stage C: the picture looks at itself and at the text in one attention call.
+"""Stable Cascade, stage C: one attention call from the image to itself and to the text.
 
-The keys are the picture, the tokens of CLIP, and vectors made of its pooled text and of pictures. Stage B sees the
-pooled text alone and so has no attention to words.
+The keys are the image, CLIP's tokens, and vectors computed from the pooled text and from images. Stage B gets only the
+pooled text, so it has no attention to words.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from .base import Block, Family, JointSpans, Plan, Site, SpanRule, Support
 from .plans import FLOW_NOISE, joint_plan
 
-# The noise level of the others is a share; that of Cascade counts noise against signal.
+# The noise level of the other models is a fraction of noise; that of Cascade is a ratio of noise to signal.
 _NOISE = FLOW_NOISE / (1 - FLOW_NOISE)
 
 
@@ -43,10 +43,10 @@ class StableCascade(Family):
 
 
 def _mixed(vectors: int) -> SpanRule:
-    """``vectors``: keys that the pooled text becomes, and each picture."""
+    """``vectors``: number of keys for the pooled text, and for each image."""
 
     def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
-        # The host repeats a short prompt that is batched with a longer one.
+        # ComfyUI repeats a short prompt that is batched with a longer one.
         for repeats in range((total - image) // text, 0, -1):
             rest = total - image - repeats * text
             if not references and rest >= 2 * vectors and rest % vectors == 0:

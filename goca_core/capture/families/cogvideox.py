@@ -1,7 +1,6 @@
-"""CogVideoX 1 and 1.5: joint attention over the tokens of T5 and those of all frames.
+"""CogVideoX 1 and 1.5: joint attention over T5's tokens and the tokens of all frames.
 
-In version 1.5 a token spans two frames of the latent. The host repeats a short text so that it goes into one call with a
-longer one.
+In version 1.5 a token spans two latent frames. ComfyUI repeats a short text to batch it with a longer one.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class CogVideoX(Family):
             Block(f"block.{number}", Site(block.num_heads, block.q, block.attn_out), None)
             for number, block in enumerate(network.blocks)
         ]
-        # Behind the projection text and picture are still one.
+        # Text and image are still one sequence after the projection.
         plan = joint_plan(blocks, network.patch_size, _repeated, "attention")
         # Its sigmas are ratios of noise to signal.
         return replace(plan, frame_patch=network.patch_size_t or 1, noise_level=FLOW_NOISE / (1 - FLOW_NOISE))

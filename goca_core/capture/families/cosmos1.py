@@ -1,4 +1,4 @@
-"""Cosmos 1: in each block self-attention over all frames, then cross-attention to the tokens of T5."""
+"""Cosmos 1: each block has self-attention over all frames, then cross-attention to T5's tokens."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class Cosmos1(Family):
                     query, out = attention.to_q[0], attention.to_out[0]
                     sites[attention.is_selfattn] = Site(attention.heads, query, out, sequence_first=True)
             blocks.append(Block(f"block.{number}", sites[False], sites[True]))
-        # Its signal has a standard deviation of one half.
+        # The standard deviation of its data is 0.5.
         return cross_plan(blocks, network.patch_spatial, CROSS_NOISE * 0.5, network.patch_temporal)

@@ -1,6 +1,6 @@
-"""Cosmos-Predict2 (pictures and films) and Anima: self-attention, and cross-attention to the tokens of T5.
+"""Cosmos-Predict2 (images and videos) and Anima: self-attention, and cross-attention to T5's tokens.
 
-Anima's text encoder is a language model, but what the network sees of it are answers to T5's tokens.
+Anima's text encoder is a language model, but the network gets one vector from it per T5 token.
 """
 
 from __future__ import annotations

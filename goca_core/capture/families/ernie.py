@@ -1,4 +1,4 @@
-"""ERNIE-Image: a single stream of the picture and, behind it, the prompt's tokens; the host hides its attention."""
+"""ERNIE-Image: a single stream of the image and then the prompt's tokens; no override sees its attention calls."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Flux.1 (dev, schnell, Fill, Kontext) and those made of its blocks: joint attention throughout.
+"""Flux.1 (dev, schnell, Fill, Kontext) and models built from its blocks: joint attention in every block.
 
-The sequence is the tokens of the text, then the picture, then reference pictures. Double blocks keep text and picture
-apart but for the attention; in single blocks attention and MLP share one output projection.
+The sequence is the text, then the image, then reference images. Double blocks keep text and image separate except in the
+attention; in single blocks attention and MLP share one output projection.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import nn
 from .base import TEXT_FIRST, Block, Family, JointSpans, Plan, Site, SpanRule, Support, text_first
 from .plans import FLOW_NOISE, JOINT, index_at_depth
 
-# Blocks of the real model; the paper (goca reference configs) has single block 8 as reference and double blocks 12 and
-# 18 for propagation.
+# Blocks of the full-size model; the paper (goca reference configs) uses single block 8 as reference and double blocks 12
+# and 18 for propagation.
 _DOUBLE, _SINGLE = 19, 38
-# Flux.2 sees at least so many tokens: shorter texts are filled up in front.
+# Flux.2 gets at least this many text tokens: shorter texts are padded at the start.
 _FLUX2_TEXT = 512
 
 
@@ -26,7 +26,7 @@ class Flux(Family):
     support = Support("Flux.1 dev, schnell, Fill, Kontext", "T5", "averaged", "from the paper")
 
     def matches(self, network: nn.Module) -> bool:
-        # The others that run on the same network have no pooled text of CLIP.
+        # The other models on this network have no pooled text from CLIP.
         return _is_flux(network) and network.vector_in is not None and getattr(network, "txt_norm", None) is None
 
     def plan(self, network: Any) -> Plan:
@@ -42,7 +42,7 @@ class Flux2(Family):
         return _is_flux(network) and bool(getattr(network.params, "global_modulation", False))
 
     def plan(self, network: Any) -> Plan:
-        return plan_like_flux(network, network.patch_size, _filled_in_front)
+        return plan_like_flux(network, network.patch_size, _padded_at_start)
 
 
 class FluxWithoutClip(Family):
@@ -60,7 +60,7 @@ class FluxWithoutClip(Family):
 
 
 class Chroma(Family):
-    """Radiance, which paints pixels, is a subclass."""
+    """Chroma and its subclass Radiance, which generates pixels instead of latents."""
 
     name = "chroma"
     label = "Chroma"
@@ -81,23 +81,23 @@ def _is_flux(network: Any) -> bool:
     return isinstance(network, Network)
 
 
-def _filled_in_front(total: int, text: int, image: int, references: int) -> JointSpans | None:
+def _padded_at_start(total: int, text: int, image: int, references: int) -> JointSpans | None:
     return text_first(max(0, _FLUX2_TEXT - text))(total, text, image, references)
 
 
 def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Plan:
-    """The plan of a network that is made of Flux's blocks."""
+    """The plan of a network built from Flux's blocks."""
     double = [
         Block(f"double.{number}", Site(block.num_heads, block.img_attn.qkv, block.img_attn.proj), None)
         for number, block in enumerate(network.double_blocks)
     ]
-    # The output projection takes attention and MLP side by side, so heads cannot be told apart behind it.
+    # The output projection takes attention and MLP side by side, so heads cannot be separated after it.
     single = [
         Block(f"single.{number}", Site(block.num_heads, block.linear1, block.linear2, weighted=False), None)
         for number, block in enumerate(network.single_blocks)
     ]
     reference = single[index_at_depth(8, _SINGLE, len(single))] if single else double[len(double) // 2]
-    spread = (
+    propagation = (
         [double[index_at_depth(number, _DOUBLE, len(double))].name for number in (12, 18)]
         if double
         else [reference.name]
@@ -105,7 +105,7 @@ def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Pl
     return Plan(
         (*double, *single),
         reference.name,
-        tuple(dict.fromkeys(spread)),
+        tuple(dict.fromkeys(propagation)),
         JOINT,
         FLOW_NOISE,
         feature="attention" if single else "projected",

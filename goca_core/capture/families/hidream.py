@@ -1,8 +1,8 @@
-"""HiDream-I1: joint attention over the picture, the tokens of T5, and those of Llama twice (its last layer, and another)."""
+"""HiDream-I1: joint attention over the image, T5's tokens, and Llama's tokens twice (from its last and another layer)."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,6 +14,7 @@ class HiDream(Family):
     name = "hidream"
     label = "HiDream-I1"
     support = Support("HiDream-I1 full, dev, fast", "T5 and Llama 3", "averaged", "by analogy")
+    added_text: ClassVar = {"conditioning_llama3": 2}
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel")

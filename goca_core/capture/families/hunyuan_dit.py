@@ -1,8 +1,8 @@
-"""Hunyuan-DiT: cross-attention to the tokens of BERT and, behind them, those of mT5."""
+"""Hunyuan-DiT: cross-attention to BERT's tokens, followed by mT5's."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -10,10 +10,10 @@ from ...attention.record import Defaults
 from .base import Block, Family, Plan, Site, Support
 from .plans import index_at_depth, slice_at_depth
 
-# The paper (goca reference configs) reads blocks 20 to 29 of 40 only, uses all of them for propagation, and has block
-# 25 as reference.
+# The paper (goca reference configs) records only blocks 20 to 29 of 40, uses all of them for propagation, and block 25
+# as reference.
 _DEPTH = 40
-# Sigma at the timestep that the paper's settings lead to.
+# Sigma at the timestep of the paper's settings.
 _NOISE = 0.327
 
 
@@ -22,6 +22,7 @@ class HunyuanDiT(Family):
     label = "Hunyuan-DiT"
     support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "from the paper", "cross-attention")
     hidden = ("comfy.ldm.hydit.attn_layers",)
+    added_text: ClassVar = {"conditioning_mt5xl": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hydit.models import HunYuanDiT
@@ -45,7 +46,7 @@ class HunyuanDiT(Family):
             rescale="sum-1 rescaling + per-token renorm+",
             propagation_steps=4,
         )
-        # The feature is the projection before its norm and its rotation by position.
+        # The feature is the query projection before its norm and rotary embedding.
         return Plan(
             blocks,
             f"block.{index_at_depth(25, _DEPTH, depth)}",

@@ -1,8 +1,8 @@
-"""HunyuanImage 2.1: Flux's blocks over the prompt's tokens, those of the letters to be painted (ByT5), and the picture."""
+"""HunyuanImage 2.1: Flux's blocks over the prompt's tokens, the tokens of quoted text (ByT5), and the image."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -14,11 +14,12 @@ class HunyuanImage(Family):
     name = "hunyuan-image"
     label = "HunyuanImage 2.1"
     support = Support("HunyuanImage 2.1", "Qwen 2.5 and ByT5", "averaged", "by analogy")
+    added_text: ClassVar = {"conditioning_byt5small": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
-        # Of the video models and of the refiner a patch has a length in time too.
+        # The patches of the video models and of the refiner have a third axis, time.
         return isinstance(network, HunyuanVideo) and len(network.patch_size) == 2
 
     def plan(self, network: Any) -> Plan:

@@ -1,6 +1,6 @@
-"""HunyuanVideo 1 and 1.5: Flux's blocks over the tokens of the prompt and those of all frames.
+"""HunyuanVideo 1 and 1.5: Flux's blocks over the prompt's tokens and the tokens of all frames.
 
-In version 1.5 tokens of a picture (what the film starts from) and of letters to be painted come before the prompt's.
+In version 1.5 the tokens of the start image and of quoted text come before those of the prompt.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -22,11 +22,12 @@ class HunyuanVideo(Family):
     support = Support(
         "HunyuanVideo 1, 1.5: text to video, image to video", "Llama 3, Qwen 2.5", "averaged", "by analogy"
     )
+    added_text: ClassVar = {"conditioning_byt5small": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hunyuan_video.model import HunyuanVideo as Network
 
-        # HunyuanImage runs on the same network, on flat patches.
+        # HunyuanImage uses the same network with two-dimensional patches.
         return isinstance(network, Network) and len(network.patch_size) == 3
 
     def plan(self, network: Any) -> Plan:
@@ -44,6 +45,6 @@ class HunyuanVideo(Family):
 
 
 def _text_last(total: int, text: int, image: int, references: int) -> JointSpans | None:
-    """[tokens that are not the prompt's, text, picture, references]"""
+    """[tokens that are not the prompt's, text, image, references]"""
     start = total - references - image
     return JointSpans(slice(start - text, start), slice(start, start + image)) if start >= text else None

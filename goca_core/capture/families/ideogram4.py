@@ -1,4 +1,4 @@
-"""Ideogram 4: a single stream of the prompt's tokens and the picture; each cell of the latent is a token."""
+"""Ideogram 4: a single stream of the prompt's tokens and the image; each latent cell is a token."""
 
 from __future__ import annotations
 

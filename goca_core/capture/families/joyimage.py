@@ -1,4 +1,4 @@
-"""JoyImage: joint attention over the picture, reference pictures, and the prompt's tokens."""
+"""JoyImage: joint attention over the image, reference images, and the prompt's tokens."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Kandinsky 5, for pictures and films: self-attention, and cross-attention to the tokens of Qwen 2.5.
+"""Kandinsky 5 (images and videos): self-attention, and cross-attention to Qwen 2.5's tokens.
 
-The text has layers of its own before; they are not recorded.
+The text first passes layers of its own, which are not recorded.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Krea 2: a single stream of the prompt's tokens, the picture, and reference pictures."""
+"""Krea 2: a single stream of the prompt's tokens, the image, and reference images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Krea2(Family):
         return is_a(network, "comfy.ldm.krea2.model.SingleStreamDiT")
 
     def plan(self, network: Any) -> Plan:
-        # What attention gives passes a gate before the projection, so that alone does not say what a head gives.
+        # A gate follows the attention, so the projection alone does not give the contribution of a head.
         blocks = [
             Block(f"layer.{number}", Site(block.attn.heads, block.attn.wq, block.attn.wo, weighted=False), None)
             for number, block in enumerate(network.blocks)

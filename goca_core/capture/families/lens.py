@@ -1,4 +1,4 @@
-"""Lens: joint attention over the picture and, behind it, the prompt's tokens; each cell of the latent is a token."""
+"""Lens: joint attention over the image and then the prompt's tokens; each latent cell is a token."""
 
 from __future__ import annotations
 

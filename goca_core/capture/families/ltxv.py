@@ -1,4 +1,4 @@
-"""LTX-Video: self-attention over all frames, and cross-attention to the tokens of T5."""
+"""LTX-Video: self-attention over all frames, and cross-attention to T5's tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class LTXV(Family):
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.lightricks.model import LTXVModel
 
-        # LTX-2 makes sound as well, in a latent of another form.
+        # LTX-2 also generates sound, so its latent has another format.
         return type(network) is LTXVModel
 
     def plan(self, network: Any) -> Plan:

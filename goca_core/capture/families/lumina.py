@@ -1,7 +1,7 @@
-"""Lumina-Image 2, Z-Image and NewBie: a single stream of the prompt's tokens and, last, the picture's.
+"""Lumina-Image 2, Z-Image and NewBie: a single stream of the prompt's tokens and then the image's.
 
-Layers that refine text or picture alone come before and are not recorded. Z-Image fills text and picture up to multiples
-of 32 tokens, each behind its own.
+Earlier layers refine text or image alone and are not recorded. Z-Image pads text and image, each at its end, to multiples
+of 32 tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Lumina(Family):
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.lumina.model import NextDiT
 
-        # The variant that paints pixels is a subclass.
+        # The variant that generates pixels instead of latents is a subclass.
         return type(network) is NextDiT
 
     def plan(self, network: Any) -> Plan:
@@ -30,11 +30,11 @@ class Lumina(Family):
         for number, layer in enumerate(network.layers):
             attention = layer.attention
             blocks.append(Block(f"layer.{number}", Site(attention.n_local_heads, attention.qkv, attention.out), None))
-        spans = _filled(network.pad_tokens_multiple or 1)
+        spans = _padded(network.pad_tokens_multiple or 1)
         return joint_plan(blocks, network.patch_size, spans, "attention")
 
 
-def _filled(multiple: int) -> SpanRule:
+def _padded(multiple: int) -> SpanRule:
     def rule(total: int, text: int, image: int, references: int) -> JointSpans | None:
         start = -(-text // multiple) * multiple
         if references or total != start + -(-image // multiple) * multiple:

@@ -1,4 +1,4 @@
-"""Mochi 1: joint attention over all frames and, behind them, those tokens of T5 that are not padding."""
+"""Mochi 1: joint attention over all frames and then T5's tokens without their padding."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mochi(Family):
 
 
 def _without_padding(total: int, text: int, image: int, references: int) -> JointSpans | None:
-    """The host cuts the text behind its last token."""
+    """ComfyUI drops the padding after the last token of the text."""
     if references or not 0 < total - image <= text:
         return None
     return JointSpans(slice(image, total), slice(0, image))

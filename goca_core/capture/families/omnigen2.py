@@ -1,7 +1,7 @@
-"""Omnigen2 and Boogu-Image, its relative: one stream of the prompt's tokens, reference pictures, and last the picture.
+"""Omnigen2 and the related Boogu-Image: one stream of the prompt's tokens, reference images, and then the image.
 
-Layers that refine text or pictures alone come before and are not recorded. Boogu begins with blocks in which text and
-picture are apart; beside the joint attention these have one of the picture alone, which is not recorded either.
+Earlier layers refine text or images alone and are not recorded. The first blocks of Boogu keep text and image separate;
+besides the joint attention they have self-attention of the image, which is not recorded either.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Boogu(Family):
         double = []
         for number, layer in enumerate(network.double_stream_layers):
             attention = layer.img_instruct_attn
-            # A second projection follows, so the first alone does not say what a head gives.
+            # A second projection follows, so the first alone does not give the contribution of a head.
             site = Site(attention.heads, attention.processor.img_to_q, attention.processor.img_out, weighted=False)
             double.append(Block(f"double.{number}", site, None))
         single = _layers("single", network.single_stream_layers)

@@ -1,4 +1,4 @@
-"""PixArt-alpha and PixArt-Sigma: blocks of self-attention and cross-attention to T5's tokens, all at one size."""
+"""PixArt-alpha and PixArt-Sigma: self-attention and cross-attention to T5's tokens in every block, at one resolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...attention.record import Defaults
 from .base import Block, Family, Plan, Site, Support
 from .plans import index_at_depth, slice_at_depth
 
-# Blocks of the real models, for which the paper (goca reference configs) names block 13 as reference and 10 to 17 for
+# Blocks of the full-size models; the paper (goca reference configs) uses block 13 as reference and blocks 10 to 17 for
 # propagation.
 _DEPTH = 28
 # Sigma at the paper's timestep 100 of the linear schedule.
@@ -27,6 +27,10 @@ class PixArt(Family):
         from comfy.ldm.pixart.pixartms import PixArtMS
 
         return isinstance(network, PixArtMS)
+
+    def side(self, model: Any, network: Any) -> int:
+        # The scale of its position embedding says which multiple of 512 it was trained for.
+        return 512 * (network.pe_interpolation or 2)
 
     def plan(self, network: Any) -> Plan:
         blocks = tuple(

@@ -1,5 +1,5 @@
-"""Qwen-Image, its editing variants, and Mage-Flow, which has its blocks: joint attention over the prompt, the picture, and
-reference pictures."""
+"""Qwen-Image, its editing variants, and Mage-Flow, which uses its blocks: joint attention over prompt, image and reference
+images."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Stable Diffusion 3 and 3.5: joint attention over the tokens of CLIP, those of T5, and the picture.
+"""Stable Diffusion 3 and 3.5: joint attention over CLIP's tokens, T5's tokens, and the image.
 
-3.5 medium has in some layers an attention of the picture to itself beside the joint one; what is recorded is the joint one.
+Some layers of 3.5 medium have self-attention of the image besides the joint attention; only the joint one is recorded.
 """
 
 from __future__ import annotations

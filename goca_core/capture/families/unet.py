@@ -15,7 +15,7 @@ from .base import Block, Family, Plan, Site, Support
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
 # Reference layer and propagation layers, by name.
 _Special = tuple[str, tuple[str, ...]]
-# The reference implementation's layers, by the host's block numbers. SD1.x and 2.x share one layout of 16 blocks.
+# The reference implementation's layers, by ComfyUI's block numbers. SD1.x and 2.x share one layout of 16 blocks.
 _SD: _Special = ("output.7.0", ("output.9.0", "output.10.0", "input.2.0"))
 _SDXL: _Special = (
     "output.3.0",
@@ -37,6 +37,11 @@ class UNet(Family):
         from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
         return isinstance(network, UNetModel) and next(_transformers(network), None) is not None
+
+    def side(self, model: Any, network: nn.Module) -> int:
+        from comfy.model_base import SDXL, SDXLRefiner
+
+        return 1024 if isinstance(model, (SDXL, SDXLRefiner)) else 512
 
     def plan(self, network: nn.Module) -> Plan:
         blocks = tuple(
@@ -62,7 +67,7 @@ def _site(attention: Any) -> Site:
 
 
 def _transformers(network: Any) -> Iterator[tuple[str, int, Any]]:
-    """(name, level, block) of every block that has text attention, in the order in which they run."""
+    """(name, level, block) of every block with cross-attention, in the order in which they run."""
     from comfy.ldm.modules.attention import SpatialTransformer
     from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 
@@ -71,7 +76,7 @@ def _transformers(network: Any) -> Iterator[tuple[str, int, Any]]:
     for section, sequences in sections:
         for index, sequence in enumerate(sequences or ()):
             for module in sequence or ():
-                # Exactly this class: the video models' attends to a picture, not to text.
+                # Exactly this class: that of the video models attends to an image, not to text.
                 if type(module) is SpatialTransformer:
                     for depth, block in enumerate(module.transformer_blocks):
                         if getattr(block, "attn2", None) is not None:
@@ -85,13 +90,13 @@ def _transformers(network: Any) -> Iterator[tuple[str, int, Any]]:
 def _by_analogy(blocks: tuple[Block, ...]) -> _Special:
     """Reference and propagation layers for layouts that the paper does not cover.
 
-    Both of the paper's reference layers see the picture at half the latent's size on the way up, and its propagation
-    layers are those of the finest level: all of the way up but the last, and one repeat of the way down.
+    Both of the paper's reference layers are in the decoder at half the latent's resolution. Its propagation layers are
+    those of the finest level: all in the decoder but the last, and one group of blocks in the encoder.
     """
     up = [block for block in blocks if block.name.startswith("output")] or list(blocks)
     level = 1 if any(block.level == 1 for block in up) else min(block.level for block in up)
     candidates = [block for block in up if block.level == level]
-    # SD's three single blocks give the second, SDXL's three double blocks the first of six.
+    # Of SD's three single blocks this takes the second, of SDXL's three double blocks the first of six.
     reference = (
         candidates[math.floor(len(candidates) / 2)] if all(b.name.endswith(".0") for b in candidates) else candidates[0]
     )

@@ -1,8 +1,7 @@
-"""Wan 2.1 and 2.2: self-attention over all frames, and cross-attention to the tokens of umT5.
+"""Wan 2.1 and 2.2: self-attention over all frames, and cross-attention to umT5's tokens.
 
-Models that start from a picture ask the tokens of CLIP's vision first and those of the text afterwards, between the
-same two projections, and add the answers. The later call is the one that stays; what its heads are weighed by is its own
-answer.
+Image-to-video models attend to the tokens of CLIP vision first and to the text after that, between the same two
+projections, and add the two outputs. The second call is the one that is kept; its heads are weighted by its own output.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Wan(Family):
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.wan.model import WanModel
 
-        # Subclasses have tokens of their own in the sequence (a driving film, a voice) or work on one piece after another.
+        # Subclasses add tokens of their own to the sequence (a driving video, a voice) or process it piece by piece.
         return type(network) is WanModel
 
     def plan(self, network: Any) -> Plan:
@@ -39,11 +38,11 @@ class Wan(Family):
         patch = tuple(network.patch_size)
 
         def references(given: Mapping[str, Any]) -> tuple[int, int]:
-            """A reference picture comes first (Fun Control), others behind (Phantom: as more frames; Bernini)."""
+            """The reference image of Fun Control comes first, others last (Phantom: as more frames; Bernini)."""
             first = given.get("reference_latent") if network.ref_conv is not None else None
             before = 0
             if first is not None:
-                # That one is not filled up to whole patches.
+                # This one is not padded to whole patches.
                 before = math.prod(side // step for side, step in zip(first.shape[-2:], patch[1:], strict=True))
             more = [given["time_dim_concat"]] if given.get("time_dim_concat") is not None else []
             more += given.get("context_latents") or []

@@ -1,1 +1,1 @@
-"""Semantic guidance while a sampler runs."""
+"""Semantic guidance (S-CFG) during sampling."""

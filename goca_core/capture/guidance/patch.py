@@ -1,9 +1,9 @@
-"""Semantic guidance while any sampler runs: record every step, and weigh guidance by region.
+"""Semantic guidance with any sampler: record every step, and scale the guidance of each region.
 
-The weighing is done after the guidance of the host and of other nodes (a post-CFG function), so that they compose:
-plain guidance is u + w (c - u), semantic guidance u + w r (c - u), and the difference w (r - 1) (c - u) is added to
-whatever came before. The host hands these functions predictions of the clean latent; the rate r does not depend on the
-kind of prediction.
+The scaling is a post-CFG function: it comes after the guidance of ComfyUI and of other nodes and works with both. Plain
+guidance is u + w (c - u), semantic guidance u + w r (c - u), so the difference w (r - 1) (c - u) is added to the result so
+far. ComfyUI passes predictions of the clean latent to these functions; the rate r does not depend on the kind of
+prediction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .run import GuidanceRun
 
 
 class SemanticGuidance(SamplingPatch[GuidanceRun]):
-    """What a guided MODEL carries: the wrappers of every patch, and a post-CFG function."""
+    """A patch with a post-CFG function besides the wrappers."""
 
     key = "goca_semantic_cfg"
 
@@ -29,14 +29,15 @@ class SemanticGuidance(SamplingPatch[GuidanceRun]):
         super().__init__()
         if not 0 <= start < end <= 1:
             raise ValueError(
-                f"Semantic guidance would work from {start:g} to {end:g} of sampling (0 to 1); start must be below end."
+                f"Semantic guidance cannot work from {start:g} to {end:g}; choose fractions of sampling from 0 to 1, with "
+                "start below end."
             )
         self.settings, self.start, self.end, self.words = settings, start, end, words
 
     def install(self, model: Any) -> Any:
-        """A copy of a MODEL (ModelPatcher) with semantic guidance; a second one on it takes the place of the first.
+        """A copy of a MODEL (ModelPatcher) with semantic guidance, which replaces any that the MODEL already has.
 
-        Raises UnknownFamily for a kind whose attention cannot be recorded.
+        Raises UnknownFamily for a model whose attention cannot be recorded.
         """
         patched = super().install(model)
         others = patched.model_options.get("sampler_post_cfg_function", [])
@@ -54,7 +55,7 @@ class SemanticGuidance(SamplingPatch[GuidanceRun]):
     def __call__(self, args: Mapping[str, Any]) -> Tensor:
         denoised: Tensor = args["denoised"]
         run = self.current
-        # Without a negative there is no guidance to weigh (cfg 1).
+        # Without a negative (CFG 1) there is no guidance to scale.
         if run is None or not run.working or args.get("uncond") is None:
             return denoised
         cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], float(args["cond_scale"])
@@ -65,10 +66,10 @@ class SemanticGuidance(SamplingPatch[GuidanceRun]):
             chosen = self.settings
             limits = chosen.minimum, chosen.maximum, chosen.ceiling, chosen.smooth
             masks, fore = regions.masks.to(cond.device), regions.foreground.to(cond.device)
-            # Some image models have an axis of one frame between channels and rows.
+            # Some image models have a frame axis of length one between channels and rows.
             rate = rate_map(cond.flatten(1, -3), uncond.flatten(1, -3), masks, fore, scale, *limits)
         except Exception as error:
-            # Nothing that goes wrong here is worth a picture.
+            # An error here must not stop image generation.
             run.give_up(f"{type(error).__name__}: {error}")
             return denoised
         rate = rate.reshape(-1, *[1] * (cond.ndim - 3), *rate.shape[1:])
@@ -76,7 +77,7 @@ class SemanticGuidance(SamplingPatch[GuidanceRun]):
 
 
 def guide(model: Any, settings: Settings, start: float = 0.0, end: float = 1.0, words: WordMap | None = None) -> Any:
-    """A copy of a MODEL with semantic guidance from ``start`` to ``end`` (shares of sampling).
+    """A copy of a MODEL with semantic guidance from ``start`` to ``end`` (fractions of sampling).
 
     ``words``: the word map of the positive prompt, if its conditioning does not carry one.
     """

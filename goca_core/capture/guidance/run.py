@@ -1,4 +1,4 @@
-"""One sampling run under semantic guidance: what is recorded of each evaluation, and the regions made of it."""
+"""One sampling run with semantic guidance: the recording of each evaluation, and the regions computed from it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from ..hooks import ModelCall, SamplingRun
 from ..options import RecordOptions
 from ..window import TOLERANCE
 
-# S-CFG's regions come from the two coarsest levels (16² and 8² tokens of SD 1.5 at 512 pixels), whose self-attention is
-# multiplied with itself; larger maps, and more layers than SD 1.5 has there, would cost more than the sampling.
+# S-CFG's regions come from the two coarsest levels (16² and 8² tokens in SD 1.5 at 512 pixels), whose self-attention is
+# multiplied by itself. Larger maps, or more layers than SD 1.5 has there, would cost more than sampling.
 _LARGEST, _MOST = 1024, 12
 _log = logging.getLogger("goca")
 
 
 class GuidanceRun(SamplingRun):
-    """What it saw is kept for one evaluation only."""
+    """Records each evaluation and forgets the recording when the evaluation ends."""
 
     def __init__(
         self, guider: Any, noise: Tensor, settings: Settings, window: tuple[float, float], words: WordMap | None
@@ -50,7 +50,7 @@ class GuidanceRun(SamplingRun):
         patcher = guider.model_patcher
         plan = self.plan(patcher.model)
         to_sigma = patcher.get_model_object("model_sampling").percent_to_sigma
-        # With the tolerance of every step window: the same percent means the same step everywhere.
+        # The tolerance is that of the step windows, so the same percentage means the same step in all nodes.
         high, low = (float(to_sigma(percent)) for percent in window)
         self._window = low * (1 - TOLERANCE), high * (1 + TOLERANCE)
         self.tokens = self._tokens_to_keep(guider.conds, words)
@@ -67,7 +67,7 @@ class GuidanceRun(SamplingRun):
         self.working = False
 
     def _tokens_to_keep(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
-        """The tokens to keep of each conditioning that is looked at."""
+        """The tokens to keep of each conditioning that is recorded."""
         entries = [(name, e, length_of(e["cross_attn"], e)) for name in conds for e in conds[name] if "cross_attn" in e]
         if self._settings.rule != "GoCA":
             return {e["uuid"]: Tokens(tuple(range(length)), False, length) for _, e, length in entries}
@@ -75,11 +75,11 @@ class GuidanceRun(SamplingRun):
         for name, entry, length in entries:
             words = attached(entry) or (given if given is not None and given.length == length else None)
             if name != "negative" and words is not None and words.length == length:
-                positive[entry["uuid"]] = _kept(words)
+                positive[entry["uuid"]] = _tokens_for_regions(words)
         if not positive:
             raise AttentionError(
-                "GoCA's regions need to know the words of the prompt: encode the positive prompt with Encode Prompt (GoCA), "
-                "wire Prompt Words (GoCA) with the same CLIP and text into words, or choose S-CFG's regions."
+                "GoCA's regions need the words of the prompt; encode the positive prompt with Encode Prompt (GoCA), connect "
+                "Prompt Words (GoCA) with the same CLIP and text to words, or choose S-CFG's regions."
             )
         background = background_token(
             next(words for tokens in positive.values() if (words := tokens.words) is not None)
@@ -114,7 +114,7 @@ class GuidanceRun(SamplingRun):
         ]
 
     def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
-        """Take what the forward passes showed of each conditioning."""
+        """Keep the recordings of this call's conditionings until the evaluation ends."""
         failure = next((forward.failure for forward in recorders if forward.failure is not None), None)
         if failure is not None:
             self.give_up(failure)
@@ -147,13 +147,15 @@ class GuidanceRun(SamplingRun):
     # -- regions ----------------------------------------------------------------------------------------------------
 
     def regions(self, positive: Iterable[Mapping[str, Any]], negative: Iterable[Mapping[str, Any]]) -> Regions | None:
-        """Regions of this evaluation at the size of the latent, or None where plain guidance has to do."""
-        shown = [(entry, self._found[entry["uuid"]]) for entry in positive if entry["uuid"] in self._found]
+        """Regions of this evaluation at the size of the latent, or None to use plain guidance."""
+        recorded = [(entry, self._found[entry["uuid"]]) for entry in positive if entry["uuid"] in self._found]
         background = next((self._found[entry["uuid"]] for entry in negative if entry["uuid"] in self._found), None)
-        found = [(entry, self._regions_of(record, background)) for entry, record in shown]
+        found = [(entry, self._regions_of(record, background)) for entry, record in recorded]
         parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
-        if not shown:
-            self._warn("the attention of the prompt was not to be seen (cached, cropped, replaced or not active)")
+        if not recorded:
+            self._warn(
+                "the attention to the prompt was not recorded (the call was cached, cropped, replaced or not active)"
+            )
         if not parts:
             return None
         return parts[0][0] if len(parts) == 1 else join([part for part, _ in parts], [weight for _, weight in parts])
@@ -167,7 +169,7 @@ class GuidanceRun(SamplingRun):
         return Regions(resize_nearest(part.masks, self._size), resize_nearest(part.foreground, self._size))
 
     def _weight(self, entry: Mapping[str, Any]) -> Tensor:
-        """How much the host lets this conditioning count at each cell, [B, h, w]."""
+        """ComfyUI's weight of this conditioning at each latent cell, [B, h, w]."""
         weight = torch.ones(self.batch, *self._size) * float(entry.get("strength", 1.0))
         mask = entry.get("mask")
         if mask is None:
@@ -176,19 +178,19 @@ class GuidanceRun(SamplingRun):
         return weight * mask.repeat(self.batch // mask.shape[0], 1, 1)
 
     def give_up(self, why: str) -> None:
-        """Not tried again: what does not fit into memory now will not fit a step later."""
+        """Use plain guidance for the rest of the run: what does not fit into memory now will not fit in a later step."""
         self._warn(why)
         self._broken, self.working = True, False
 
     def _warn(self, why: str) -> None:
-        """A step without regions is a step of plain guidance; the picture is never lost. Said once a run."""
+        """Log, once per run, that a step without regions uses plain guidance; sampling goes on."""
         if not self._warned:
             _log.warning("GoCA: Semantic CFG fell back to plain CFG at noise level %.3g: %s.", self.sigma, why)
         self._warned = True
 
 
-def _kept(words: WordMap) -> Tokens:
-    """The tokens that may own pixels and the one that gathers the background; one column for the others."""
+def _tokens_for_regions(words: WordMap) -> Tokens:
+    """The tokens that pixels can be assigned to and the background token; one column for all others."""
     kept = set(candidates(words))
     background = background_token(words)
     if background is not None:
@@ -197,7 +199,7 @@ def _kept(words: WordMap) -> Tokens:
 
 
 def _plain(result: Any) -> PlainLayer | None:
-    """The one layer of a plan of one block."""
+    """The only layer of a plan with one block."""
     layer = next(iter(result.layers.values()), None)
     if layer is None or result.affinity is None or result.affinity_grid != (layer.height, layer.width):
         return None
@@ -205,7 +207,7 @@ def _plain(result: Any) -> PlainLayer | None:
 
 
 def _coarse_layers(plan: Plan, size: Grid) -> list[Plan]:
-    """A plan for each layer that S-CFG's regions are made of, whose propagation map is that layer's own self-attention."""
+    """One plan per layer that S-CFG's regions use; its propagation map is that layer's own self-attention."""
 
     def tokens(level: int) -> int:
         height, width = plan.grid(level, *size)
@@ -215,8 +217,8 @@ def _coarse_layers(plan: Plan, size: Grid) -> list[Plan]:
     blocks = [block for block in plan.blocks if block.level in coarsest and tokens(block.level) <= _LARGEST]
     if not blocks:
         raise AttentionError(
-            f"S-CFG's regions need layers of at most {_LARGEST} tokens, and at this size the model has none; choose GoCA's "
-            "regions or a smaller picture."
+            f"S-CFG's regions need layers of at most {_LARGEST} tokens, but the model has none at this size; choose GoCA's "
+            "regions or a smaller image."
         )
     blocks = blocks[:: -(-len(blocks) // _MOST)]
     return [replace(plan, blocks=(block,), reference=block.name, affinity=(block.name,)) for block in blocks]

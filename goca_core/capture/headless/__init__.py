@@ -1,4 +1,4 @@
-"""ComfyUI in this process, without its server, for what runs from a command line."""
+"""ComfyUI in this process, without its server, for command-line programs."""
 
 from __future__ import annotations
 

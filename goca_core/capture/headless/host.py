@@ -1,7 +1,7 @@
-"""The host in this process, without its server: found, started, and a model opened in it.
+"""Find and start ComfyUI in this process, without its server.
 
-For what runs from a command line: the evaluation, the benchmarks and the scripts. The interpreter must be one that has
-the host's packages. Nothing of the host is imported before `boot`.
+For command-line programs: the evaluation, the benchmarks and the scripts. The Python that runs them must have ComfyUI's
+packages. Nothing of ComfyUI is imported before `boot`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,22 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO_WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
 
 
 class ComfyUIError(ValueError):
-    """The host, or what it should load, cannot be used; one sentence that says what to do."""
+    """ComfyUI, or a file that it should load, cannot be used. The message is one sentence that says what to do."""
 
 
 def find() -> Path:
-    """The folder of the host: COMFYUI_DIR, the ComfyUI in whose custom_nodes this pack lies, or what `make host` made.
+    """ComfyUI's folder: COMFYUI_DIR, the ComfyUI with this pack in custom_nodes, or the one that `make host` installed.
 
     Raises ComfyUIError when there is none.
     """
     given = os.environ.get("COMFYUI_DIR", "").strip()
-    # Not resolved: the pack may be a link in custom_nodes.
+    # Links are not resolved: the pack may be linked into custom_nodes.
     here = Path(os.path.abspath(__file__)).parents[3]
     candidates = [Path(given).expanduser()] if given else [here.parent.parent, ROOT / ".host" / "ComfyUI"]
     for folder in candidates:
@@ -39,25 +35,23 @@ def find() -> Path:
             return Path(os.path.abspath(folder))
     if given:
         raise ComfyUIError(
-            f'COMFYUI_DIR is "{given}", where there is no ComfyUI: set it to the folder that holds main.py.'
+            f'COMFYUI_DIR is "{given}", but that folder holds no ComfyUI; set it to the folder with ComfyUI\'s main.py.'
         )
-    raise ComfyUIError(
-        "There is no ComfyUI here: set COMFYUI_DIR to its folder, or run 'make host' in this pack's folder."
-    )
+    raise ComfyUIError("No ComfyUI was found; set COMFYUI_DIR to its folder, or run 'make host' in this pack's folder.")
 
 
 def version() -> str:
-    """The version of the host, without starting it."""
+    """ComfyUI's version, read without starting it."""
     file = find() / "comfyui_version.py"
     found = re.search(r'"(.+)"', file.read_text(encoding="utf-8")) if file.is_file() else None
     return found[1] if found else "unknown"
 
 
 def boot(*arguments: str) -> None:
-    """Put the host on the path, with a command line of its own. Does nothing in a process where it already runs.
+    """Make ComfyUI importable, with command-line arguments of its own. Does nothing if it already runs in this process.
 
-    arguments: for the host, such as "--cpu"; without any accelerator that one is added. Raises ComfyUIError when there is
-    no host, or no torch in this interpreter.
+    ``arguments``: for ComfyUI, such as "--cpu", which is added when there is no accelerator. Raises ComfyUIError when
+    ComfyUI is missing, or torch is missing from this Python.
     """
     if "comfy.cli_args" in sys.modules:
         return
@@ -66,37 +60,41 @@ def boot(*arguments: str) -> None:
         import torch
     except ImportError:
         raise ComfyUIError(
-            "This Python has no torch: use the one that runs ComfyUI ('python scripts/host.py --print python' names the "
-            "one that 'make host' made)."
+            "This Python has no torch; use the Python that runs ComfyUI ('python scripts/host.py --print python' "
+            "prints the one that 'make host' installed)."
         ) from None
-    # The pack's folder comes last, for what is imported later: its `nodes` must not hide the host's.
-    kept_path = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, host)]
-    sys.path[:] = [str(host), *kept_path, str(ROOT)]
-    # The host's tree may be a user's own; not even bytecode is written there.
+    # The pack's folder goes last: its `nodes` must not shadow ComfyUI's.
+    other_paths = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, host)]
+    sys.path[:] = [str(host), *other_paths, str(ROOT)]
+    # This may be the user's own ComfyUI, so not even bytecode is written there.
     sys.dont_write_bytecode = True
     kinds = (torch.cuda, getattr(torch, "xpu", None), torch.backends.mps)
     if not any(kind is not None and kind.is_available() for kind in kinds):
         arguments = tuple(dict.fromkeys((*arguments, "--cpu")))
-    kept, sys.argv = sys.argv, ["main.py", *arguments]
+    original, sys.argv = sys.argv, ["main.py", *arguments]
     try:
-        # Parsed once, when comfy.cli_args is first imported, and only if asked for before.
+        # ComfyUI parses its arguments once, when comfy.cli_args is first imported, and only if that was enabled before.
         importlib.import_module("comfy.options").enable_args_parsing()
         importlib.import_module("comfy.cli_args")
     finally:
-        sys.argv = kept
+        sys.argv = original
 
 
 def weights(checkpoint: Path | None) -> Path:
-    """The file of a checkpoint, None for the bundled demo model. Raises ComfyUIError when it is not there."""
+    """The file of a checkpoint, or of the bundled demo model if None. Raises ComfyUIError when it is missing."""
     file = DEMO_WEIGHTS if checkpoint is None else checkpoint
-    if not file.is_file():
-        what = "The demo model's weights are" if checkpoint is None else "The checkpoint is"
-        raise ComfyUIError(f'{what} missing: there is no file "{file}".')
-    return file
+    if file.is_file():
+        return file
+    if file == DEMO_WEIGHTS:
+        raise ComfyUIError(
+            f'The demo model\'s weights are missing: there is no file "{file}"; install the pack again, or train the '
+            "model with scripts/train_demo.py."
+        )
+    raise ComfyUIError(f'The checkpoint is missing: there is no file "{file}"; check its path.')
 
 
 def digest(file: Path) -> str:
-    """SHA-256 of a file, which says better than its name which weights were measured."""
+    """SHA-256 of a file: it identifies the measured weights better than a file name."""
     sha = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""A model that looks at pictures: encoding, noise, one recorded forward. Imports the host; see `headless.open_model`."""
+"""A loaded model: encode images and prompts, and record forward passes. Imports ComfyUI; see `headless.open_model`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.model_base
 import comfy.sd
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ from ..options import RecordOptions
 from ..segment import segment, sigmas_at
 from .host import ComfyUIError
 
-_PROMPTS_KEPT = 64  # data sets repeat themselves: the same few classes in many pictures
+_PROMPTS_KEPT = 64  # data sets repeat their prompts: many images share a few classes
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """A picture and a prompt, encoded once for any number of looks: samples [1, C, h, w] and the CONDITIONING."""
+    """An encoded image and prompt, for any number of forward passes: samples [1, C, h, w] and the CONDITIONING."""
 
     samples: Tensor
     positive: Any
@@ -38,8 +37,8 @@ class EncodedImage:
 class LoadedModel:
     """MODEL, CLIP and VAE of one checkpoint.
 
-    family: its name. side: side of the square pictures, in pixels, at which the paper (or the model's makers) use it.
-    multiple: both sides of a picture must be multiples of this.
+    ``family``: its name. ``side``: side in pixels of the square images for which the paper (or the model's authors) use it.
+    ``multiple``: height and width of an image must be multiples of this.
     """
 
     def __init__(self, model: Any, clip: Any, vae: Any, side: int) -> None:
@@ -55,14 +54,14 @@ class LoadedModel:
 
     @property
     def device(self) -> str:
-        """What it runs on, for people."""
+        """The name of the device, to show to users."""
         device = torch.device(self.model.load_device)
         return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
     def sigma(self, level: str) -> float:
-        """A noise level in the host's own terms: "auto" is the paper's for the family, "25%" a share of sampling.
+        """A noise level as a sigma of the model: "auto" is the paper's choice for the family, "25%" a percentage of sampling.
 
-        Anything else is a sigma. Raises ComfyUIError for one that the model does not have.
+        Anything else is a sigma itself. Raises ComfyUIError for a sigma outside the model's range.
         """
         if level == "auto":
             return self._noise_level
@@ -70,15 +69,17 @@ class LoadedModel:
             return sigmas_at(self.model, [float(level[:-1]) / 100])[0]
         sampling = self.model.get_model_object("model_sampling")
         low, high = float(sampling.sigma_min), float(sampling.sigma_max)
-        # People write a bound with three digits.
+        # Users write the bounds with three digits.
         if not 0.99 * low <= float(level) <= 1.01 * high:
-            raise ComfyUIError(f"The noise level {level} is outside of what this model knows, {low:.3g} to {high:.3g}.")
+            raise ComfyUIError(
+                f"The noise level {level} is outside this model's range; choose a sigma from {low:.3g} to {high:.3g}."
+            )
         return min(max(float(level), low), high)
 
     def size(self, height: int, width: int, side: int | None, keep_aspect: bool) -> tuple[int, int]:
-        """The size at which a picture is looked at: the square of `side` (None: the model's own), as in the paper.
+        """The size at which an image is evaluated: a square of `side` (None: the model's own), as in the paper.
 
-        keep_aspect: of the same area, but with the picture's own proportions. Both are rounded to the model's multiple.
+        ``keep_aspect``: same area, but the image's own aspect ratio. Height and width are rounded to `multiple`.
         """
         side = side or self.side
         wanted = (side * math.sqrt(height / width), side * math.sqrt(width / height)) if keep_aspect else (side, side)
@@ -88,7 +89,7 @@ class LoadedModel:
     def encode(
         self, picture: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False
     ) -> EncodedImage:
-        """Encode a picture, uint8 [H, W, 3], and a prompt. The picture is resized to `size` bicubically."""
+        """Encode an image, uint8 [H, W, 3], and a prompt. The image is first resized to `size` with bicubic interpolation."""
         rows, columns = self.size(int(picture.shape[0]), int(picture.shape[1]), side, keep_aspect)
         if picture.shape[:2] != (rows, columns):
             resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC)
@@ -124,30 +125,24 @@ class LoadedModel:
 def load_model(checkpoint: Path | None) -> LoadedModel:
     """The demo model (None, or other weights of it) or a checkpoint.
 
-    Raises ComfyUIError when it lacks a part or cannot be recorded.
+    Raises ComfyUIError when a part is missing or the model cannot be recorded.
     """
     if checkpoint is None or demo_model.is_demo(checkpoint):
         return LoadedModel(*demo_model.load(checkpoint or demo_model.WEIGHTS), side=64)
     try:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
     except Exception as error:
-        # The host has many words for a file that it cannot read, some of them over several lines.
+        # ComfyUI raises many kinds of errors for an unreadable file, some with several lines.
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ComfyUIError(f"{checkpoint.name} cannot be loaded as a checkpoint: {why}") from error
+        raise ComfyUIError(
+            f"{checkpoint.name} cannot be loaded as a checkpoint; choose another file ({why})."
+        ) from error
     if model is None or clip is None or vae is None or getattr(vae, "first_stage_model", None) is None:
         raise ComfyUIError(
-            f"{checkpoint.name} lacks its model, its text encoder or its VAE: give a full checkpoint that holds all three."
+            f"{checkpoint.name} lacks its model, text encoder or VAE; choose a full checkpoint that holds all three."
         )
     try:
-        return LoadedModel(model, clip, vae, _paper_side(model.model))
+        side = find_family(model.model).side(model.model, network_of(model.model))
+        return LoadedModel(model, clip, vae, side)
     except UnknownFamily as error:
         raise ComfyUIError(str(error)) from None
-
-
-def _paper_side(model: Any) -> int:
-    """512 for the models of Stable Diffusion 1 and 2 and the small PixArt, 1024 for all later ones."""
-    network = network_of(model)
-    if type(network).__name__ == "UNetModel":
-        return 1024 if isinstance(model, (comfy.model_base.SDXL, comfy.model_base.SDXLRefiner)) else 512
-    # PixArt tells by its position codes how many times 512 it was made for.
-    return 512 * (getattr(network, "pe_interpolation", None) or 2)

@@ -12,9 +12,9 @@ from .host import boot, weights
 
 
 def open_model(checkpoint: Path | None = None, *, cpu: bool = False) -> LoadedModel:
-    """Start the host if need be and open a checkpoint of any kind that it can load, or the demo model.
+    """Start ComfyUI if it is not running and open a checkpoint of any kind that it can load, or the demo model.
 
-    Raises ComfyUIError for a missing host or file, and for one that does not hold a model, a text encoder and a VAE.
+    Raises ComfyUIError when ComfyUI or the file is missing, or the file does not hold a model, a text encoder and a VAE.
     """
     file = weights(checkpoint)
     boot(*(["--cpu"] if cpu else []))
