@@ -1,1 +1,1 @@
-"""One attention call reduced to small maps while its tensors are alive."""
+"""Reduce attention calls to small maps while their tensors are in memory."""

@@ -1,7 +1,7 @@
-"""One attention call to one small map, without ever holding heads x pixels x tokens.
+"""Compute the softmax of an attention call block by block, without holding heads x pixels x tokens in memory.
 
-Everything is computed in float32 from the queries and keys the kernel was given, over blocks of query rows, so the
-result does not depend on the attention kernel and the memory needed does not grow with the picture.
+Everything is computed in float32 from the kernel's queries and keys, over blocks of query rows. So the result does not
+depend on the attention kernel, and the memory needed does not grow with the image.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Size of the largest temporary, in elements: 2^21 float32 are 8 MB, about what a core's cache still serves well. An
-# accelerator rather wants few large steps.
+# Size of the largest temporary, in elements: 2^21 float32 are 8 MB, which still fits a CPU cache well. An accelerator is
+# faster with fewer, larger steps.
 _ELEMENTS = 1 << 21
 _ELEMENTS_ACCELERATOR = 1 << 23
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
@@ -34,21 +34,21 @@ class AttentionCall:
     scale: float
 
     def rows(self, rows: slice) -> AttentionCall:
-        """The same call for some samples of its batch."""
+        """The same call, for some samples of the batch."""
         mask = self.mask
         if mask is not None and mask.shape[0] == self.q.shape[0]:
             mask = mask[rows]
         return AttentionCall(self.q[rows], self.k[rows], self.v[rows], mask, self.scale)
 
     def queries(self, queries: slice) -> AttentionCall:
-        """The same call for some of its queries."""
+        """The same call, for some of the queries."""
         mask = self.mask
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., queries, :]
         return AttentionCall(self.q[:, :, queries], self.k, self.v, mask, self.scale)
 
     def keys(self, keys: slice) -> AttentionCall:
-        """The same call with some of its keys only; its softmax is that of the whole call only with a ``total``."""
+        """The same call with only some of the keys; pass ``total`` to get the softmax of the whole call."""
         mask = self.mask
         if mask is not None and mask.shape[-1] > 1:
             mask = mask[..., keys]
@@ -61,11 +61,11 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
-    """Read the arguments of the host's attention functions, whichever way they were passed."""
+    """Read the arguments of ComfyUI's attention functions, positional or by name."""
     given = dict(zip(_NAMES, args, strict=False)) | dict(kwargs)
     q, k, v, heads = given["q"], given["k"], given["v"], given["heads"]
     if not given.get("skip_reshape"):
-        # Some callers (SD3) have the heads of one of them on an axis of their own already.
+        # Some callers (SD3) pass one of them with the heads already on an axis of their own.
         q, k, v = (x.flatten(2) for x in (q, k, v))
         q = split_heads(q, heads)
         # Grouped-query attention shares each key head among several query heads.
@@ -81,7 +81,7 @@ def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
 
 
 def _four_axes(mask: Tensor, batch: int, queries: int) -> Tensor:
-    """A mask of any of the host's shapes as [B or 1, H or 1, Nq or 1, Nk]."""
+    """A mask in any shape that ComfyUI uses, as [B or 1, H or 1, Nq or 1, Nk]."""
     if mask.ndim == 2:
         return mask[:, None, None] if mask.shape[0] == batch != queries else mask[None, None]
     return mask[None, None, None] if mask.ndim == 1 else mask[:, None] if mask.ndim == 3 else mask
@@ -92,8 +92,8 @@ def probabilities(
 ) -> Iterator[tuple[slice, Tensor]]:
     """The softmax of a call, block by block: (query rows, [B, H, rows, Nk] in float32 or better).
 
-    ``index``: only these query rows, in this order (the slices then count within it). ``total``: the logarithm of the
-    softmax's denominators [B, H, Nq], if it is known; it may come from more keys than the call has.
+    ``index``: only these query rows, in this order (the slices then refer to positions in it). ``total``: the logarithm
+    of the softmax's denominators [B, H, Nq], if known; it may cover more keys than the call has.
     """
     q = call.q if index is None else call.q[:, :, index]
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""What one model call leaves of one conditioning: every attention call reduced to small maps while its tensors live."""
+"""Record one conditioning in one model call: reduce each attention call to small maps while its tensors are in memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .text_maps import TextMaps, TokenColumns
 
 @dataclass
 class CondRecording:
-    """What one call recorded for one conditioning."""
+    """The recording of one conditioning in one call."""
 
     layers: dict[str, Layer] = field(default_factory=dict)
     affinity: Tensor | None = None
@@ -32,7 +32,7 @@ class CondRecording:
 
 
 class CondRecorder:
-    """The rows of one conditioning within a call, and its layers so far."""
+    """Records the rows of one conditioning in a call, layer by layer."""
 
     def __init__(self, spec: ReductionSpec, rows: slice, tokens: Tokens) -> None:
         self.spec, self.rows, self.tokens = spec, rows, tokens
@@ -47,10 +47,12 @@ class CondRecorder:
     def take_text(
         self, block: Block, call: AttentionCall, output: Tensor | None, grid: Grid, image: slice = ALL
     ) -> None:
-        """Cross-attention of a layer. ``output``: what it gave, for the whole call; None where that was replaced.
-        ``image``: the queries that are the image's."""
+        """Record the cross-attention of a layer.
+
+        ``output``: its output, for the whole call; None where another node replaced it. ``image``: the image's queries.
+        """
         if call.k.shape[2] % self.tokens.length:
-            return  # other conditionings were appended to the keys; which columns are ours cannot be told
+            return  # other conditionings were appended to the keys, so the columns of this one are unknown
         call = call.rows(self.rows).queries(image)
         if output is None:
             value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
@@ -62,7 +64,7 @@ class CondRecorder:
         self._keep(block, text, grid)
 
     def take_self(self, block: Block, call: AttentionCall, grid: Grid, image: slice) -> None:
-        """Self-attention of a layer, whose keys and queries are the image's at ``image``."""
+        """Record the self-attention of a layer; ``image``: the image's queries and keys."""
         maps = self._self_maps(block, grid)
         if maps is not None:
             call = call.rows(self.rows).queries(image)
@@ -70,7 +72,7 @@ class CondRecorder:
             maps.finish()
 
     def take_joint(self, block: Block, call: AttentionCall, output: Tensor, grid: Grid, spans: JointSpans) -> None:
-        """Text and self-attention of a layer in one."""
+        """Record the joint attention of a layer, as cross-attention and self-attention."""
         call = call.rows(self.rows)
         value = output[self.rows, spans.image]
         text = self._text_maps(block, value, call.v[:, :, spans.image], spans.text.stop - spans.text.start)
@@ -81,19 +83,19 @@ class CondRecorder:
             maps.finish()
 
     def take_feature(self, feature: Tensor, grid: Grid) -> None:
-        """The feature [B, N, C] of the reference layer, for the whole call: what all layers are measured by."""
+        """Take the feature [B, N, C] of the reference layer, for the whole call; all layers are scored against it."""
         affinities = []
-        for frame in feature[self.rows].chunk(self.spec.frames, 1):  # one by one: in full precision they are large
+        for frame in feature[self.rows].chunk(self.spec.frames, 1):  # one at a time: in full precision they are large
             image = resize_bilinear(frame.transpose(-1, -2).unflatten(-1, grid).float(), self.spec.reference_grid)
             channel0 = self.spec.options.reference_channel0
             affinities.append(reference_affinity(image, channel0, self.spec.reference_dtype))
         whole = affinities[0] if len(affinities) == 1 else torch.stack(affinities, 1).flatten(0, 1)
         self._scores.set_reference(self.spec, whole)
 
-    # -- what is made of it -------------------------------------------------------------------------------------------
+    # -- accumulators and results -------------------------------------------------------------------------------------
 
     def _text_maps(self, block: Block, output: Tensor, value: Tensor, keys: int) -> TextMaps:
-        """An empty accumulator for as many text keys; fewer than there are tokens where the model cuts padding off."""
+        """An empty accumulator for ``keys`` text keys; these are fewer than the tokens if the model drops padding."""
         tokens = self.tokens
         if keys not in self._columns:
             made = TokenColumns.make(keys, tokens.length, tokens.positions, tokens.rest, output.device)
@@ -105,7 +107,7 @@ class CondRecorder:
         self._maps[block.name] = Layer(block.name, *grid, maps, {})
 
     def _self_maps(self, block: Block, grid: Grid) -> SelfMaps | None:
-        """An empty accumulator for the self-attention of a layer; None where it is not wanted."""
+        """An empty accumulator for the self-attention of a layer; None if that is not needed."""
         spec, sinks = self.spec, list[Sink]()
         if spec.scored:
             sinks.append(self._scores.sink(spec, block.name))
@@ -118,7 +120,7 @@ class CondRecorder:
         return SelfMaps(grid, sinks, spec.frames) if sinks else None
 
     def result(self) -> CondRecording:
-        """What was recorded; the layers in the order of the plan. A layer that could not be measured scores NaN."""
+        """The recording, with layers in the order of the plan. A layer that could not be scored gets NaN."""
         layers = {}
         for block in self.spec.plan.blocks:
             layer = self._maps.get(block.name)
@@ -134,17 +136,17 @@ class CondRecorder:
 
 
 def _head_weights(site: Site, output: Tensor, value: Tensor, spec: ReductionSpec) -> dict[str, Tensor]:
-    """Head weights [B, N, H] by each method, from what attention gave [B, N, C] and its values [B, H, T, d]."""
-    # The average does not read the projection, so a model whose projection cannot be read still records it.
-    plain = not site.weighted or set(spec.heads) == {"average"}
-    weight = output.new_zeros(1, output.shape[-1]) if plain else effective_weight(site.out, output.device)
+    """Head weights [B, N, H] for each method, from the attention output [B, N, C] and the values [B, H, T, d]."""
+    # The average does not need the projection, so it also works where the projection's weight cannot be read.
+    averaged = not site.weighted or set(spec.heads) == {"average"}
+    weight = output.new_zeros(1, output.shape[-1]) if averaged else effective_weight(site.out, output.device)
 
-    def of_frame(method: str, frame: Tensor) -> Tensor:
+    def frame_weights(method: str, frame: Tensor) -> Tensor:
         values = value if "VW" in method else None
         return head_weights(frame.float(), weight, site.heads, method if site.weighted else "average", values)
 
-    # Frame by frame, because what attention gave is large in full precision.
+    # Frame by frame, because the attention output is large in full precision.
     return {
-        method: torch.cat([of_frame(method, frame) for frame in output.chunk(spec.frames, 1)], 1)
+        method: torch.cat([frame_weights(method, frame) for frame in output.chunk(spec.frames, 1)], 1)
         for method in spec.heads
     }

@@ -10,20 +10,20 @@ from torch import Tensor
 
 from .call import AttentionCall
 
-# Fused kernels that also return the logarithm of the denominators, by kind of device.
+# Fused kernels that also return the logarithm of the denominators, by device type.
 _KERNELS: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
     "cuda": ("_scaled_dot_product_flash_attention", (torch.float16, torch.bfloat16)),
     "cpu": ("_scaled_dot_product_flash_attention_for_cpu", (torch.float32, torch.bfloat16, torch.float16)),
 }
-# Where asking the kernel is cheaper than a pass over all keys.
+# Devices on which the kernel is cheaper than a pass over all keys.
 FUSED: set[str] = {"cuda"}
 
 
 def log_total(call: AttentionCall) -> Tensor | None:
     """Logarithm of the softmax's denominators, [B, H, Nq] in float32, from the device's fused kernel.
 
-    None where there is no kernel for the call, or where what it says is not what a few rows computed directly say: the
-    kernels are not part of torch's public face.
+    None if there is no kernel for the call, or its result differs from a few rows that are computed directly. The check
+    is needed because these kernels are not part of torch's public API.
     """
     name, dtypes = _KERNELS.get(call.q.device.type, ("", ()))
     kernel: Callable[..., Any] | None = getattr(torch.ops.aten, name, None) if name else None
@@ -44,5 +44,5 @@ def _agrees(total: Tensor, call: AttentionCall) -> bool:
     some = torch.tensor(sorted({0, count // 3, 2 * count // 3, count - 1}), device=total.device)
     last = slice(heads - 1, None)
     logits = call.q[:, last, some].float() @ call.k[:, last].float().transpose(-1, -2) * call.scale
-    # Numbers that are not finite are for the maps to show.
+    # NaNs count as equal here: they are reported when the maps are used.
     return torch.allclose(total[:, last, some].float(), logits.logsumexp(-1), atol=1e-3, equal_nan=True)

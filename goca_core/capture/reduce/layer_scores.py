@@ -1,7 +1,7 @@
-"""What becomes of a layer's self-attention: a score against the reference affinity, and its part in a mean.
+"""Use a layer's self-attention: score it against the reference affinity, and add it to a running mean.
 
-A map of 64x64 tokens takes 64 MB in full precision. Of each layer's only a sum of products with the reference and its part
-in a mean are wanted, and both are made of some rows at a time, as they come in (``self_maps.Sink``).
+A map of 64x64 tokens takes 64 MB in full precision. Only a sum of products with the reference and the running mean are
+needed from it, and both are computed a few rows at a time as the rows come in (``self_maps.Sink``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from ...layers import LayerScore, resize_keys, resize_self_map
 from ...tensors import Grid, finite, nearest_index
 from .spec import ReductionSpec
 
-# Rows of a held map that are compared with the reference at a time.
+# Rows of a stored map that are compared with the reference at a time.
 _ROWS = 512
 
 
 class KeptRows:
-    """Maps [B * frames, M, M] that are put together of rows, in their own precision or another."""
+    """Maps [B * frames, M, M] that are assembled from rows, in the rows' precision or in ``dtype``."""
 
     def __init__(self, frames: int, dtype: torch.dtype | None = None) -> None:
         self._frames, self._dtype = frames, dtype
@@ -31,7 +31,7 @@ class KeptRows:
         self.at(frame, rows, part)[:] = part
 
     def at(self, frame: int, rows: slice, part: Tensor) -> Tensor:
-        """The place of rows like ``part``, to be written to."""
+        """The view of the maps into which rows like ``part`` are written."""
         if self._maps is None:
             batch, _, tokens = part.shape
             self._maps = part.new_empty(batch, self._frames, tokens, tokens, dtype=self._dtype)
@@ -39,12 +39,15 @@ class KeptRows:
 
     def result(self) -> Tensor:
         if self._maps is None:
-            raise ValueError("No rows were taken: a map is put together while its attention call is read.")
+            raise ValueError("No rows were taken; add the rows of an attention call before asking for the map.")
         return self._maps.flatten(0, 1)
 
 
 class Agreement:
-    """Agreement of one layer with the reference P [B * frames, M, M], row by row, not normalised (``layers.LayerScore``)."""
+    """Agreement of one layer with the reference P [B * frames, M, M], computed from rows, not normalised.
+
+    See ``layers.LayerScore``.
+    """
 
     def __init__(self, affinity: Tensor, frames: int, methods: Sequence[str]) -> None:
         self._affinity = affinity.unflatten(0, (-1, frames))
@@ -64,7 +67,7 @@ class Agreement:
 
 
 class LayerScores:
-    """The scores of all layers of a call. Layers that run before the reference wait for it, reduced to one map each.
+    """The scores of all layers of a call. The maps of layers that run before the reference layer are stored until then.
 
     ``scores``: layer -> method -> [B * frames], on the CPU.
     """
@@ -75,18 +78,18 @@ class LayerScores:
         self._waiting: list[tuple[str, Tensor, Grid]] = []
 
     def sink(self, spec: ReductionSpec, name: str) -> ScoreSink:
-        """Where the self-attention of a layer goes to be scored."""
+        """The sink that scores the self-attention of a layer."""
         return ScoreSink(self, spec, name, None if self._reference is None else self._reference.affinity)
 
     def set_reference(self, spec: ReductionSpec, affinity: Tensor) -> None:
-        """The reference affinity [B * frames, M, M] of this call is known."""
+        """Set the reference affinity [B * frames, M, M] of this call, and score the layers that wait for it."""
         self._reference = Reference(affinity, spec.reference_grid)
         for name, maps, grid in self._waiting:
             self.score(spec, name, maps.to(affinity.device), grid)
         self._waiting.clear()
 
     def score(self, spec: ReductionSpec, name: str, maps: Tensor, grid: Grid) -> None:
-        """Score the whole maps of a layer, or let them wait."""
+        """Score the whole maps of a layer, or store them until the reference is known."""
         if self._reference is None:
             held = maps.to("cpu", torch.float16) if spec.is_large(grid) else maps
             self._waiting.append((name, held, grid))
@@ -95,7 +98,7 @@ class LayerScores:
 
 
 class ScoreSink:
-    """Scores one layer while its rows come in, or keeps them while the reference ``affinity`` is not known."""
+    """Scores one layer while its rows come in, or stores them if the reference ``affinity`` is not known yet."""
 
     def __init__(self, scores: LayerScores, spec: ReductionSpec, name: str, affinity: Tensor | None) -> None:
         self.target = spec.reference_grid
@@ -115,7 +118,7 @@ class ScoreSink:
 
 
 class MapSink:
-    """Brings the self-attention of a layer to the grid ``target`` and puts it together there."""
+    """Collects the self-attention of a layer on the grid ``target``."""
 
     def __init__(self, target: Grid, frames: int) -> None:
         self.target, self._frames = target, frames
@@ -136,7 +139,7 @@ class MapSink:
 
 
 class MeanSink(MapSink):
-    """A running mean over several layers, each of which calls ``finish``."""
+    """The running mean over several layers; ``finish`` is called after each of them."""
 
     def __init__(self, target: Grid, frames: int) -> None:
         super().__init__(target, frames)
@@ -163,11 +166,11 @@ class Reference:
     def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
         """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).
 
-        In float32, some rows at a time: both may be held in half precision.
+        In float32, a few rows at a time, because both may be stored in half precision.
         """
         if method == "dot-product similarity":
-            # The score is linear in the layer's map, so P can be brought to the layer's grid once instead of bringing
-            # every layer to P's: a sixteenth of the work where the layer has half the side.
+            # The score is linear in the layer's map, so P is brought to the layer's grid once instead of resizing every
+            # layer to P's grid: a sixteenth of the work for a layer with half the side.
             pairs = zip(self._fold(grid).split(_ROWS, 1), layer.split(_ROWS, 1), strict=True)
             return torch.stack([(ours.float() * theirs.float()).sum((1, 2)) for ours, theirs in pairs]).sum(0)
         score = LayerScore(method)

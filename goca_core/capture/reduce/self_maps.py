@@ -1,8 +1,8 @@
-"""Head-mean self-attention, gathered while the softmax of a call is computed: for several grids, frame by frame.
+"""Mean self-attention over heads, collected while the softmax of a call is computed: on several grids, frame by frame.
 
-The tokens of a video are one sequence, frame by frame, and attend to each other. Of that softmax over everything only the
-part of each frame on itself is kept, as in joint attention the part of the image on itself: a matrix over all frames would
-be far too large, and whatever is made of it is made frame by frame. An image is a video of one frame.
+The tokens of a video are one sequence, frame after frame, and attend to each other. From the softmax over all of them only
+each frame's attention to itself is kept, like the image's attention to itself in joint attention: a matrix over all frames
+would be far too large, and it is only used frame by frame. An image is a video of one frame.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from ...tensors import Grid, nearest_index
 
 
 class Sink(Protocol):
-    """Where self-attention of a layer goes on the grid ``target``: to a score, to a mean, or into memory."""
+    """Receives the self-attention of a layer on the grid ``target``, to score it, average it or store it."""
 
     target: Grid
 
     def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        """Rows [B, n, M] of the map [M, M] of one frame: its number, which rows (ascending), and the rows."""
+        """Take ``part`` [B, n, M], the rows ``rows`` (ascending) of the map [M, M] of one frame."""
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
-        """The layer is done. ``whole``: its maps [B * frames, M, M] and their grid, where no rows were taken."""
+        """The layer is complete. ``whole``: its maps [B * frames, M, M] and their grid, if no rows were given before."""
 
 
 class _Target:
-    """What one grid needs: its query rows, ascending, and which of them each row of its map is."""
+    """One target grid: its query rows, ascending, and the row of those for each row of its map."""
 
     def __init__(self, grid: Grid, layer: Grid, frames: int) -> None:
         self.grid = grid
@@ -43,19 +43,19 @@ class _Target:
         self.found: list[Tensor | None] = [None] * frames
 
     def whole(self) -> tuple[Tensor, Grid]:
-        """The maps [B * frames, M, M], video by video, and their grid."""
+        """The maps [B * frames, M, M], ordered by video and then frame, and their grid."""
         found = [part for part in self.found if part is not None]
         maps = [part if self.ascending else part[:, self.order.to(part.device)] for part in found]
         return torch.stack(maps, 1).flatten(0, 1), self.grid
 
 
 class SelfMaps:
-    """The self-attention of one layer, on ``grid`` in each of ``frames``, on its way to ``sinks``.
+    """Passes the self-attention of one layer, on ``grid`` in each of ``frames``, to ``sinks``.
 
-    For a coarser target the queries are the nearest and the keys resized bilinearly, as the method does before it
-    compares layers; for a finer one the map stays on the layer's own grid. So no map larger than the target's is ever
-    held. A sink gets the rows as they come in; only where another sink needs the map as a whole, or its rows come in
-    another order, does it get the whole map at the end.
+    For a coarser target grid, the nearest queries are taken and the keys are resized bilinearly, as the method does
+    before it compares layers. For a finer target the map stays on the layer's own grid. So no map larger than the target
+    is held in memory. A sink gets rows as they come in. It gets the whole map at the end if another sink on its grid
+    needs the whole map, or if its rows come in another order.
     """
 
     def __init__(self, grid: Grid, sinks: Sequence[Sink], frames: int = 1) -> None:
@@ -74,20 +74,21 @@ class SelfMaps:
         self._starts = torch.arange(frames + 1) * self._count
         self._needed = needed
         self.rows = None if len(needed) == self._count else torch.cat([needed + start for start in self._starts[:-1]])
-        """The query rows that are needed, of all frames, ascending; None for all of them."""
+        """The query rows that are needed, for all frames, ascending; None for all rows."""
 
     def keys_of(self, frame: int) -> slice:
         """The tokens of a frame."""
         return slice(frame * self._count, (frame + 1) * self._count)
 
     def rows_of(self, frame: int) -> Tensor:
-        """The query rows that are needed of a frame."""
+        """The query rows that are needed for a frame."""
         return self._needed + frame * self._count
 
     def add(self, numbers: Tensor, probs: Tensor) -> None:
         """Take the probabilities [B, H, rows, keys] of some query rows.
 
-        ``numbers``: which rows, ascending, on the CPU. The keys are those of all frames, or of the rows' own frame.
+        ``numbers``: the numbers of the rows, ascending, on the CPU. The keys are those of all frames, or only those of the
+        rows' own frame.
         """
         for frame, (first, last) in enumerate(pairwise(torch.searchsorted(numbers, self._starts).tolist())):
             if first < last:
@@ -112,7 +113,7 @@ class SelfMaps:
                 found[:, first:last] = mean
 
     def finish(self) -> None:
-        """All rows were added: tell the sinks."""
+        """Call this when all rows were added; the sinks get their whole maps and are finished."""
         for target in self._targets.values():
             for sink in target.streamed:
                 sink.finish(None)
@@ -128,7 +129,7 @@ def by_frame(values: Tensor, frames: int) -> Tensor:
 
 
 def by_latent_frame(values: Tensor, frames: int, patch: int, length: int) -> Tensor:
-    """[B * frames, ...] of frames of tokens -> [B * length, ...], where each spans ``patch`` frames of the latent."""
+    """[B * frames, ...] for frames of tokens -> [B * length, ...] for latent frames, ``patch`` of them per token."""
     if patch <= 1:
         return values
     return values.unflatten(0, (-1, frames)).repeat_interleave(patch, 1)[:, :length].flatten(0, 1)

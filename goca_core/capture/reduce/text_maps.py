@@ -1,4 +1,4 @@
-"""Cross-attention after head-wise aggregation, gathered while the softmax of a call is computed."""
+"""Cross-attention after head-wise aggregation, collected while the softmax of a call is computed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenColumns:
-    """Which text columns to keep: ``matrix`` [keys, columns] adds up repeats of the prompt and the tokens not kept."""
+    """The text columns to keep: ``matrix`` [keys, columns] sums repeats of the prompt, and the tokens not kept."""
 
     matrix: Tensor
 
     @staticmethod
     def make(keys: int, length: int, positions: tuple[int, ...], rest: bool, device: torch.device) -> TokenColumns:
-        """``length``: tokens of the conditioning. The host repeats a short one so that it can be batched with a longer
-        one; the copies share the attention mass and are added up again."""
+        """``length``: tokens of the conditioning. ComfyUI repeats a short conditioning to batch it with a longer one;
+        the attention to the copies is summed again."""
         own = torch.arange(keys, device=device) % length
         place = torch.full((length,), len(positions) if rest else -1, device=device)
         place[torch.tensor(positions, device=device, dtype=torch.long)] = torch.arange(len(positions), device=device)
@@ -27,7 +27,7 @@ class TokenColumns:
 
 
 class TextMaps:
-    """Text attention after head-wise aggregation, gathered block by block: a map [B, N, columns] for each head method.
+    """Cross-attention after head-wise aggregation, collected by block: a map [B, N, columns] for each head method.
 
     ``weights``: head method -> [B, N, H].
     """
@@ -37,7 +37,7 @@ class TextMaps:
         self._blocks: dict[str, list[Tensor]] = {name: [] for name in weights}
 
     def add(self, numbers: Tensor, probs: Tensor) -> None:
-        """Take the probabilities [B, H, rows, text keys] of the next query rows, whose numbers follow one another."""
+        """Take the probabilities [B, H, rows, text keys] of the next query rows; ``numbers`` are consecutive."""
         rows = slice(int(numbers[0]), int(numbers[-1]) + 1)
         matrix = self._columns.matrix.to(probs.dtype)
         for name, weight in self._weights.items():

@@ -1,7 +1,7 @@
-"""One file for each kind of tokenizer; `TOKENIZERS` has a row for each tokenizer class of the host, by its exact name.
+"""One file per kind of tokenizer. `TOKENIZERS` maps the exact name of each ComfyUI tokenizer class to its adapter.
 
-Exact, because the host's tokenizers of T5 and of language models are subclasses of CLIP's but lay out their tokens
-otherwise.
+The name must match exactly: ComfyUI's tokenizers for T5 and for language models are subclasses of the one for CLIP, but
+their tokens have another layout.
 """
 
 from __future__ import annotations
@@ -14,5 +14,5 @@ from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, 
 
 _KINDS = (clip, t5, bert, qwen, mistral, hidream, hunyuan_image, hunyuan_video, longcat, lens)
 TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
-    name: reader for kind in _KINDS for name, reader in kind.TOKENIZERS.items()
+    name: adapter for kind in _KINDS for name, adapter in kind.TOKENIZERS.items()
 }

@@ -1,4 +1,4 @@
-"""What all readers share: the places of the host's tokens, and going through a prompt and its tokens in step."""
+"""Common to all tokenizer adapters: the positions of ComfyUI's tokens, and matching them to a prompt."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ...words.text import EMBEDDING
 from ...words.word_map import WordMapError
 
 Span = tuple[int, int]
-# (tokenizer of one text encoder, text) -> the ids without start and end, and the characters that each one stands for.
-Spans = Callable[[Any, str], tuple[list[int], list[Span]]]
+# (tokenizer of one text encoder, text) -> the ids without start and end, and the range of characters of each.
+TokenSpans = Callable[[Any, str], tuple[list[int], list[Span]]]
 
 
-class Placed(NamedTuple):
+class PlacedToken(NamedTuple):
     position: int
-    token: Any  # an id, or the vector of an embedding
-    word: int  # the host's number of the weighted segment or embedding; 0 for start, end and padding
+    token: Any  # an id, or the vector of a textual inversion embedding
+    word: int  # ComfyUI's number of the weighted segment or embedding; 0 for start, end and padding
     kind: str
 
 
-def place(sub: Any, chunks: list[Any]) -> Iterator[Placed]:
+def place(sub: Any, chunks: list[Any]) -> Iterator[PlacedToken]:
     """Every token that has a position in the conditioning, in order."""
     offset = 0
     for chunk in chunks:
-        # The host drops vectors that do not fit the encoder; what follows moves up and padding fills the chunk.
+        # ComfyUI drops vectors that do not fit the encoder; later tokens move up and the chunk is padded.
         kept = [entry for entry in chunk if not is_vector(entry[0]) or entry[0].shape[-1] == sub.embedding_size]
         kept += [(sub.pad_token, 1.0, 0)] * (len(chunk) - len(kept))
         ended = sub.end_token is None
@@ -39,9 +39,9 @@ def place(sub: Any, chunks: list[Any]) -> Iterator[Placed]:
                 kind = "start"
             else:
                 # The padding may have the id of the end token (CLIP-L) or of "!" (CLIP-G and CLIP-H), so only the
-                # place tells them apart.
+                # position distinguishes them.
                 kind, ended = "pad" if ended else "end", True
-            yield Placed(offset + index, token, word, kind)
+            yield PlacedToken(offset + index, token, word, kind)
         offset += len(chunk)
 
 
@@ -50,18 +50,18 @@ def is_vector(token: Any) -> bool:
 
 
 def length_of(chunks: list[Any]) -> int:
-    """Tokens of the conditioning that the host makes of these chunks."""
+    """Number of tokens in the conditioning that ComfyUI makes from these chunks."""
     return sum(len(chunk) for chunk in chunks)
 
 
 class PromptTokens:
-    """Goes through a prompt and the host's tokens of it in step.
+    """Matches a prompt with the tokens that ComfyUI makes from it.
 
-    ``weights``: whether the host reads weights syntax in it. ``plain``: the prompt without weights syntax. ``breaks``:
-    places in it where a word ends although no space follows.
+    ``weights``: whether ComfyUI parses weights in it, such as (word:1.2). ``plain``: the prompt without that syntax.
+    ``breaks``: positions in it where a word ends although no space follows.
     """
 
-    def __init__(self, sub: Any, chunks: list[Any], text: str, spans: Spans, weights: bool = True) -> None:
+    def __init__(self, sub: Any, chunks: list[Any], text: str, spans: TokenSpans, weights: bool = True) -> None:
         self._sub, self._spans = sub, spans
         self._placed = list(place(sub, chunks))
         self._queue = [p for p in self._placed if p.word]
@@ -71,12 +71,12 @@ class PromptTokens:
         self.breaks = [edge for segment in self._segments for edge in segment]
 
     def tokens(self, offset: int = 0) -> list[Token]:
-        """Every token with its characters; ``offset``: tokens that stand before them in the conditioning."""
+        """Every token with its characters; ``offset``: number of tokens before them in the conditioning."""
         tokens = [Token(p.position, int(p.token), self._piece(p.token), p.kind) for p in self._placed if not p.word]
         for start, end in self._segments:
-            # The host cuts a segment in front of every "embedding:" that follows a space.
-            cuts = [m.start() for m in re.finditer(rf"(?<=\s){EMBEDDING}", self.plain[start:end])]
-            for a, b in pairwise([0, *cuts, end - start]):
+            # ComfyUI splits a segment before every "embedding:" that follows a space.
+            splits = [m.start() for m in re.finditer(rf"(?<=\s){EMBEDDING}", self.plain[start:end])]
+            for a, b in pairwise([0, *splits, end - start]):
                 tokens += self._part(start + a, start + b)
         if self._queue:
             raise self._lost()
@@ -86,7 +86,7 @@ class PromptTokens:
         named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
         if named is None or self._sub.embedding_directory is None:
             return self._text(start, end)
-        # A name ends at a space, "<" or "["; commas at its end belong to the prompt unless a file is really called so.
+        # A name ends at a space, "<" or "["; commas at its end belong to the prompt unless a file really has that name.
         vectors = self._vectors()
         full = named.end()
         bare = named.start(1) + len(named[1].strip(","))
@@ -94,8 +94,8 @@ class PromptTokens:
         token = [Token(p.position, -1, self.plain[start:name_end], "embedding", start, name_end) for p in vectors]
         return token + self._text(name_end, end)
 
-    def _vectors(self) -> list[Placed]:
-        """Take the vectors of one embedding; there are none when the host did not find its file."""
+    def _vectors(self) -> list[PlacedToken]:
+        """Take the vectors of one embedding; there are none if ComfyUI did not find its file."""
         word = self._queue[0].word if self._queue else 0
         count = 0
         while count < len(self._queue) and self._queue[count].word == word and is_vector(self._queue[count].token):
@@ -119,10 +119,10 @@ class PromptTokens:
         ]
 
     def _piece(self, token: int) -> str:
-        """The text of a token for people; a part of a character shows as the replacement character."""
+        """The text of a token to show to users; part of a character becomes the replacement character."""
         if token not in self._pieces:
             text = str(self._sub.tokenizer.decode([int(token)])).strip()
-            self._pieces[token] = text.removeprefix("##") or text  # BERT marks what does not begin a word
+            self._pieces[token] = text.removeprefix("##") or text  # BERT marks tokens that do not begin a word
         return self._pieces[token]
 
     def _lost(self) -> WordMapError:
@@ -130,13 +130,17 @@ class PromptTokens:
 
 
 def lost(plain: str) -> WordMapError:
-    shown = " ".join(plain.split())
-    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-    return WordMapError(f'The tokens of the prompt "{shown}" could not be traced back to its words.')
+    """The error for tokens that do not match the prompt."""
+    excerpt = " ".join(plain.split())
+    excerpt = excerpt if len(excerpt) <= 60 else f"{excerpt[:60]}…"
+    return WordMapError(
+        f'The tokens of the prompt "{excerpt}" could not be traced back to its words; remove unusual characters from the '
+        "prompt, or report this prompt."
+    )
 
 
 def plain_of(text: str, weights: bool = True) -> tuple[str, list[Span]]:
-    """The prompt without weights syntax, and the spans in it that the host tokenises one by one."""
+    """The prompt without weights syntax, and the spans in it that ComfyUI tokenises separately."""
     from comfy.sd1_clip import escape_important, token_weights, unescape_important
 
     escaped = escape_important(text)
@@ -149,26 +153,27 @@ def plain_of(text: str, weights: bool = True) -> tuple[str, list[Span]]:
 
 
 def inner(sub: Any) -> slice:
-    """What the host takes of a tokenizer's ids: all but start and end."""
+    """The range of a tokenizer's ids that ComfyUI uses: all but start and end."""
     return slice(sub.tokens_start, -1 if sub.tokenizer_adds_end_token else None)
 
 
 def fast_spans(sub: Any, text: str) -> tuple[list[int], list[Span]] | None:
-    """Ids and characters as a fast tokenizer tells them; None from a slow one, which knows no characters."""
+    """Ids and character ranges from a fast tokenizer; None from a slow one, which does not give ranges."""
     if not getattr(sub.tokenizer, "is_fast", False):
         return None
-    encoded, cut = sub.tokenizer(text, return_offsets_mapping=True), inner(sub)
-    return list(encoded["input_ids"][cut]), [(a, b) for a, b in encoded["offset_mapping"][cut]]
+    encoded, used = sub.tokenizer(text, return_offsets_mapping=True), inner(sub)
+    return list(encoded["input_ids"][used]), [(a, b) for a, b in encoded["offset_mapping"][used]]
 
 
 def measured_spans(
     sub: Any, text: str, length: Callable[[int], int], owners: Callable[[str], list[list[int]]], runs: str = r"\S+"
 ) -> tuple[list[int], list[Span]]:
-    """Ids and characters from the lengths of the tokens, for slow tokenizers.
+    """Ids and character ranges from the lengths of the tokens, for slow tokenizers.
 
-    ``runs``: parts of the text that are tokenised apart, those without spaces if nothing else is said. ``length`` of a
-    token, in the units of ``owners``: every way in which the tokenizer may have read a run, as the character that each
-    unit stands for. Where no reading has the tokens' length the words of the run share all of them.
+    ``runs``: parts of the text that are tokenised separately, by default those without spaces. ``owners``: the possible
+    readings of a run by the tokenizer; each lists, unit by unit (such as byte by byte), the character that the unit
+    belongs to. ``length``: length of a token in these units. If no reading has the total length of the tokens, each token
+    gets the whole run.
     """
     ids: list[int] = []
     spans: list[Span] = []

@@ -1,4 +1,4 @@
-"""Hunyuan-DiT: the tokens of a Chinese BERT and, behind them, those of mT5. Every word is in both."""
+"""Hunyuan-DiT: the tokens of a Chinese BERT, followed by mT5's. Every word is in both."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .t5 import t5_spans
 
 
 def bert_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
-    """The vocabulary is in lower case and has no accents; ``##`` marks what does not begin a word."""
+    """The vocabulary is lower case without accents; ``##`` marks tokens that do not begin a word."""
 
     def owners(run: str) -> list[list[int]]:
-        spelt = [unicodedata.normalize("NFD", char.lower()) for char in run]
-        return [[i for i, part in enumerate(spelt) for sign in part if unicodedata.category(sign) != "Mn"]]
+        letters = [unicodedata.normalize("NFD", char.lower()) for char in run]
+        return [[i for i, part in enumerate(letters) for sign in part if unicodedata.category(sign) != "Mn"]]
 
     def length(token: int) -> int:
         return len(sub.inv_vocab[token].removeprefix("##"))

@@ -1,4 +1,4 @@
-"""HiDream-I1: the tokens of T5 and, behind them, those of Llama 3 twice. Every word is at three places."""
+"""HiDream-I1: T5's tokens, followed by those of Llama 3 twice. Every word has three positions."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from .t5 import t5_spans
 
 
 def _hidream_words(clip: Any, text: str) -> WordMap:
-    """Either encoder may be missing; the host then puts vectors of zeros there."""
+    """Either encoder may be missing; ComfyUI then uses vectors of zeros in its place."""
     tokenizer, model = clip.tokenizer, getattr(clip, "cond_stage_model", None)
     options = {"tokenizer_options": getattr(clip, "tokenizer_options", {})}
-    # The host cuts T5's tokens into chunks and takes the first; to follow the prompt all of them are needed.
+    # ComfyUI uses only the first chunk of T5's tokens, but all chunks are needed to match the prompt.
     chunks = tokenizer.t5xxl.tokenize_with_weights(text, True, **options)
     t5, length = PromptTokens(tokenizer.t5xxl, chunks, text, t5_spans), len(chunks[0])
     tokens = [token for token in t5.tokens() if token.position < length]
     if model is not None and model.t5xxl is None:
-        tokens, length = _nothing(128), 128
-    again = PromptTokens(
+        tokens, length = _empty(128), 128
+    llama = PromptTokens(
         tokenizer.llama, clip.tokenize(text, return_word_ids=True)["llama"], text, llama_spans
     ).tokens()
     if model is not None and model.llama is None:
-        again = _nothing(1)
+        llama = _empty(1)
     for _ in range(2):
-        tokens += [replace(token, position=token.position + length) for token in again]
-        length += len(again)
+        tokens += [replace(token, position=token.position + length) for token in llama]
+        length += len(llama)
     return build(text, t5.plain, "t5+llama", length, tokens, t5.breaks)
 
 
-def _nothing(count: int) -> list[Token]:
+def _empty(count: int) -> list[Token]:
     return [Token(place, -1, "", "pad") for place in range(count)]
 
 

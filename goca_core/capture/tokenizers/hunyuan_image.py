@@ -1,6 +1,6 @@
-"""HunyuanImage: the tokens of Qwen and, behind them, the letters of what is quoted in the prompt (ByT5).
+"""HunyuanImage: Qwen's tokens, followed by the bytes of quoted text in the prompt (ByT5).
 
-HunyuanVideo 1.5 has the letters first.
+In HunyuanVideo 1.5 the tokens of ByT5 come first.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ...words.word_map import WordMap
 from .base import PromptTokens, Span, measured_spans
 from .qwen import OWN, after_system, chat
 
-# In this order the host goes through the prompt.
+# ComfyUI searches the prompt for these quotes in this order.
 _QUOTES = (r"\"(.*?)\"", r"‘(.*?)’", r"“(.*?)”")
-# The prompt of the refiner begins with the first token of "<|start_header_id|>" and loses so many.
+# The refiner's prompt begins with the first token of "<|start_header_id|>"; ComfyUI drops its first 36 tokens.
 _ANGLE, _REFINER = 27, 36
 
 
-def _cut(ids: Sequence[Any]) -> int:
+def _prefix_length(ids: Sequence[Any]) -> int:
     return _REFINER if ids and ids[0] == _ANGLE and len(ids) > _REFINER else after_system(ids)
 
 
 def letter_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
-    """One token for each byte."""
+    """ByT5 has one token for each byte."""
 
     def owners(run: str) -> list[list[int]]:
         return [[place for place, char in enumerate(run) for _ in char.encode()]]
@@ -40,19 +40,19 @@ def _letters(clip: Any, text: str) -> tuple[list[Token], int]:
     chunks = clip.tokenize(text, return_word_ids=True).get("byt5")
     if chunks is None or (model is not None and getattr(model, "byt5_small", None) is None):
         return [], 0
-    given, places = "", []  # what the host gives to ByT5, and the character of the prompt that each of its own is
+    given, places = "", []  # the text that ComfyUI gives to ByT5, and for each character its place in the prompt
     for quoted in (match for pattern in _QUOTES for match in re.finditer(pattern, text)):
-        # Brackets lose the sign in front of them that says that they are no weights.
+        # The plain prompt lacks the backslash before each escaped bracket.
         before = len(re.findall(r"\\[()]", text[: quoted.start(1)]))
         given += f'Text "{quoted[1]}". '
         inside = range(quoted.start(1) - before, quoted.end(1) - before)
         places += [-1] * len('Text "') + list(inside) + [-1] * len('". ')
-    reader = PromptTokens(clip.tokenizer.byt5, chunks, given, letter_spans)
-    # Where the host found weights in the quotes, it is not known which letter is which.
-    known = reader.plain == given
+    prompt = PromptTokens(clip.tokenizer.byt5, chunks, given, letter_spans)
+    # If ComfyUI parsed weights inside the quotes, the places of the characters are unknown.
+    known = prompt.plain == given
     return [
-        _in_prompt(token, places if known else [-1] * len(reader.plain)) for token in reader.tokens()
-    ], reader.length
+        _in_prompt(token, places if known else [-1] * len(prompt.plain)) for token in prompt.tokens()
+    ], prompt.length
 
 
 def _in_prompt(token: Token, places: list[int]) -> Token:
@@ -67,7 +67,7 @@ def _moved(tokens: list[Token], places: int) -> list[Token]:
 
 
 def _image_words(clip: Any, text: str) -> WordMap:
-    found = chat(clip, text, _cut, OWN)
+    found = chat(clip, text, _prefix_length, OWN)
     letters, count = _letters(clip, text)
     tokens = found.tokens + _moved(letters, found.length)
     encoder = "qwen2.5+byt5" if count else "qwen2.5"
@@ -75,7 +75,7 @@ def _image_words(clip: Any, text: str) -> WordMap:
 
 
 def _video_words(clip: Any, text: str) -> WordMap:
-    found = chat(clip, text or " ", _cut, OWN)  # the host never gives an empty one
+    found = chat(clip, text or " ", _prefix_length, OWN)  # ComfyUI replaces an empty prompt by a space
     letters, count = _letters(clip, text)
     tokens = letters + _moved(found.tokens, count)
     encoder = "byt5+qwen2.5" if count else "qwen2.5"

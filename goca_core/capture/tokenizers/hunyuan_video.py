@@ -1,4 +1,4 @@
-"""HunyuanVideo 1: a prompt in the chat template of Llama 3, of which the host keeps the user's part and the sign behind it."""
+"""HunyuanVideo 1: a prompt in the chat template of Llama 3; ComfyUI keeps the user's part and the end token after it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .base import PromptTokens, is_vector, plain_of
 from .llama import llama_spans
 from .qwen import within
 
-_HEAD, _END = (128006, 882, 128007), 128009  # "user" between the signs of a head, and <|eot_id|>
+_HEAD, _END = (128006, 882, 128007), 128009  # "user" between the header tokens, and <|eot_id|>
 _BLANK = 271  # two line breaks
 
 
-def _users(ids: Sequence[Any]) -> slice:
-    """What the host keeps: all from behind the last head of a user to the first end after it."""
+def _user_part(ids: Sequence[Any]) -> slice:
+    """The tokens that ComfyUI keeps: from after the last user header to the first end token after it."""
     first, last = 0, None
     for place, token in enumerate(ids):
         if tuple(ids[place : place + 3]) == _HEAD:
@@ -32,13 +32,13 @@ def _users(ids: Sequence[Any]) -> slice:
 def _words(clip: Any, text: str) -> WordMap:
     before, _, after = clip.tokenizer.llama_template.partition("{}")
     chunks = clip.tokenize(text, return_word_ids=True)["llama"]
-    reader = PromptTokens(clip.tokenizer.llama, chunks, f"{before}{text}{after}", llama_spans)
+    prompt = PromptTokens(clip.tokenizer.llama, chunks, f"{before}{text}{after}", llama_spans)
     plain, segments = plain_of(text)
-    kept = _users([None if is_vector(entry[0]) else entry[0] for entry in chunks[0]])
+    kept = _user_part([None if is_vector(entry[0]) else entry[0] for entry in chunks[0]])
     start, end = len(before), len(before) + len(plain)
     tokens = [
         replace(within(token, start, end), position=token.position - kept.start)
-        for token in reader.tokens()
+        for token in prompt.tokens()
         if kept.start <= token.position < kept.stop
     ]
     breaks = [edge for segment in segments for edge in segment]

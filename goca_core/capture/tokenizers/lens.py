@@ -1,4 +1,4 @@
-"""Lens: the tokens of GPT-OSS, whose vocabulary comes with its weights, in a template of which the head is dropped."""
+"""Lens: GPT-OSS's tokens, whose vocabulary comes with its weights, in a template whose beginning is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _lens_words(clip: Any, text: str) -> WordMap:
 
     sub = clip.tokenizer.gpt_oss
     ids = [entry[0] for entry in clip.tokenize(text)["gpt_oss"][0]]
-    if not ids:  # the host makes nothing of an empty prompt
+    if not ids:  # ComfyUI makes no tokens from an empty prompt
         return build(text, text, "gpt-oss", 0, [])
     expected, spans = byte_spans(sub, _lens_render_chat(text))
     if ids != expected[:LENS_MAX_TOKENS]:

@@ -8,9 +8,10 @@ from .base import Span, measured_spans
 
 
 def llama_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
-    """By the lengths of the tokens, because some versions of the library tell wrong places.
+    """From the lengths of the tokens, because some versions of the library give wrong character positions.
 
-    Those also read characters where the vocabulary has bytes, and drop what they do not find there: spaces first of all.
+    These versions also look up characters where the vocabulary has bytes, and drop those that they do not find, most of
+    all spaces.
     """
     known = {piece for piece in sub.inv_vocab.values() if len(piece) == 1}
 

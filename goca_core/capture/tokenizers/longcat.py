@@ -1,4 +1,4 @@
-"""LongCat-Image: Qwen's tokens of the prompt, letter by letter where it is quoted, filled up to 512; no template is left."""
+"""LongCat-Image: Qwen's tokens of the prompt, one character at a time in quotes, padded to 512; without the template."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...words.word_map import WordMap
 from .base import lost
 from .qwen import OWN, after_system, byte_spans
 
-_TURN_ENDS = 151645  # <|im_end|>; from the last one on nothing is left
+_IM_END = 151645  # <|im_end|>; tokens from the last one on are dropped
 
 
 def _longcat_words(clip: Any, text: str) -> WordMap:
@@ -27,12 +27,12 @@ def _longcat_words(clip: Any, text: str) -> WordMap:
             expected += found
             spans += [(at + a, at + b) for a, b in places]
             at += len(piece)
-    # The host takes so many tokens of a prompt and fills up shorter ones.
+    # ComfyUI truncates a prompt to this many tokens and pads shorter ones.
     count = min(len(expected), sub.max_length)
     if at != len(text or " ") or ids[start : start + count] != expected[:count]:
         raise lost(text)
     first = max(0, after_system(ids)) if 151644 in ids else 0
-    stop = max((place for place, token in enumerate(ids) if token == _TURN_ENDS), default=len(ids))
+    stop = max((place for place, token in enumerate(ids) if token == _IM_END), default=len(ids))
     stop = len(ids) if stop <= first else stop
     tokens = []
     for place in range(first, stop):

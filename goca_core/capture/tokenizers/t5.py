@@ -1,7 +1,7 @@
-"""T5's SentencePiece tokens: no start, ``</s>`` at the end, padded up to a length or not at all.
+"""T5's SentencePiece tokens: no start token, ``</s>`` at the end, padded to a fixed length or not at all.
 
-A piece that begins a word carries ``▁``; where the vocabulary has no such piece, ``▁`` is a token of its own, which
-names nothing.
+A piece that begins a word starts with ``▁``. If the vocabulary has no such piece, ``▁`` is a separate token, which belongs
+to no word.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from .clip import clip_tokens
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 ANIMA_LENGTH = 512
-"""Tokens that Anima fills a short prompt up to."""
+"""Number of tokens to which Anima pads a short prompt."""
 
 
 def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
-    """From a fast tokenizer, or from SentencePiece itself (mT5 and others, whose vocabulary comes with the weights)."""
+    """From a fast tokenizer, or from SentencePiece itself (mT5 and others whose vocabulary comes with the weights)."""
     ids, spans = fast_spans(sub, text) or _sentencepiece(sub.tokenizer.tokenizer, text)
     pieces = [str(sub.inv_vocab.get(token, "")) for token in ids]
     return ids, [
@@ -37,7 +37,7 @@ def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
         spans = [(a, b) for a, b in processor.encode(text, return_type="offset_mapping", **plain)["offsets"]]
     except TypeError:  # before version 0.2.2
         spans = [(p.begin, p.end) for p in processor.encode(text, out_type="immutable_proto", **plain).pieces]
-    # Of a character that is spelt in bytes only the last byte has it; all of them stand for it.
+    # Of a character that is encoded as several bytes, only the last byte has its range; give it to all of them.
     for number in reversed(range(len(ids) - 1)):
         start, end = spans[number]
         if start == end and _BYTE.fullmatch(processor.id_to_piece(ids[number])):
@@ -46,49 +46,51 @@ def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
 
 
 def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: str = "t5") -> WordMap:
-    """Models that see the tokens of T5 alone; a second encoder may give a pooled vector, which has no places."""
+    """For models that only get T5's tokens; a second encoder may give a pooled vector, which has no positions."""
     chunks = clip.tokenize(text, return_word_ids=True)[key]
-    reader = PromptTokens(getattr(clip.tokenizer, attribute), chunks, text, t5_spans)
-    return build(text, reader.plain, encoder, reader.length, reader.tokens(), reader.breaks)
+    prompt = PromptTokens(getattr(clip.tokenizer, attribute), chunks, text, t5_spans)
+    return build(text, prompt.plain, encoder, prompt.length, prompt.tokens(), prompt.breaks)
 
 
 def _anima_words(clip: Any, text: str) -> WordMap:
-    """T5's tokens are what Anima asks its language model for; behind them the model fills up to a length."""
-    reader = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
-    length = max(ANIMA_LENGTH, reader.length)
-    filling = [Token(position, 0, "", "pad") for position in range(reader.length, length)]
-    return build(text, reader.plain, "t5", length, [*reader.tokens(), *filling], reader.breaks)
+    """Anima's language model gives one vector per T5 token; the model pads them to a fixed length."""
+    prompt = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+    length = max(ANIMA_LENGTH, prompt.length)
+    padding = [Token(position, 0, "", "pad") for position in range(prompt.length, length)]
+    return build(text, prompt.plain, "t5", length, [*prompt.tokens(), *padding], prompt.breaks)
 
 
 def _sd3_words(clip: Any, text: str) -> WordMap:
-    """The tokens of both CLIPs, on top of one another, and behind them those of T5: every word is at two places.
+    """The tokens of both CLIPs at shared positions, followed by T5's: every word has two positions.
 
     Each of the three encoders may be missing.
     """
     model = getattr(clip, "cond_stage_model", None)
-    there = [name for name in ("clip_l", "clip_g", "t5xxl") if model is None or getattr(model, name, None) is not None]
-    keys = tuple(name.removeprefix("clip_") for name in there if name != "t5xxl")
-    readers: list[PromptTokens] = []
+    present = [
+        name for name in ("clip_l", "clip_g", "t5xxl") if model is None or getattr(model, name, None) is not None
+    ]
+    keys = tuple(name.removeprefix("clip_") for name in present if name != "t5xxl")
+    prompts: list[PromptTokens] = []
     tokens: list[Token] = []
     length = 0
     if keys:
-        reader, tokens, length = clip_tokens(clip, text, keys)
-        readers.append(reader)
-    if "t5xxl" in there:
-        reader = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
-        tokens, length = tokens + reader.tokens(length), length + reader.length
-        readers.append(reader)
-    if not readers:
+        prompt, tokens, length = clip_tokens(clip, text, keys)
+        prompts.append(prompt)
+    if "t5xxl" in present:
+        prompt = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
+        tokens, length = tokens + prompt.tokens(length), length + prompt.length
+        prompts.append(prompt)
+    if not prompts:
         raise WordMapError(
-            "This CLIP holds no text encoder, so its conditioning has no words; load one with the model."
+            "This CLIP contains no text encoder, so its conditioning has no words; load a text encoder with the model."
         )
-    encoder = "+".join([*(["clip"] if keys else []), *(["t5"] if "t5xxl" in there else [])])
-    return build(text, readers[0].plain, encoder, length, tokens, readers[0].breaks)
+    encoder = "+".join([*(["clip"] if keys else []), *(["t5"] if "t5xxl" in present else [])])
+    return build(text, prompts[0].plain, encoder, length, tokens, prompts[0].breaks)
 
 
 TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
     "SD3Tokenizer": _sd3_words,
-    # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start and no end.
+    # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start but no end token.
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
     "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
     "NewBieTokenizer": partial(t5_words, attribute="gemma", key="gemma", encoder="gemma"),
