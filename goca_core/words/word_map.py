@@ -25,6 +25,7 @@ __all__ = [
     "Word",
     "WordMap",
     "WordMapError",
+    "label_of",
     "parse_phrases",
     "resolve",
 ]
@@ -36,7 +37,7 @@ class WordMapError(ValueError):
 
 @dataclass(frozen=True)
 class Phrase:
-    """An object the user asked for: the phrases pooled into it and their token positions."""
+    """An object the user asked for: the phrases pooled into it and their token positions. ``label``: see `label_of`."""
 
     label: str
     parts: tuple[str, ...]
@@ -195,11 +196,18 @@ def parse_phrases(text: str) -> list[tuple[str, ...]]:
     return out
 
 
+def label_of(parts: Iterable[str]) -> str:
+    """What to write for these phrases pooled into one object: `parse_phrases` reads the same phrases out of it."""
+    escaped = (part.replace(",", "\\,") for part in parts)
+    # A backslash at the end of a phrase would take the comma after it along.
+    return ", ".join(f"{part} " if part.endswith("\\") else part for part in escaped).rstrip()
+
+
 def resolve(phrases_text: str, word_map: WordMap, stop: Iterable[str] | str = STOP_WORDS) -> list[Phrase]:
     """The objects asked for, with their tokens; words of `stop` in a phrase give no position (see `WordMap.find`)."""
     phrases: list[Phrase] = []
     for parts in parse_phrases(phrases_text):
-        label = ", ".join(parts)
+        label = label_of(parts)
         tokens = tuple(sorted({t for part in parts for t in word_map.find(part, stop)}))
         for other in phrases:
             if fold(other.label) == fold(label):

@@ -130,7 +130,7 @@ class Layout:
         """Those of the text and of the picture."""
         text = context + self.more
         if self.picture_first:
-            start = total - self.background_phrases - text
+            start = total - self.behind - text
             assert start == count + references
             return slice(start, start + text), slice(0, count)
         behind = (-count) % self.filled + (0 if self.references_first else references)

@@ -14,7 +14,7 @@ from goca_core.attention.record import AttentionError
 from goca_core.capture.families import UnknownFamily
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
-from goca_core.capture.reduce import cond_recorder as entry
+from goca_core.capture.reduce import cond_recorder
 from goca_core.capture.run import RecordingRun
 from goca_core.pipeline import MaskRequest, make_masks
 from goca_core.words.match import PhraseError
@@ -117,7 +117,7 @@ def test_a_latent_that_was_changed_on_the_way(built: tiny.Tiny) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 4, 8, 8), (1, 4, 0, 8)])
 def test_an_empty_latent(built: tiny.Tiny, shape: tuple[int, ...]) -> None:
-    with pytest.raises(AttentionError, match=r"latent is empty .*at least one cell") as caught:
+    with pytest.raises(AttentionError, match=r"latent is empty .*at least one latent pixel") as caught:
         record(built.model, Window())[1].collect(torch.zeros(shape))
     sentence(caught)
 
@@ -220,7 +220,7 @@ def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.Mo
     built = tiny.build("sd15")
     work = job(built)
     plain = work.run(built.model)["samples"]
-    monkeypatch.setattr(entry, "cross_maps", fail)
+    monkeypatch.setattr(cond_recorder, "one_pass", fail)
     recording, recorder = record(built.model, Window())
     latent = work.run(recording)["samples"]
     assert torch.equal(latent, plain)

@@ -236,6 +236,15 @@ def test_word_scores_of_every_content_word() -> None:
     assert word_scores(as_scoring(recording()), "red cat")[1] == ("red cat",)
 
 
+def test_heat_maps_of_the_labels_are_those_of_the_phrases() -> None:
+    """A comma that belongs to a phrase does not part it when its label is wired on."""
+    record = recording(text="a red , cat on cat grass")
+    made = cut(record, Request("red\\, cat\ncat#2, grass", mode="soft", order=0))
+    scores, names = word_scores(as_scores(record), "\n".join(made.labels))
+    assert names == made.labels == ("red\\, cat", "cat#2, grass")
+    assert torch.equal(scores.clamp(0, 1), made.masks)
+
+
 def test_pictures_and_masks_in_order() -> None:
     masks = torch.arange(6).reshape(2, 3, 1, 1)
     assert flatten(masks).flatten().tolist() == [0, 1, 2, 3, 4, 5]

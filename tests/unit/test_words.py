@@ -11,7 +11,7 @@ import pytest
 from goca_core.words.build import Token, build
 from goca_core.words.match import PhraseError
 from goca_core.words.text import STOP_WORDS, fold_words, split_words
-from goca_core.words.word_map import Phrase, WordMap, WordMapError, parse_phrases, resolve
+from goca_core.words.word_map import Phrase, WordMap, WordMapError, label_of, parse_phrases, resolve
 
 LENGTH = 400
 
@@ -209,6 +209,32 @@ def test_phrases_are_resolved_to_tokens() -> None:
     assert texts(words, resolve("the cat", words, stop="")[0].tokens) == "thecat"
     overlapping = resolve("dog with a puppy\npuppy", words)
     assert set(overlapping[1].tokens) < set(overlapping[0].tokens)
+
+
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "cat\\, dog",
+        "cat\\, dog, puppy",
+        "\\,cat\\,, dog",
+        "cat\\\\, dog",
+        "cat\\ , dog",
+        "cat, dog\\",
+        "(cat\\, dog:1.2)",
+    ],
+)
+def test_a_label_reads_as_the_phrase_that_it_is_of(phrase: str) -> None:
+    words = words_of("a cat, dog and a puppy, (cat, dog:1.2)")
+    (found,) = resolve(phrase, words)
+    assert resolve(found.label, words) == [found]
+    assert label_of(found.parts) == found.label
+
+
+def test_the_label_of_a_comma_that_belongs_to_the_phrase() -> None:
+    words = words_of("a cat, dog and a puppy")
+    one, two = resolve("cat\\, dog\ncat, puppy", words)
+    assert (one.label, one.parts) == ("cat\\, dog", ("cat, dog",))
+    assert (two.label, two.parts) == ("cat, puppy", ("cat", "puppy"))
 
 
 @pytest.mark.parametrize(

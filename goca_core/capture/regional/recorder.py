@@ -10,7 +10,7 @@ from torch import Tensor
 from ...pipeline import MaskRequest, MaskResult
 from ...regional import Conditioning, parse_labels, parse_prompts
 from ...words.match import PhraseError
-from ...words.word_map import WordMap, parse_phrases
+from ...words.word_map import WordMap, label_of, parse_phrases
 from ..finished import FinishedRuns
 from ..options import RecordOptions
 from ..recorder import RunRecorder
@@ -68,7 +68,7 @@ def regional_pass(
     for a number out of range, UnknownFamily for a model whose attention cannot be recorded.
     """
     # As the masks will be called.
-    labels = parse_labels("\n".join(", ".join(parts) for parts in parse_phrases(request.phrases)))
+    labels = parse_labels("\n".join(label_of(parts) for parts in parse_phrases(request.phrases)))
     if not labels:
         raise PhraseError("No phrase was given: write words of the prompt, one object per line.")
     texts = parse_prompts(prompts, labels)
