@@ -192,11 +192,11 @@ def one_prompt(
         use("goca_core.capture.recorder"),
     )
     scene = scenes.draw(seed, plain=True, count=2)
-    first, second = scene.things
+    first, second = scene.objects
     rng = np.random.default_rng(seed)
     colour = str(rng.choice([c for c in scenes.COLOURS if c not in (first.colour, second.colour)]))
     shape = str(rng.choice([s for s in scenes.SHAPES if s not in (first.shape, second.shape)]))
-    wish = Wish(first, second, colour, shape, scene.ground)
+    wish = Wish(first, second, colour, shape, scene.background)
     seeds = [1000 * seed + number for number in range(size)]
     model, kept = recorder.record(painter.model, recorder.Window())
     latent = painter.paint(model, painter.encode(scene.caption), seeds)
@@ -205,7 +205,7 @@ def one_prompt(
     cut = pipeline.make_masks(kept.collect(latent), request)
     before = [colours_of(picture, scene) for picture in pictures]
     things = [named(colours, first) for colours in before]
-    coloured = [all((c == index(thing.colour)).mean() >= DRAWN for thing in scene.things) for c in before]
+    coloured = [all((c == index(thing.colour)).mean() >= DRAWN for thing in scene.objects) for c in before]
     present = [n for n in range(size) if things[n] is not None and coloured[n]]
     for number in range(size):
         drawn[0].add(coloured[number])

@@ -42,7 +42,7 @@ class Result:
 
     def add(self, seed: int, picture: np.ndarray, scene: Any) -> None:
         colours = colours_of(picture, scene)
-        there = [named(colours, thing) is not None for thing in scene.things]
+        there = [named(colours, thing) is not None for thing in scene.objects]
         self.obeyed[seed] = all(there)
         for one in there:
             self.things.add(one)

@@ -82,7 +82,7 @@ def _model(shape: str, turn: float, side: int) -> tuple[int, float, float]:
 
 def _stencil(shape: str, turn: float, x: float, y: float, radius: float, side: int) -> np.ndarray:
     scenes = use("goca_core.demo.scenes")
-    thing = scenes.Thing("red", shape, x / side, y / side, radius / side, turn)
+    thing = scenes.SceneObject("red", shape, x / side, y / side, radius / side, turn)
     return np.asarray(scenes.stencil(thing, side, side) >= 0.5)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 def vocabulary(scenes) -> list[int]:
     from comfy.sd1_clip import SD1Tokenizer
 
-    text = " ".join([*scenes.COLOURS, *scenes.SHAPES, *scenes.GROUNDS, "a an and on ,"])
+    text = " ".join([*scenes.COLOURS, *scenes.SHAPES, *scenes.BACKGROUNDS, "a an and on ,"])
     ids = {token for token, _ in SD1Tokenizer().tokenize_with_weights(text)["l"][0]}
     return sorted(ids)
 
@@ -168,7 +168,7 @@ class Trainer:
         latents = self.encode([scene.image for scene in drawn])
         if not self.mending(step):
             return latents, latents, captions
-        return latents, self.encode([self.scenes.confuse(scene, rng) for scene in drawn]), captions
+        return latents, self.encode([self.scenes.corrupt(scene, rng) for scene in drawn]), captions
 
     def mending(self, step: int) -> bool:
         return step >= self.options.steps

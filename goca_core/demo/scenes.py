@@ -1,7 +1,7 @@
-"""Drawn scenes: simple pictures whose captions and true masks are known.
+"""Drawn scenes: simple images whose captions and true masks are known.
 
 They are the training data of the bundled demo model and the test data of its segmentation. Everything is drawn from a
-seeded generator, so a seed names a scene for good.
+seeded generator, so a seed always gives the same scene.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "purple": (150, 50, 200),
     "pink": (250, 130, 190),
 }
-GROUNDS = ("grass", "sand", "water", "snow", "asphalt")
-# Shapes are drawn larger than the picture and averaged down, which gives smooth edges.
+BACKGROUNDS = ("grass", "sand", "water", "snow", "asphalt")
+# Shapes are drawn larger than the image and averaged down, which gives smooth edges.
 _SUPERSAMPLE = 4
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object: ``x, y, radius`` are fractions of the picture's shorter side, ``turn`` is in radians."""
+class SceneObject:
+    """One object: ``x, y, radius`` are fractions of the image's shorter side, ``turn`` is in radians."""
 
     colour: str
     shape: str
@@ -45,14 +45,14 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A caption, its picture ``[H, W, 3]`` uint8 and labels ``[H, W]`` uint8 (0 = ground, k = ``things[k - 1]``).
+    """A caption, its image ``[H, W, 3]`` uint8 and labels ``[H, W]`` uint8 (0 = background, k = ``objects[k - 1]``).
 
-    ``empty``: the ground without things, float ``[H, W, 3]`` in 0..255.
+    ``empty``: the background without objects, float ``[H, W, 3]`` in 0..255.
     """
 
     caption: str
-    ground: str
-    things: tuple[Thing, ...]
+    background: str
+    objects: tuple[SceneObject, ...]
     image: np.ndarray
     labels: np.ndarray
     empty: np.ndarray
@@ -101,7 +101,7 @@ _OUTLINES: dict[str, Callable[[], list[tuple[float, float]]]] = {
 SHAPES = tuple(_OUTLINES)
 
 
-def _ground(name: str, height: int, width: int, rng: np.random.Generator, strength: float) -> np.ndarray:
+def _background(name: str, height: int, width: int, rng: np.random.Generator, strength: float) -> np.ndarray:
     """The textured background, float ``[H, W, 3]`` in 0..255."""
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     noise = rng.standard_normal((height, width)).astype(np.float32)
@@ -123,17 +123,17 @@ def _ground(name: str, height: int, width: int, rng: np.random.Generator, streng
     return (np.asarray(base, np.float32) * light[..., None]) + strength * texture[..., None]
 
 
-def stencil(thing: Thing, height: int, width: int) -> np.ndarray:
+def stencil(item: SceneObject, height: int, width: int) -> np.ndarray:
     """Coverage of each pixel by the shape, float ``[H, W]`` in 0..1."""
     side = min(height, width)
     canvas = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE), 0)
-    cosine, sine, radius = math.cos(thing.turn), math.sin(thing.turn), thing.radius * side
+    cosine, sine, radius = math.cos(item.turn), math.sin(item.turn), item.radius * side
     points = [
         (
-            (thing.x * side + radius * (x * cosine - y * sine)) * _SUPERSAMPLE,
-            (thing.y * side + radius * (x * sine + y * cosine)) * _SUPERSAMPLE,
+            (item.x * side + radius * (x * cosine - y * sine)) * _SUPERSAMPLE,
+            (item.y * side + radius * (x * sine + y * cosine)) * _SUPERSAMPLE,
         )
-        for x, y in _OUTLINES[thing.shape]()
+        for x, y in _OUTLINES[item.shape]()
     ]
     ImageDraw.Draw(canvas).polygon(points, fill=255)
     return np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255.0
@@ -147,42 +147,44 @@ def _join(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[Thing, ...]:
+def _arrange(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[SceneObject, ...]:
     side = min(height, width)
     colours, shapes = rng.permutation(list(COLOURS))[:count], rng.permutation(SHAPES)[:count]
-    things: list[Thing] = []
+    objects: list[SceneObject] = []
     for colour, shape in zip(colours, shapes, strict=True):
         for attempt in range(200):
-            # Crowded pictures shrink their things a little at each failed attempt, so that this always ends.
+            # Crowded images shrink their objects a little at each failed attempt, so that this always ends.
             radius = rng.uniform(0.17, 0.30 if count < 3 else 0.22) * (1 - attempt / 400)
             x = rng.uniform(radius, width / side - radius)
             y = rng.uniform(radius, height / side - radius)
-            if all(math.hypot(x - o.x, y - o.y) > 0.92 * (radius + o.radius) for o in things):
+            if all(math.hypot(x - o.x, y - o.y) > 0.92 * (radius + o.radius) for o in objects):
                 break
-        things.append(Thing(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.1, 0.1))))
-    return tuple(things)
+        objects.append(
+            SceneObject(str(colour), str(shape), float(x), float(y), float(radius), float(rng.uniform(-0.1, 0.1)))
+        )
+    return tuple(objects)
 
 
-def _paint(empty: np.ndarray, things: Sequence[Thing]) -> tuple[np.ndarray, np.ndarray]:
-    """Things on a ground: picture and labels, as in ``Scene``."""
+def _compose(empty: np.ndarray, objects: Sequence[SceneObject]) -> tuple[np.ndarray, np.ndarray]:
+    """The image and labels of objects on a background, as in ``Scene``."""
     height, width = empty.shape[:2]
     image, labels = empty, np.zeros((height, width), np.uint8)
-    for number, thing in enumerate(things, start=1):
-        cover = stencil(thing, height, width)
-        image = image * (1 - cover[..., None]) + np.asarray(COLOURS[thing.colour], np.float32) * cover[..., None]
+    for number, item in enumerate(objects, start=1):
+        cover = stencil(item, height, width)
+        image = image * (1 - cover[..., None]) + np.asarray(COLOURS[item.colour], np.float32) * cover[..., None]
         labels[cover >= 0.5] = number
     return np.clip(image, 0, 255).astype(np.uint8), labels
 
 
-def confuse(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """The picture of a scene in which one thing has another colour than it should, and half the time another shape."""
-    number = int(rng.integers(len(scene.things)))
-    thing = scene.things[number]
-    colour = str(rng.choice([name for name in COLOURS if name != thing.colour]))
-    shape = str(rng.choice(SHAPES)) if rng.random() < 0.5 else thing.shape
-    things = list(scene.things)
-    things[number] = replace(thing, colour=colour, shape=shape)
-    return _paint(scene.empty, things)[0]
+def corrupt(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """The image of a scene with one object in a wrong colour and, half the time, in a random shape."""
+    number = int(rng.integers(len(scene.objects)))
+    item = scene.objects[number]
+    colour = str(rng.choice([name for name in COLOURS if name != item.colour]))
+    shape = str(rng.choice(SHAPES)) if rng.random() < 0.5 else item.shape
+    objects = list(scene.objects)
+    objects[number] = replace(item, colour=colour, shape=shape)
+    return _compose(scene.empty, objects)[0]
 
 
 def draw(
@@ -194,28 +196,28 @@ def draw(
     plain: bool = False,
     texture: float = 0.25,
 ) -> Scene:
-    """Draw one scene of one to three things on a ground.
+    """Draw one scene of one to three objects on a background.
 
     ``seed`` is a number or a generator to continue. ``plain`` gives the full caption in its usual order; without it
-    some captions leave out a colour or the ground, or name the ground first, as people do. ``texture``: strength of the
-    ground's texture.
+    some captions leave out a colour or the background, or name the background first, as people do. ``texture``:
+    strength of the background's texture.
     """
     rng = seed if isinstance(seed, np.random.Generator) else np.random.default_rng(seed)
     if min(height, width) < 16:
         raise ValueError(f"a scene needs sides of at least 16 pixels, got {height}x{width}; ask for a larger one")
     if count is None:
         count = int(rng.choice([1, 2, 3], p=[0.3, 0.5, 0.2]))
-    ground = str(rng.choice(GROUNDS))
-    things = _arrange(rng, count, height, width)
-    empty = _ground(ground, height, width, rng, texture)
-    image, labels = _paint(empty, things)
-    names = [f"{_article(thing.name)} {thing.name}" for thing in things]
+    background = str(rng.choice(BACKGROUNDS))
+    objects = _arrange(rng, count, height, width)
+    empty = _background(background, height, width, rng, texture)
+    image, labels = _compose(empty, objects)
+    names = [f"{_article(item.name)} {item.name}" for item in objects]
     style = rng.random(3)
     if not plain and style[0] < 0.08:
-        names[0] = f"a {things[0].shape}"
-    caption = f"{_join(names)} on {ground}"
+        names[0] = f"a {objects[0].shape}"
+    caption = f"{_join(names)} on {background}"
     if not plain and style[1] < 0.05:
         caption = _join(names)
     elif not plain and style[2] < 0.05:
-        caption = f"on {ground}, {_join(names)}"
-    return Scene(caption, ground, things, image, labels, empty)
+        caption = f"on {background}, {_join(names)}"
+    return Scene(caption, background, objects, image, labels, empty)

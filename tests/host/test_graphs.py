@@ -211,9 +211,9 @@ def test_the_photo_graph_runs_with_another_model(server: ComfyServer, kind: str)
     prompt[by_type(prompt, "LoadImage")]["inputs"]["image"] = "photo.png"
     prompt[by_type(prompt, "ImageScaleToTotalPixels")]["inputs"] |= {"megapixels": 0.015, "resolution_steps": 64}
     prompt[by_type(prompt, "GOCA_EncodePrompt")]["inputs"]["text"] = scene.caption
-    things = [thing.name for thing in scene.things]
-    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "\n".join(things)
-    check_segmented(server, prompt, things, 128)
+    names = [item.name for item in scene.objects]
+    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "\n".join(names)
+    check_segmented(server, prompt, names, 128)
 
 
 def test_the_refined_graph_runs_to_three_kinds_of_masks(server: ComfyServer) -> None:

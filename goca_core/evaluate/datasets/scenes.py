@@ -66,7 +66,7 @@ class Scenes(Dataset):
 
     def label(self, item: Item) -> NDArray[np.int64]:
         scene = self.scene(item)
-        ids = np.array([0, *(1 + SHAPES.index(thing.shape) for thing in scene.things)], np.int64)
+        ids = np.array([0, *(1 + SHAPES.index(item.shape) for item in scene.objects)], np.int64)
         label: NDArray[np.int64] = ids[scene.labels]
         return label
 

@@ -345,7 +345,7 @@ def test_captions_of_scenes() -> None:
     for item in dataset.items:
         caption = dataset.caption(item)
         assert caption is not None
-        things = {dataset.classes.index(ClassName(t.shape, (t.shape,))): t for t in dataset.scene(item).things}
+        things = {dataset.classes.index(ClassName(t.shape, (t.shape,))): t for t in dataset.scene(item).objects}
         assert set(things) == set(present_classes(dataset.label(item)))
         prompt = caption_prompt(dataset, caption, tuple(things))
         assert prompt.text == caption

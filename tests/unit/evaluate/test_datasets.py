@@ -400,7 +400,7 @@ def test_scenes() -> None:
         assert dataset.caption(item) == scene.caption
         label = dataset.label(item)
         assert label.shape == (48, 80)
-        for number, thing in enumerate(scene.things, start=1):
+        for number, thing in enumerate(scene.objects, start=1):
             shown = label[scene.labels == number]
             assert {dataset.classes[i].name for i in np.unique(shown)} <= {thing.shape}
         assert (label > 0).sum() == (scene.labels > 0).sum()
