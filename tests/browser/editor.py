@@ -139,6 +139,11 @@ class Editor:
         graph: dict[str, Any] = self.page.evaluate("() => window.app.graph.serialize()")
         return graph
 
+    def prompt(self) -> dict[str, Any]:
+        """The graph in API format, as the editor exports and queues it."""
+        prompt: dict[str, Any] = self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+        return prompt
+
     def settle(self) -> None:
         """Let the editor draw what it has."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts import demo, edit_graphs, make_graphs
+from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import need
 
-from .test_graphs import WEIGHTS, by_type, graph, pictures
+from .test_graphs import WEIGHTS, by_type, graph, pictures, queued, saved_graph
 
 
 @pytest.fixture(autouse=True)
@@ -116,9 +116,7 @@ def test_replace_by_word_with_another_model(server: ComfyServer) -> None:
 
 def test_the_inpainting_row(server: ComfyServer) -> None:
     """The muted row of the checkpoint graph, with the demo model in place of both checkpoints."""
-    graphs = {entry.name: entry for entry in edit_graphs.edit_graphs()}
-    schema = make_graphs.Schema(server.object_info())
-    prompt = make_graphs.to_api(graphs["replace_by_word_sd15_sdxl"], schema, muted=True)
+    prompt = queued(saved_graph("replace_by_word_sd15_sdxl"), server.object_info(), muted=True)
     for node in prompt.values():
         if node["class_type"] == "CheckpointLoaderSimple":
             node |= {"class_type": "GOCA_DemoModel", "inputs": {}}

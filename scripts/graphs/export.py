@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Export the example graphs of workflows/ in API format to workflows/api/, through the editor's own export.
+
+    .host/venv/bin/python scripts/graphs/export.py                          # all of them
+    .host/venv/bin/python scripts/graphs/export.py masks_from_words_demo    # these
+
+The files in workflows/ are the source: to change a graph, open it in the editor, save it over its file, and run this. It also
+gives the saved file the line breaks of the others. Needs a Chromium and playwright, as tests/browser does; tests/browser fails
+when a file in workflows/api/ is not what the editor exports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT))
+
+from tests.browser.browser import open_editor  # noqa: E402
+from tests.browser.editor import WORKFLOWS  # noqa: E402
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Export the example graphs in API format.")
+    parser.add_argument("names", nargs="*", help="graphs to export (default: all)")
+    names = parser.parse_args().names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    with open_editor() as editor:
+        for name in names:
+            source, target = WORKFLOWS / f"{name}.json", WORKFLOWS / "api" / f"{name}.json"
+            write(source, read(source))
+            prompt = editor.load(source).prompt()
+            if not target.is_file() or read(target) != prompt:
+                write(target, prompt)
+                print(f"wrote {target.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
