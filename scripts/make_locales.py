@@ -1,24 +1,25 @@
 #!/usr/bin/env python3
-"""Write locales/en/nodeDefs.json: the names and tooltips of nodes, inputs and outputs in the editor.
+"""Write locales/en/nodeDefs.json: the names of nodes, inputs and outputs in the editor, and their tooltips.
 
-    .host/venv/bin/python scripts/make_locales.py      # with --url, use a running ComfyUI instead of starting one
+    .host/venv/bin/python scripts/make_locales.py
 
-The English texts come from the nodes themselves. Other languages are translated by hand, with the same keys. The script prints
-keys that differ, and tests/host/test_locales.py fails if there are any.
+The English texts come from the nodes themselves. Other languages are written by hand, under the same keys: this script says
+which keys are missing there, and tests/host/test_locales.py fails when one is.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
 
-ROOT = Path(__file__).resolve().parent.parent
+from scripts.comfy_server import ComfyServer  # noqa: E402
+
 LANGUAGES = ("zh", "ja")
 Texts = dict[str, Any]
 
@@ -68,20 +69,14 @@ def keys(texts: Any, prefix: str = "") -> set[str]:
     return {prefix} if str(texts).strip() else set()
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Write the English texts of the nodes, and print where other languages differ."
-    )
-    parser.add_argument("--url", help="address of a running ComfyUI with this pack (default: start one)")
-    from scripts.make_graphs import object_info
-
-    texts = english(object_info(parser.parse_args().url))
+def main() -> None:
+    with ComfyServer() as server:
+        texts = english(server.object_info())
     path_of("en").write_text(json.dumps(texts, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     for language in LANGUAGES:
         for key in sorted(keys(texts) ^ keys(read(language))):
             print(f"make_locales: {language} differs at {key}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

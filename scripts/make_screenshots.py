@@ -4,7 +4,7 @@
     .host/venv/bin/python scripts/make_screenshots.py                 # all of them, about a minute
     .host/venv/bin/python scripts/make_screenshots.py GOCA_Overlay    # only those with these names
 
-Needs a Chromium and playwright, like tests/browser. With --url it uses a running ComfyUI instead of starting one.
+Needs a Chromium and playwright, as tests/browser does.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from playwright.sync_api import ViewportSize
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT))
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.browser.browser import open_editor  # noqa: E402
+from tests.browser.editor import WORKFLOWS, Editor  # noqa: E402
+
 HELP, PAGES = ROOT / "web" / "docs" / "images", ROOT / "docs" / "images"
 EDGE = 12  # pixels around a node
 COLOURS = 128  # enough for the editor, and the file is a third of the size
@@ -52,8 +53,8 @@ FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')
 
 
 @dataclass(frozen=True)
-class Shot:
-    """A screenshot of a node, or of the whole graph if `kind` is empty. `show` selects the view of the node's viewer."""
+class View:
+    """A screenshot: of a node, or of the whole graph when `kind` is empty. `show`: what the viewer of the node shows."""
 
     name: str
     graph: str
@@ -69,98 +70,70 @@ class Shot:
 
 DEMO = "masks_from_words_demo"
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
-OF_DEMO = ("DemoModel", "EncodePrompt", "RecordAttention", "CollectAttention", "Aggregate", "Rescale", "MaskFromTokens")
-SHOTS = [
-    Shot("editor", DEMO),
-    *(Shot(f"GOCA_{name}", DEMO, f"GOCA_{name}") for name in OF_DEMO),
-    Shot("GOCA_Overlay", DEMO, OVERLAY, "Heat map of every word"),
-    Shot("viewer_steps", DEMO, MASKS, show="steps"),
-    Shot("viewer_layers", DEMO, MASKS, show="layers"),
-    Shot("viewer_light", DEMO, OVERLAY, "Masks over the picture", light=True),
-    Shot("GOCA_SegmentImage", "segment_photo_demo", "GOCA_SegmentImage"),
-    Shot("GOCA_Refine", "sharper_masks_demo", "GOCA_Refine"),
-    Shot("GOCA_RegionalPrompt", "regional_prompts_demo", "GOCA_RegionalPrompt"),
-    *(Shot(f"GOCA_{n}", "regional_one_pass_demo", f"GOCA_{n}") for n in ("RegionalPass", "CollectMasks")),
-    Shot("GOCA_SemanticCFG", "semantic_cfg_demo", "GOCA_SemanticCFG"),
-    *(
-        Shot(f"GOCA_{n}", "save_and_reuse_attention_demo", f"GOCA_{n}")
-        for n in ("Words", "SaveAttention", "LoadAttention")
-    ),
+NODES = {
+    DEMO: "DemoModel EncodePrompt RecordAttention CollectAttention Aggregate Rescale MaskFromTokens",
+    "segment_photo_demo": "SegmentImage",
+    "sharper_masks_demo": "Refine",
+    "regional_prompts_demo": "RegionalPrompt",
+    "regional_one_pass_demo": "RegionalPass CollectMasks",
+    "semantic_cfg_demo": "SemanticCFG",
+    "save_and_reuse_attention_demo": "Words SaveAttention LoadAttention",
+}
+VIEWS = [
+    View("editor", DEMO),
+    *(View(f"GOCA_{name}", graph, f"GOCA_{name}") for graph, names in NODES.items() for name in names.split()),
+    View("GOCA_Overlay", DEMO, OVERLAY, "Heat map of every word"),
+    View("viewer_steps", DEMO, MASKS, show="steps"),
+    View("viewer_layers", DEMO, MASKS, show="layers"),
+    View("viewer_light", DEMO, OVERLAY, "Masks over the picture", light=True),
 ]
 
 
-def take(editor: Any, shot: Shot) -> bytes:
+def take(editor: Editor, view: View) -> bytes:
     """The screenshot as PNG."""
-    palette = "light" if shot.light else "dark"
+    palette = "light" if view.light else "dark"
     editor.page.evaluate(f"() => window.app.extensionManager.setting.set('Comfy.ColorPalette', '{palette}')")
-    editor.page.set_viewport_size(NEAR if shot.kind else WIDE)
-    if not shot.kind:
+    editor.page.set_viewport_size(NEAR if view.kind else WIDE)
+    if not view.kind:
         editor.page.evaluate(FIT)
-        editor.page.wait_for_timeout(1000)  # the view is animated
+        editor.page.wait_for_timeout(1000)  # the view moves there
         return crop(editor, editor.page.evaluate(GRAPH))
-    node = editor.centre(shot.kind, shot.title)
-    if shot.show:
-        editor.look_at(shot.kind, shot.title).query_selector("select").select_option(shot.show)
+    node = editor.centre(view.kind, view.title)
+    if view.show:
+        editor.look_at(view.kind, view.title).query_selector("select").select_option(view.show)
     editor.page.mouse.move(5, 5)
     editor.settle()
     return crop(editor, node.evaluate(BOX))
 
 
-def crop(editor: Any, box: dict[str, float]) -> bytes:
-    clip = {
-        "x": box["x"] - EDGE,
-        "y": box["y"] - EDGE,
-        "width": box["width"] + 2 * EDGE,
-        "height": box["height"] + 2 * EDGE,
-    }
+def crop(editor: Editor, box: dict[str, float]) -> bytes:
+    clip: Any = {"x": box["x"] - EDGE, "y": box["y"] - EDGE}
+    clip |= {"width": box["width"] + 2 * EDGE, "height": box["height"] + 2 * EDGE}
     return bytes(editor.page.screenshot(clip=clip))
 
 
-def keep(content: bytes, path: Path) -> None:
+def save(content: bytes, path: Path) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.open(io.BytesIO(content)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    picture.save(path, optimize=True)
-    print(f"{path.relative_to(ROOT)}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+    image = Image.open(io.BytesIO(content)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    image.save(path, optimize=True)
+    print(f"{path.relative_to(ROOT)}: {image.width} x {image.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
-def by_graph(shots: list[Shot]) -> Iterator[tuple[str, list[Shot]]]:
-    for name in dict.fromkeys(shot.graph for shot in shots):
-        yield name, [shot for shot in shots if shot.graph == name]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Take the screenshots of the help pages and the README in the real editor."
-    )
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take the screenshots of the help pages in the real editor.")
     parser.add_argument("names", nargs="*", help="screenshots to take (default: all)")
-    parser.add_argument("--url", help="address of a running ComfyUI with this pack (default: start one)")
-    options = parser.parse_args()
-    chosen = [shot for shot in SHOTS if not options.names or shot.name in options.names]
-    from playwright.sync_api import sync_playwright
-
-    from scripts.comfy_server import ComfyServer
-    from tests.browser.browser import launch
-    from tests.browser.editor import WORKFLOWS, Editor
-
-    server: Any = SimpleNamespace(url=options.url) if options.url else ComfyServer()
-    try:
-        if not options.url:
-            server.start()
-        with sync_playwright() as playwright:
-            context = launch(playwright).new_context(viewport=NEAR)
-            editor = Editor(context.new_page(), server, vue=True).open()
-            for name, shots in by_graph(chosen):
-                editor.load(WORKFLOWS / f"{name}.json").queue()
-                editor.page.wait_for_timeout(1000)  # wait for the images of the run to load
-                for shot in shots:
-                    keep(take(editor, shot), shot.path)
-    finally:
-        if not options.url:
-            server.stop()
-    return 0
+    names = parser.parse_args().names
+    views = [view for view in VIEWS if not names or view.name in names]
+    with open_editor(vue=True, width=NEAR["width"], height=NEAR["height"]) as editor:
+        for graph in dict.fromkeys(view.graph for view in views):
+            editor.load(WORKFLOWS / f"{graph}.json").queue()
+            editor.page.wait_for_timeout(1000)  # images of the run are still on their way
+            for view in views:
+                if view.graph == graph:
+                    save(take(editor, view), view.path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
