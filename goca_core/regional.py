@@ -38,12 +38,16 @@ class RegionalError(ValueError):
 
 def parse_labels(text: str) -> tuple[str, ...]:
     """One label per line, as Mask From Tokens writes them. Raises RegionalError when one is there twice."""
-    labels = tuple(line.strip() for line in text.splitlines() if line.strip())
+    return check_labels([line.strip() for line in text.splitlines() if line.strip()])
+
+
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels as they are. Raises RegionalError when one is there twice."""
     names = [_name(label) for label in labels]
     for label, name in zip(labels, names, strict=True):
         if names.count(name) > 1:
             raise RegionalError(f'The label "{label}" is there twice; give each mask a label of its own.')
-    return labels
+    return tuple(labels)
 
 
 def parse_prompts(text: str, labels: Sequence[str]) -> dict[str, str]:

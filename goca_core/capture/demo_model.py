@@ -23,7 +23,7 @@ import comfy.utils
 from safetensors import SafetensorError, safe_open
 
 from ..demo.wavelet import WaveletCodec
-from .headless.host import DEMO_WEIGHTS, weights
+from .weights import DEMO_WEIGHTS, weights
 
 WEIGHTS = DEMO_WEIGHTS
 WIDTH = 128  # of the text encoder, and so also of the UNet's context

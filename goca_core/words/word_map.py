@@ -203,10 +203,15 @@ def label_of(parts: Iterable[str]) -> str:
     return ", ".join(f"{part} " if part.endswith("\\") else part for part in escaped).rstrip()
 
 
-def resolve(phrases_text: str, word_map: WordMap, stop: Iterable[str] | str = STOP_WORDS) -> list[Phrase]:
-    """The objects asked for, with their tokens; words of `stop` in a phrase give no position (see `WordMap.find`)."""
+def resolve(
+    asked: str | Iterable[tuple[str, ...]], word_map: WordMap, stop: Iterable[str] | str = STOP_WORDS
+) -> list[Phrase]:
+    """The objects asked for, with their tokens; words of `stop` in a phrase give no position (see `WordMap.find`).
+
+    asked: text, one object per line, or what `parse_phrases` made of it.
+    """
     phrases: list[Phrase] = []
-    for parts in parse_phrases(phrases_text):
+    for parts in parse_phrases(asked) if isinstance(asked, str) else asked:
         label = label_of(parts)
         tokens = tuple(sorted({t for part in parts for t in word_map.find(part, stop)}))
         for other in phrases:

@@ -239,8 +239,8 @@ def test_word_scores_of_every_content_word() -> None:
 def test_heat_maps_of_the_labels_are_those_of_the_phrases() -> None:
     """A comma that belongs to a phrase does not part it when its label is wired on."""
     record = recording(text="a red , cat on cat grass")
-    made = cut(record, Request("red\\, cat\ncat#2, grass", mode="soft", order=0))
-    scores, names = word_scores(as_scores(record), "\n".join(made.labels))
+    made = make_masks(record, MaskRequest("red\\, cat\ncat#2, grass", mode="soft", propagation_steps=0))
+    scores, names = word_scores(as_scoring(record), "\n".join(made.labels))
     assert names == made.labels == ("red\\, cat", "cat#2, grass")
     assert torch.equal(scores.clamp(0, 1), made.masks)
 

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import nn
 
@@ -186,7 +186,7 @@ class Family(ABC):
     label: str
     support: Support
     hidden: tuple[str, ...] = ()
-    added_text: Mapping[str, int] = MappingProxyType({})
+    added_text: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
     def side(self, model: Any, network: nn.Module) -> int:
         """Side in pixels of the square images that the paper, or the model's authors, use with ComfyUI's ``model``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -14,7 +15,7 @@ class HiDream(Family):
     name = "hidream"
     label = "HiDream-I1"
     support = Support("HiDream-I1 full, dev, fast", "T5 and Llama 3", "averaged", "by analogy")
-    added_text: ClassVar = {"conditioning_llama3": 2}
+    added_text: ClassVar[Mapping[str, int]] = {"conditioning_llama3": 2}
 
     def matches(self, network: nn.Module) -> bool:
         return is_a(network, "comfy.ldm.hidream.model.HiDreamImageTransformer2DModel")

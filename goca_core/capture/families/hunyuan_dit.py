@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -22,7 +23,7 @@ class HunyuanDiT(Family):
     label = "Hunyuan-DiT"
     support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "from the paper", "cross-attention")
     hidden = ("comfy.ldm.hydit.attn_layers",)
-    added_text: ClassVar = {"conditioning_mt5xl": 1}
+    added_text: ClassVar[Mapping[str, int]] = {"conditioning_mt5xl": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hydit.models import HunYuanDiT

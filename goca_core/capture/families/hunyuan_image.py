@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
@@ -14,7 +15,7 @@ class HunyuanImage(Family):
     name = "hunyuan-image"
     label = "HunyuanImage 2.1"
     support = Support("HunyuanImage 2.1", "Qwen 2.5 and ByT5", "averaged", "by analogy")
-    added_text: ClassVar = {"conditioning_byt5small": 1}
+    added_text: ClassVar[Mapping[str, int]] = {"conditioning_byt5small": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hunyuan_video.model import HunyuanVideo

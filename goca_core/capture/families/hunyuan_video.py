@@ -22,7 +22,7 @@ class HunyuanVideo(Family):
     support = Support(
         "HunyuanVideo 1, 1.5: text to video, image to video", "Llama 3, Qwen 2.5", "averaged", "by analogy"
     )
-    added_text: ClassVar = {"conditioning_byt5small": 1}
+    added_text: ClassVar[Mapping[str, int]] = {"conditioning_byt5small": 1}
 
     def matches(self, network: nn.Module) -> bool:
         from comfy.ldm.hunyuan_video.model import HunyuanVideo as Network

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .host import DEMO_WEIGHTS, ROOT, ComfyUIError, boot, digest, find, version, weights
+from ..weights import DEMO_WEIGHTS, ROOT, ComfyUIError, digest, weights
+from .host import boot, find, version
 from .open import open_model
 
 __all__ = ["DEMO_WEIGHTS", "ROOT", "ComfyUIError", "boot", "digest", "find", "open_model", "version", "weights"]

@@ -6,19 +6,13 @@ packages. Nothing of ComfyUI is imported before `boot`.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import os
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[3]
-DEMO_WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
-
-
-class ComfyUIError(ValueError):
-    """ComfyUI, or a file that it should load, cannot be used. The message is one sentence that says what to do."""
+from ..weights import ROOT, ComfyUIError
 
 
 def find() -> Path:
@@ -78,25 +72,3 @@ def boot(*arguments: str) -> None:
         importlib.import_module("comfy.cli_args")
     finally:
         sys.argv = original
-
-
-def weights(checkpoint: Path | None) -> Path:
-    """The file of a checkpoint, or of the bundled demo model if None. Raises ComfyUIError when it is missing."""
-    file = DEMO_WEIGHTS if checkpoint is None else checkpoint
-    if file.is_file():
-        return file
-    if file == DEMO_WEIGHTS:
-        raise ComfyUIError(
-            f'The demo model\'s weights are missing: there is no file "{file}"; install the pack again, or train the '
-            "model with scripts/train_demo.py."
-        )
-    raise ComfyUIError(f'The checkpoint is missing: there is no file "{file}"; check its path.')
-
-
-def digest(file: Path) -> str:
-    """SHA-256 of a file: it identifies the measured weights better than a file name."""
-    sha = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()

@@ -21,7 +21,7 @@ from ..conditioning import attach, word_map
 from ..families import UnknownFamily, find_family, network_of
 from ..options import RecordOptions
 from ..segment import segment, sigmas_at
-from .host import ComfyUIError
+from ..weights import ComfyUIError
 
 _PROMPTS_KEPT = 64  # data sets repeat their prompts: many images share a few classes
 

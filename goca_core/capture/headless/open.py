@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .model import LoadedModel
 
-from .host import boot, weights
+from ..weights import weights
+from .host import boot
 
 
 def open_model(checkpoint: Path | None = None, *, cpu: bool = False) -> LoadedModel:

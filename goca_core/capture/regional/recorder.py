@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ...pipeline import MaskRequest, MaskResult
-from ...regional import Conditioning, parse_labels, parse_prompts
+from ...regional import Conditioning, check_labels, parse_prompts
 from ...words.match import PhraseError
 from ...words.word_map import WordMap, label_of, parse_phrases
 from ..finished import FinishedRuns
@@ -68,7 +69,9 @@ def regional_pass(
     for a number out of range, UnknownFamily for a model whose attention cannot be recorded.
     """
     # As the masks will be called.
-    labels = parse_labels("\n".join(label_of(parts) for parts in parse_phrases(request.phrases)))
+    phrases = parse_phrases(request.phrases) if isinstance(request.phrases, str) else request.phrases
+    request = replace(request, phrases=tuple(phrases))
+    labels = check_labels([label_of(parts) for parts in phrases])
     if not labels:
         raise PhraseError("No phrase was given: write words of the prompt, one object per line.")
     texts = parse_prompts(prompts, labels)
