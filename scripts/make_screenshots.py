@@ -100,7 +100,9 @@ def take(editor: Editor, view: View) -> bytes:
         return crop(editor, editor.page.evaluate(GRAPH))
     node = editor.centre(view.kind, view.title)
     if view.show:
-        editor.look_at(view.kind, view.title).query_selector("select").select_option(view.show)
+        choice = editor.look_at(view.kind, view.title).query_selector("select")
+        assert choice is not None
+        choice.select_option(view.show)
     editor.page.mouse.move(5, 5)
     editor.settle()
     return crop(editor, node.evaluate(BOX))
