@@ -68,7 +68,7 @@ def validation_loss(weights: Path, first: int, count: int) -> float:
 def measure(weights: Path, options: argparse.Namespace, progress: Callable[..., Any]) -> Stage:
     methods, run = use("goca_core.evaluate.methods"), use("goca_core.evaluate.run")
     found = tuple(
-        methods.parse(f"{parts},order={options.order}").settled("offset", "auto", 1) for parts in NAMES.values()
+        methods.parse(f"{parts},order={options.order}").resolved("offset", "auto", 1) for parts in NAMES.values()
     )
     job = use("goca_core.evaluate.worker").Job(
         data="scenes",

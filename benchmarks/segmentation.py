@@ -72,7 +72,7 @@ def rows(parts: dict[str, dict[str, Any]], orders: Sequence[int], rule: str, lev
         title: [
             method(
                 f"{title}, order {order}, {rule}, noise {level}", order=order, **{"noise": (level,), **part}
-            ).settled(rule, level, 1)
+            ).resolved(rule, level, 1)
             for order in orders
         ]
         for title, part in parts.items()

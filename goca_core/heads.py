@@ -1,8 +1,8 @@
-"""Head-wise aggregation: how much each attention head counts at each pixel (paper: head-wise aggregation).
+"""Head-wise aggregation: the weight of each attention head at each pixel (paper: head-wise aggregation).
 
-A head is trusted where its own contribution to the layer's output points along that output. With Y the attention
-output before the output projection and W the projection's weight, head h contributes o_h = Y_h W_h and the layer
-o = sum_h o_h. All o_h together would be a heads x pixels x channels tensor; two identities avoid it:
+A head gets a large weight where its contribution to the layer's output points along that output. With Y the attention
+output before the output projection and W the projection's weight, head h contributes o_h = Y_h W_h, and the layer's
+output is o = sum_h o_h. All o_h together would be a heads x pixels x channels tensor; two identities avoid it:
 
     o_h . o   = sum over the columns of head h of  Y * g,   with  g = o W
     |o_h|^2   = Y_h G_h Y_h^T,                              with  G_h = W_h W_h^T  (head width x head width)
@@ -25,8 +25,8 @@ HEAD_METHODS: tuple[str, ...] = (
     "dot-product + VW",
 )
 
-_NORM_FLOOR = 1e-8  # of each norm in a cosine
-_SUM_FLOOR = 1e-6  # sum of the weights relative to the largest: below it the quotient is noise
+_NORM_FLOOR = 1e-8  # lower bound of each norm in a cosine
+_SUM_FLOOR = 1e-6  # below this ratio of sum to largest weight, normalised weights would be noise
 
 
 def head_weights(
@@ -36,25 +36,31 @@ def head_weights(
     method: str,
     value: Tensor | None = None,
 ) -> Tensor:
-    """Weight of every head at every pixel.
+    """Compute the weight of every head at every pixel.
 
     post_value: [B, N, C] attention output before the output projection, heads concatenated on C.
-    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (its bias plays no part).
+    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (the bias is not used).
     heads: number of heads H; C must be a multiple of it.
     method: one of HEAD_METHODS (the names of the reference implementation).
-    value: [B, H, T, d] value vectors, read by the two "+ VW" methods only.
+    value: [B, H, T, d] value vectors, used only by the two "+ VW" methods.
 
-    Returns [B, N, H], summing to one over H. "w/o clamp" and cosine weights may be negative or exceed one.
-    Where the unnormalised weights have no usable sum (zero, negative, or lost to cancellation) every head gets 1/H.
-    NaN in an input counts as 0, an infinity as a large finite number (`resize.finite`).
+    Returns [B, N, H], summing to one over H. Weights of "w/o clamp" and cosine methods may be negative or above one.
+    Where the unnormalised weights have no usable sum (zero, negative, or lost to cancellation), every head gets 1/H.
+    NaN in an input counts as 0, an infinity as a large finite number (`tensors.finite`).
     Raises ValueError for an unknown method, shapes that do not fit, or a missing `value`.
+
+    >>> post_value = torch.tensor([[[1.0, 1.0, 1.0, 1.0, 0.0, 0.0]]])  # one pixel, two heads of three channels
+    >>> head_weights(post_value, torch.eye(6), 2, "dot-product").tolist()  # 3 to 1
+    [[[0.75, 0.25]]]
     """
     check_choice("head method", method, HEAD_METHODS)
     check_ndim("post_value", post_value, "B N C")
     check_ndim("out_weight", out_weight, "C_out C")
     batch, tokens, channels = post_value.shape
     if heads < 1 or channels % heads:
-        raise ValueError(f"{channels} channels cannot be split into {heads} heads: pass the head count of this layer.")
+        raise ValueError(
+            f"{channels} channels cannot be split into {heads} heads: pass the number of heads of this layer."
+        )
     if out_weight.shape[1] != channels:
         raise ValueError(
             f"out_weight has {out_weight.shape[1]} input columns but post_value has {channels} channels: "
@@ -75,8 +81,8 @@ def head_weights(
         return post_value.new_full((batch, tokens, heads), 1.0 / heads, dtype=working_dtype(post_value))
 
     dtype = working_dtype(post_value, out_weight)
-    # every method is homogeneous in Y (per pixel) and in W, so the scale is free: taking it out keeps the products
-    # of large float32 activations from overflowing and those of small ones from vanishing
+    # every method is homogeneous in Y (per pixel) and in W, so the scale does not matter: removing it keeps products
+    # of large float32 activations from overflowing and products of small ones from vanishing
     y = _unit_peak(finite(post_value, dtype), (-1,))
     w = _unit_peak(finite(out_weight, dtype), (-2, -1))
     y_heads = y.unflatten(-1, (heads, width))
@@ -97,7 +103,7 @@ def head_weights(
 
 
 def normalise_heads(scores: Tensor) -> Tensor:
-    """Divide [..., H] by its sum over H, or give 1/H where that sum is not finite or not above 1e-6 of the largest entry."""
+    """Divide [..., H] by its sum over H; 1/H where that sum is not finite or not above 1e-6 of the largest entry."""
     total = scores.sum(-1, keepdim=True)
     largest = scores.abs().amax(-1, keepdim=True)
     usable = torch.isfinite(total) & (total > _SUM_FLOOR * largest)
@@ -105,11 +111,15 @@ def normalise_heads(scores: Tensor) -> Tensor:
 
 
 def aggregate_heads(cross: Tensor, weights: Tensor) -> Tensor:
-    """The layer's map: per-pixel weighted sum of its heads' cross-attention.
+    """Compute a layer's map: the weighted sum of its heads' cross-attention at each pixel.
 
     cross: [B, H, N, T] attention probabilities. weights: [B, N, H] from `head_weights`.
-    Returns [B, N, T]; may hold negative entries when weights are negative (they are clamped after the layer sum).
+    Returns [B, N, T]; entries may be negative if weights are (they are clamped after the sum over layers).
     Raises ValueError when the shapes do not fit.
+
+    >>> cross = torch.tensor([[[[1.0, 0.0]], [[0.5, 0.5]]]])  # two heads, one pixel, two tokens
+    >>> aggregate_heads(cross, torch.tensor([[[0.5, 0.5]]])).tolist()
+    [[[0.75, 0.25]]]
     """
     check_ndim("cross", cross, "B H N T")
     batch, heads, tokens, _ = cross.shape
@@ -119,7 +129,7 @@ def aggregate_heads(cross: Tensor, weights: Tensor) -> Tensor:
         )
     dtype = working_dtype(cross, weights)
     weights = finite(weights, dtype)
-    # one head at a time: only a single head is ever widened to float32
+    # one head at a time, so that only one head is converted to float32 at once
     total = finite(cross[:, 0], dtype) * weights[:, :, :1]
     for head in range(1, heads):
         total.addcmul_(finite(cross[:, head], dtype), weights[:, :, head : head + 1])
@@ -133,7 +143,7 @@ def _unit_peak(tensor: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def _head_norms(y_heads: Tensor, out_weight: Tensor) -> Tensor:
-    """|o_h| for [B, N, H, d] and [C_out, H*d] -> [B, N, H], through the Gram matrices."""
+    """|o_h| from [B, N, H, d] and [C_out, H*d] -> [B, N, H], computed with Gram matrices."""
     w_heads = out_weight.unflatten(-1, tuple(y_heads.shape[-2:]))
     gram = torch.einsum("ohd,ohe->hde", w_heads, w_heads)
     squared = (torch.einsum("bnhd,hde->bnhe", y_heads, gram) * y_heads).sum(-1)
@@ -143,8 +153,9 @@ def _head_norms(y_heads: Tensor, out_weight: Tensor) -> Tensor:
 def _value_norms(value: Tensor, out_weight: Tensor) -> Tensor:
     """Spectral norm of V_h W_h for each head: [B, H, T, d] and [C_out, H*d] -> [B, H], float64 on the CPU.
 
-    |V W|^2 is the largest eigenvalue of R^T (V^T V) R with R R^T = W W^T, a d x d matrix whatever the number of tokens.
-    Double precision on the CPU: the matrices are small, squaring them costs digits, and some devices lack eigen-solvers.
+    |V W|^2 is the largest eigenvalue of R^T (V^T V) R with R R^T = W W^T, a d x d matrix for any number of tokens.
+    In double precision on the CPU, because the matrices are small, squaring loses digits, and some devices lack
+    eigenvalue solvers.
     """
     v = finite(value, torch.float64).cpu()
     w = finite(out_weight, torch.float64).cpu().unflatten(-1, (value.shape[1], value.shape[3]))

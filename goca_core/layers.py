@@ -1,7 +1,7 @@
-"""Layer-wise aggregation: how much each layer counts, and the global map (paper: layer-wise aggregation).
+"""Layer-wise aggregation: the weight of each layer, and the global map (paper: layer-wise aggregation).
 
-A layer is trusted when its self-attention agrees with a reference affinity P made from one dense feature of the
-model. Self-attention maps are brought to the reference grid first: keys bilinear, queries nearest.
+A layer gets a large weight if its self-attention agrees with a reference affinity P, which is made from one dense feature
+of the model. Self-attention maps are first resized to the grid of P: keys bilinear, queries nearest.
 """
 
 from __future__ import annotations
@@ -24,28 +24,31 @@ from .tensors import (
 
 LAYER_METHODS: tuple[str, ...] = ("dot-product similarity", "mse", "iou-like", "vanilla")
 MASS_PRESERVING = "mass-preserving"
-"""The dot-product similarity of self-attention whose rows keep their sum on any grid; made of the recorded dot-product score."""
+"""Dot-product similarity of self-attention whose rows keep their sum on any grid; computed from the recorded score."""
 LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
-"""What layers can be weighted by: the methods that are recorded, and what is made of them."""
+"""Everything that layers can be weighted by: the recorded methods, and the one computed from them."""
 
-_ROWS_AT_ONCE = 512  # query rows of one layer compared at a time: bounds memory at 512 x Nr
+_ROWS_AT_ONCE = 512  # query rows compared at a time, so that memory is bounded by 512 x Nr
 
 
 def reference_affinity(feature: Tensor, reference_channel0: bool = False, dtype: torch.dtype | None = None) -> Tensor:
-    """P = softmax over rows of (q q^T / sqrt(C)), with q the pixels of the reference feature.
+    """Compute P, the row-wise softmax of q q^T / sqrt(C), where q are the pixels of the reference feature.
 
-    feature: [B, C, h, w]. Returns [B, N, N], N = h*w in raster order; rows (queries) sum to one.
-    reference_channel0: use channel 0 alone at scale 1, as the released benchmark code does. The paper, the default
-    here, uses all channels. dtype: what P is stored in, if not in the precision that it is computed in.
+    feature: [B, C, h, w]. reference_channel0: use only channel 0, at scale 1, as the released benchmark code does; the
+    default is the paper's, all channels. dtype: type to store P in, None for the precision it is computed in.
+    Returns [B, N, N], N = h*w in raster order; rows (queries) sum to one. Raises ValueError for a feature without 4 axes.
+
+    >>> reference_affinity(torch.zeros(1, 3, 1, 2)).tolist()  # pixels without a difference
+    [[[0.5, 0.5], [0.5, 0.5]]]
     """
     check_ndim("feature", feature, "B C h w")
-    # The feature of a large grid is copied only where something in it has to be put right.
+    # Copy the feature, which may be large, only if it has to be converted or holds values that are not finite.
     sound = feature.dtype == working_dtype(feature) and bool(torch.isfinite(feature).all())
     pixels = (feature if sound else finite(feature)).flatten(2).mT
     if reference_channel0:
         pixels = pixels[..., :1]
     affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1], dtype=dtype)
-    for start in range(0, pixels.shape[1], _ROWS_AT_ONCE):  # a large grid's logits beside its affinity would cost twice
+    for start in range(0, pixels.shape[1], _ROWS_AT_ONCE):  # all logits beside the affinity would double the memory
         rows = slice(start, start + _ROWS_AT_ONCE)
         scaled = pixels[:, rows] / pixels.shape[-1] ** 0.5
         affinity[:, rows] = torch.nan_to_num_(scaled @ pixels.mT).softmax(-1)
@@ -53,11 +56,15 @@ def reference_affinity(feature: Tensor, reference_channel0: bool = False, dtype:
 
 
 def resize_keys(rows: Tensor, grid: Grid, size: Grid, mass_preserving: bool = False) -> Tensor:
-    """Bring the key axis of self-attention rows to another grid.
+    """Resize the key axis of self-attention rows to another grid.
 
-    rows: [B, M, N] for any M query rows over the keys of `grid`, N = grid[0]*grid[1]. Returns [B, M, size[0]*size[1]].
-    Bilinear resizing keeps values, so rows that summed to one now sum to N_size / N_grid; coarse layers therefore score
-    higher, in the reference and by default here. mass_preserving: scale back so that each row keeps its sum.
+    rows: [B, M, N], any M query rows over the keys of `grid`, N = grid[0]*grid[1]. mass_preserving: rescale so that each
+    row keeps its sum. Otherwise, as in the reference, values are kept: rows that summed to one then sum to N_size / N_grid,
+    and coarse layers score higher.
+    Returns [B, M, size[0]*size[1]]. Raises ValueError when the shapes do not fit.
+
+    >>> resize_keys(torch.tensor([[[0.25, 0.75]]]), (1, 2), (2, 2)).tolist()
+    [[[0.25, 0.75, 0.25, 0.75]]]
     """
     check_ndim("rows", rows, "B M N")
     check_tokens("rows", rows.shape[-1], grid)
@@ -69,10 +76,14 @@ def resize_keys(rows: Tensor, grid: Grid, size: Grid, mass_preserving: bool = Fa
 
 
 def resize_self_map(self_map: Tensor, grid: Grid, size: Grid, mass_preserving: bool = False) -> Tensor:
-    """Bring a self-attention map to another grid: keys bilinear (`resize_keys`), queries nearest.
+    """Resize a self-attention map to another grid: keys bilinear (`resize_keys`), queries nearest.
 
-    self_map: [B, N, N] on `grid`, rows are queries. Returns [B, Ns, Ns], Ns = size[0]*size[1].
-    When only the rows at `nearest_index(grid, size)` were kept, call `resize_keys` on them instead.
+    self_map: [B, N, N] on `grid`, rows are queries. If only the rows at `nearest_index(grid, size)` were kept, call
+    `resize_keys` on them instead.
+    Returns [B, Ns, Ns], Ns = size[0]*size[1]. Raises ValueError when the shapes do not fit.
+
+    >>> resize_self_map(torch.tensor([[[1.0]]]), (1, 1), (1, 2)).tolist()
+    [[[1.0, 1.0], [1.0, 1.0]]]
     """
     _check_self_map(self_map, grid)
     if tuple(grid) == tuple(size):
@@ -80,15 +91,22 @@ def resize_self_map(self_map: Tensor, grid: Grid, size: Grid, mass_preserving: b
     index = nearest_index(grid, size, self_map.device)
     if len(index) <= self_map.shape[1]:
         return resize_keys(self_map[:, index], grid, size, mass_preserving)
-    # enlarging: resize each key row once, then repeat it
+    # to a finer grid: resize the keys of each row once, then repeat the row
     return resize_keys(self_map, grid, size, mass_preserving)[:, index]
 
 
 class LayerScore:
-    """Unnormalised agreement of one layer with the reference, accumulated over blocks of query rows.
+    """The unnormalised agreement of one layer with the reference affinity, accumulated over blocks of query rows.
 
     dot-product similarity: sum of P * S.  mse: 1 / sum over rows of |P_i - S_i| (inf on an exact match).
     iou-like: sum min(P, S) / (sum max(P, S) + 1e-4).  vanilla: 1.
+    Raises ValueError for an unknown method.
+
+    >>> score = LayerScore("dot-product similarity")
+    >>> score.add(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[1.0, 0.0]]]))  # the first row, then the second
+    >>> score.add(torch.tensor([[[0.5, 0.5]]]), torch.tensor([[[0.0, 1.0]]]))
+    >>> score.result().tolist()
+    [1.0]
     """
 
     def __init__(self, method: str) -> None:
@@ -97,7 +115,10 @@ class LayerScore:
         self._sums: tuple[Tensor, Tensor] | None = None
 
     def add(self, reference: Tensor, resized: Tensor) -> None:
-        """Add a block of rows: reference [B, M, Nr] and the layer's rows at the same queries, [B, M, Nr]."""
+        """Add a block of rows: reference [B, M, Nr] and the layer's rows of the same queries, [B, M, Nr].
+
+        Raises ValueError when the shapes differ.
+        """
         check_ndim("reference", reference, "B M Nr")
         if reference.shape != resized.shape:
             raise ValueError(
@@ -116,7 +137,7 @@ class LayerScore:
         self._sums = (first, second) if self._sums is None else (self._sums[0] + first, self._sums[1] + second)
 
     def result(self) -> Tensor:
-        """The score of every sample, [B]. Raises ValueError if no rows were added."""
+        """Return the score of every sample, [B]. Raises ValueError if no rows were added."""
         if self._sums is None:
             raise ValueError("No rows were added: call add() with every block of query rows before result().")
         first, second = self._sums
@@ -130,17 +151,24 @@ class LayerScore:
 
 
 def layer_score(reference: Tensor, resized: Tensor, method: str) -> Tensor:
-    """Unnormalised score of one layer: reference [B, Nr, Nr], resized [B, Nr, Nr] -> [B]. See `LayerScore` for blocks."""
+    """Compute the unnormalised score of one layer: reference [B, Nr, Nr], resized [B, Nr, Nr] -> [B]; see `LayerScore`.
+
+    >>> layer_score(torch.eye(2)[None], torch.eye(2)[None], "dot-product similarity").tolist()
+    [2.0]
+    """
     score = LayerScore(method)
     score.add(reference, resized)
     return score.result()
 
 
 def normalise_scores(scores: Tensor) -> Tensor:
-    """Scores [B, L] to weights that sum to one over the layers.
+    """Normalise scores [B, L] to weights that sum to one over the layers.
 
-    Negative and NaN scores count as 0. Layers with an infinite score share all the weight; if every score is 0 the
-    weights are uniform.
+    Negative and NaN scores count as 0. Layers with an infinite score split all of the weight. If every score is 0, the
+    weights are uniform. Raises ValueError without layers.
+
+    >>> normalise_scores(torch.tensor([[3.0, 1.0], [0.0, 0.0]])).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
     """
     check_ndim("scores", scores, "B L")
     if scores.shape[1] == 0:
@@ -163,11 +191,16 @@ def layer_scores(
     method: str,
     mass_preserving: bool = False,
 ) -> Tensor:
-    """Weights of all layers, normalised.
+    """Compute the normalised weights of all layers.
 
-    affinity: [B, Nr, Nr] from `reference_affinity`, on `grid`. self_maps: one head-mean [B, Nl, Nl] per layer, on `grids`.
-    mass_preserving: opt-in experiment that removes the published rule's preference for coarse layers (`resize_keys`).
+    affinity: [B, Nr, Nr] from `reference_affinity`, on `grid`. self_maps: one map [B, Nl, Nl] per layer, the mean over its
+    heads, on `grids`. mass_preserving: remove the published rule's preference for coarse layers (`resize_keys`).
     Returns [B, L]. Raises ValueError for an unknown method or shapes that do not fit.
+
+    >>> uniform, diagonal = torch.full((1, 2, 2), 0.5), torch.eye(2)[None]
+    >>> weights = layer_scores(diagonal, (1, 2), [diagonal, uniform], [(1, 2)] * 2, "dot-product similarity")
+    >>> [round(weight, 3) for weight in weights[0].tolist()]  # 2 to 1
+    [0.667, 0.333]
     """
     check_choice("layer method", method, LAYER_METHODS)
     _check_self_map(affinity, grid, "affinity")
@@ -185,11 +218,15 @@ def layer_scores(
 
 
 def aggregate_layers(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:
-    """The global map: weighted sum of the layers' maps at a common size, clamped at zero, summing to one over tokens.
+    """Compute the global map: the weighted sum of the layers' maps, clamped at zero and normalised over tokens.
 
-    maps: one [B, Nl, T] per layer on `grids`. weights: [B, L]. Returns [B, T, *size].
-    A pixel at which every token is clamped to zero takes the plain layer average, or 1/T if that is zero as well.
-    Raises ValueError when the shapes do not fit.
+    maps: one [B, Nl, T] per layer, on `grids`. weights: [B, L]. size: height and width of the result.
+    Returns [B, T, *size], summing to one over T. Where every token is clamped to zero, a pixel takes the plain mean of the
+    layers, or 1/T if that is zero as well. Raises ValueError when the shapes do not fit.
+
+    >>> first, second = torch.tensor([[[0.75, 0.25]]]), torch.tensor([[[0.25, 0.75]]])  # one pixel, two tokens
+    >>> aggregate_layers([first, second], [(1, 1)] * 2, torch.tensor([[0.5, 0.5]]), (1, 1)).flatten().tolist()
+    [0.5, 0.5]
     """
     _check_lengths(maps, grids)
     batch, _, tokens = maps[0].shape
@@ -209,7 +246,7 @@ def aggregate_layers(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Ten
     mixed = _mix(maps, grids, weights, size).clamp_min(0)
     total = mixed.sum(1, keepdim=True)
     tiny = torch.finfo(dtype).tiny
-    if bool((total <= tiny).any()):  # rare, so the second pass over the layers is made only then
+    if bool((total <= tiny).any()):  # rare, so the second pass over the layers runs only if needed
         plain = _mix(maps, grids, torch.full_like(weights, 1.0 / len(maps)), size).clamp_min(0)
         plain = torch.where(plain.sum(1, keepdim=True) > tiny, plain, 1.0)
         mixed = torch.where(total > tiny, mixed, plain)

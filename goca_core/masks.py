@@ -1,6 +1,6 @@
-"""Scores to masks: the background rules of the reference, independent thresholds, and clean-up.
+"""From scores to masks: the background rules of the reference, independent thresholds, and clean-up.
 
-Masks are made after the scores have been resized (`resize_scores`), so they hold exactly 0 and 1; a resized mask would not.
+Resize scores (`resize_scores`) before making masks, so that masks hold exactly 0 and 1. A resized mask would not.
 """
 
 from __future__ import annotations
@@ -16,16 +16,24 @@ BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
 
 
 def resize_scores(scores: Tensor, size: Grid) -> Tensor:
-    """Bilinear resize of score maps, [B, K, h, w] -> [B, K, *size], half-pixel centres, no antialiasing."""
+    """Resize score maps, [B, K, h, w] -> [B, K, *size]: bilinear, half-pixel centres, no antialiasing.
+
+    >>> resize_scores(torch.tensor([[[[0.0, 1.0]]]]), (1, 4)).tolist()
+    [[[[0.0, 0.25, 0.75, 1.0]]]]
+    """
     check_ndim("scores", scores, "B K h w")
     return resize_bilinear(finite(scores), size)
 
 
 def background_level(scores: Tensor, background: Tensor | None, rule: str, theta: float) -> Tensor:
-    """Score an object has to beat at each pixel.
+    """Compute the score that an object must exceed at each pixel.
 
     With b the background map and t = theta: offset b+t, vanilla t, max max(b, t), exact b, avg (b+t)/2.
-    scores: [B, K, h, w], for its shape. background: [B, h, w], or None for a map of zeros. Returns [B, h, w].
+    scores: [B, K, h, w], used for its shape and precision. background: [B, h, w], or None for a map of zeros.
+    Returns [B, h, w]. Raises ValueError for an unknown rule or shapes that do not fit.
+
+    >>> background_level(torch.zeros(1, 2, 1, 2), torch.tensor([[[0.25, 0.75]]]), "max", 0.5).tolist()
+    [[[0.5, 0.75]]]
     """
     check_choice("background rule", rule, BACKGROUND_RULES)
     check_ndim("scores", scores, "B K h w")
@@ -50,11 +58,15 @@ def background_level(scores: Tensor, background: Tensor | None, rule: str, theta
 
 
 def assign(scores: Tensor, background: Tensor | None = None, rule: str = "offset", theta: float = 0.0) -> Tensor:
-    """Partition: every pixel goes to its best object, or to the background.
+    """Assign every pixel to its best object or to the background.
 
     scores: [B, K, h, w]. background: [B, h, w] or None. rule: one of BACKGROUND_RULES. theta: threshold of the rule.
     Returns int64 labels [B, h, w]: 0 is the background, k+1 is map k. On a tie the background wins, then the first object.
     NaN counts as 0. Raises ValueError for an unknown rule or shapes that do not fit.
+
+    >>> scores = torch.tensor([[[[0.9, 0.2, 0.1]], [[0.3, 0.8, 0.1]]]])  # two objects, 1 x 3 pixels
+    >>> assign(scores, rule="vanilla", theta=0.5).tolist()
+    [[[1, 2, 0]]]
     """
     level = background_level(scores, background, rule, theta)
     # argmax is documented to return the first of equal maxima; max() with a dimension is not
@@ -62,18 +74,24 @@ def assign(scores: Tensor, background: Tensor | None = None, rule: str = "offset
 
 
 def threshold(scores: Tensor, background: Tensor | None = None, rule: str = "vanilla", theta: float = 0.5) -> Tensor:
-    """Independent masks, which may overlap: where a score is above the level of the rule. Arguments as in `assign`.
+    """Make independent masks, which may overlap: where a score is above the level of the rule. Arguments as in `assign`.
 
-    Returns bool [B, K, h, w].
+    Returns bool [B, K, h, w]. Raises ValueError as `assign` does.
+
+    >>> threshold(torch.tensor([[[[0.9, 0.2]], [[0.7, 0.8]]]])).tolist()
+    [[[[True, False]], [[True, True]]]]
     """
     level = background_level(scores, background, rule, theta)
     return finite(scores, level.dtype) > level[:, None]
 
 
 def one_hot(labels: Tensor, objects: int) -> Tensor:
-    """Labels [B, h, w] from `assign` to float32 masks [B, K, h, w] of exactly 0 and 1; label k+1 is mask k.
+    """Turn labels [B, h, w] from `assign` into float32 masks [B, K, h, w] of exactly 0 and 1. Label k+1 becomes mask k.
 
-    Raises ValueError for a label outside 0..K.
+    objects: K. Raises ValueError for a label outside 0..K.
+
+    >>> one_hot(torch.tensor([[[1, 2, 0]]]), 2).tolist()
+    [[[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]]]
     """
     check_ndim("labels", labels, "B h w")
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) <= objects:
@@ -86,9 +104,12 @@ def one_hot(labels: Tensor, objects: int) -> Tensor:
 
 
 def smooth(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian of each map of [..., h, w], sigma in pixels; borders are mirrored, so the sum of a map is kept.
+    """Blur each map of [..., h, w] with a Gaussian, sigma in pixels. Borders are reflected, so the sum of a map is kept.
 
     Masks become soft, in [0, 1]. sigma 0 changes nothing. Raises ValueError for a negative sigma.
+
+    >>> [round(value, 2) for value in smooth(torch.tensor([[0.0, 1.0, 0.0]]), 0.5).flatten().tolist()]
+    [0.11, 0.79, 0.11]
     """
     if sigma < 0:
         raise ValueError(f"sigma is {sigma}: use 0 for no smoothing or a positive width in pixels.")
@@ -101,9 +122,12 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
 
 
 def largest_component(masks: Tensor) -> Tensor:
-    """Keep the largest 8-connected patch of each mask of [B, K, h, w]; of equal ones the first in reading order.
+    """Keep only the largest 8-connected component of each mask of [B, K, h, w]; on a tie, the first in raster order.
 
-    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input; an empty mask stays empty.
+    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input. An empty mask stays empty.
+
+    >>> largest_component(torch.tensor([[[[1.0, 0.0, 1.0, 1.0]]]])).tolist()
+    [[[[0.0, 0.0, 1.0, 1.0]]]]
     """
     check_ndim("masks", masks, "B K h w")
     inside = (masks > 0.5).reshape(-1, *masks.shape[-2:]).cpu().numpy()
@@ -112,20 +136,23 @@ def largest_component(masks: Tensor) -> Tensor:
         patches, count = ndimage.label(source, structure=np.ones((3, 3), dtype=int))
         if count:
             sizes = np.bincount(patches.ravel())
-            sizes[0] = 0  # what is outside every patch
+            sizes[0] = 0  # the pixels outside the mask
             target[...] = patches == sizes.argmax()
     return torch.from_numpy(kept).to(masks.device, masks.dtype).reshape(masks.shape)
 
 
 def remove_small(masks: Tensor, share: float) -> Tensor:
-    """Drop the 8-connected patches of each mask of [B, K, h, w] that cover less than ``share`` of the picture.
+    """Remove the 8-connected components of each mask of [B, K, h, w] that cover less than a fraction ``share`` of the image.
 
-    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input. share 0 drops nothing.
+    Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input. share 0 removes nothing.
     Raises ValueError for a share outside 0..1.
+
+    >>> remove_small(torch.tensor([[[[1.0, 0.0, 1.0, 1.0]]]]), 0.5).tolist()
+    [[[[0.0, 0.0, 1.0, 1.0]]]]
     """
     check_ndim("masks", masks, "B K h w")
     if not 0 <= share <= 1:
-        raise ValueError(f"Patches smaller than {share:g} of the picture would be removed; use a share from 0 to 1.")
+        raise ValueError(f"remove_small got a fraction of {share:g} of the image; use a fraction from 0 to 1.")
     inside = (masks > 0.5).reshape(-1, *masks.shape[-2:]).cpu().numpy()
     least = share * masks.shape[-2] * masks.shape[-1]
     kept = np.zeros_like(inside)
@@ -136,10 +163,14 @@ def remove_small(masks: Tensor, share: float) -> Tensor:
 
 
 def fill_holes(masks: Tensor, disjoint: bool = False) -> Tensor:
-    """Fill the holes of each mask of [B, K, h, w]: what it encloses without a gap (diagonal steps are no way out).
+    """Fill the holes of each mask of [B, K, h, w]: areas that it encloses completely (a diagonal step does not leave a hole).
 
-    disjoint: masks may not come to overlap; then only what belongs to no mask is filled, and a hole that several masks
-    enclose goes to the innermost. Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input.
+    disjoint: keep masks from overlapping: fill only pixels of no mask, and give a hole that several masks enclose to the
+    innermost one. Values above one half count as inside. Returns exactly 0 and 1, in the dtype of the input.
+
+    >>> ring = torch.tensor([[[[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]]])
+    >>> fill_holes(ring)[0, 0, 1].tolist()
+    [1.0, 1.0, 1.0]
     """
     check_ndim("masks", masks, "B K h w")
     inside = (masks > 0.5).cpu().numpy()

@@ -1,4 +1,4 @@
-"""Segmentation metrics by the protocol of the paper's benchmarks: counts over the whole data set, then one mean."""
+"""Segmentation metrics by the protocol of the paper's benchmarks: pixels are counted over the whole data set first."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ _EPS = 1e-8
 
 
 class Confusion:
-    """Confusion matrix, filled picture by picture; rows are the true classes, columns the predicted ones.
+    """A confusion matrix, filled image by image. Rows are the true classes, columns the predicted ones.
 
-    >>> matrix = Confusion(21).update(prediction, label, ignore=255)
-    >>> matrix.miou()
+    classes: number of classes, including the background. Raises ValueError if it is below 1.
+
+    >>> counts = Confusion(3).update([0, 1, 2, 2], [0, 1, 2, 255], ignore=255)  # prediction, label
+    >>> counts.matrix.tolist()
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    >>> round(counts.miou(), 3)
+    1.0
     """
 
     def __init__(self, classes: int) -> None:
@@ -27,9 +32,9 @@ class Confusion:
     def update(
         self, prediction: Tensor | ArrayLike, label: Tensor | ArrayLike, ignore: int | Sequence[int] | None = None
     ) -> Confusion:
-        """Count one picture or a batch and return self.
+        """Count one image or a batch, and return self.
 
-        prediction, label: integer arrays or tensors of equal shape. ignore: true value or values whose pixels do not count.
+        prediction, label: integer arrays or tensors of the same shape. ignore: label value or values that do not count.
         Raises ValueError for different shapes, values that are not integers, or classes outside 0..classes-1.
         """
         predicted, true = _integers(prediction, "prediction"), _integers(label, "label")
@@ -51,7 +56,7 @@ class Confusion:
         return self
 
     def __add__(self, other: Confusion) -> Confusion:
-        """The counts of both, as a new matrix. Raises ValueError if the numbers of classes differ."""
+        """Add the counts of both into a new matrix. Raises ValueError if the numbers of classes differ."""
         if self.classes != other.classes:
             raise ValueError(
                 f"Cannot add counts over {self.classes} and {other.classes} classes: use the same class list for both."
@@ -61,22 +66,22 @@ class Confusion:
         return total
 
     def intersection(self) -> NDArray[np.int64]:
-        """Pixels of each class predicted as that class, [classes]."""
+        """Number of pixels of each class that are predicted as that class, [classes]."""
         return np.diagonal(self.matrix).copy()
 
     def union(self) -> NDArray[np.int64]:
-        """Pixels that are of the class or predicted as it, [classes]."""
+        """Number of pixels that belong to each class or are predicted as it, [classes]."""
         union: NDArray[np.int64] = self.matrix.sum(0) + self.matrix.sum(1) - self.intersection()
         return union
 
     def iou(self) -> NDArray[np.float64]:
-        """Intersection over union of each class, [classes]; 0 for one that never occurs."""
+        """Intersection over union of each class, [classes]; 0 for a class that never occurs."""
         return self.intersection() / (self.union() + _EPS)
 
     def miou(self, present_only: bool = False) -> float:
-        """Mean over all classes, background included; one that never occurs counts as 0, as in the paper's protocol.
+        """Mean IoU over all classes, including the background. As in the paper's protocol, an absent class counts as 0.
 
-        present_only: leave out classes that are neither true nor predicted anywhere.
+        present_only: leave out classes that occur neither in the labels nor in the predictions.
         """
         values = self.iou()
         if present_only:
@@ -84,7 +89,7 @@ class Confusion:
         return float(values.mean()) if values.size else 0.0
 
     def pixel_accuracy(self) -> float:
-        """Share of counted pixels whose class is right; 0 if none were counted."""
+        """Fraction of the counted pixels whose class is correct; 0 if none were counted."""
         return float(np.trace(self.matrix) / max(int(self.matrix.sum()), 1))
 
 

@@ -121,7 +121,7 @@ def refined(source: Attention | Maps | Scoring, refinement: Refinement, picture:
     """
     scoring = as_scoring(source)
     record = scoring.maps.source
-    check(refinement, record.batch // record.frames * record.pictures, picture, record.affinity)
+    check(refinement, record.batch // record.frames * record.images, picture, record.affinity)
     if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scoring.steps):
         raise ValueError(
             f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the image; put it "
@@ -265,7 +265,7 @@ def expand_frames(maps: Tensor, record: Attention) -> Tensor:
     if record.frames == 1:
         return maps
     each = record.temporal_compression
-    latent = torch.arange(each - 1, each - 1 + record.pictures, device=maps.device) // each
+    latent = torch.arange(each - 1, each - 1 + record.images, device=maps.device) // each
     return maps.unflatten(0, (-1, record.frames))[:, latent].flatten(0, 1)
 
 
@@ -273,7 +273,7 @@ def latent_frames(maps: Tensor, record: Attention) -> Tensor:
     """Maps of the frames of a video for its latent frames: the mean of those that a latent frame decodes to."""
     if record.frames == 1:
         return maps
-    videos = maps.unflatten(0, (-1, record.pictures))
+    videos = maps.unflatten(0, (-1, record.images))
     rest = videos[:, 1:].unflatten(1, (record.frames - 1, record.temporal_compression)).mean(2)
     return torch.cat((videos[:, :1], rest), 1).flatten(0, 1)
 

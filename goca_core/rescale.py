@@ -1,7 +1,7 @@
-"""Per-pixel rescaling: token maps to one score map per object (paper: per-pixel rescaling).
+"""Per-pixel rescaling: from token maps to one score map per object (paper: per-pixel rescaling).
 
-Dividing by the mass on the content words takes out the attention that start, end and padding tokens draw, which
-differs from pixel to pixel. The method names are those of the reference implementation, which blurs where they say "+".
+Start, end and padding tokens attract an amount of attention that differs from pixel to pixel. Dividing by the attention
+on the content words removes this. Method names are those of the reference implementation; "+" stands for a blur.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .tensors import (
     within,
 )
 
-_FACTOR_FLOOR = 1e-8  # content mass below which a pixel says nothing about the objects
+_FACTOR_FLOOR = 1e-8  # a pixel with less attention on the content words says nothing about the objects
 
 
 class _Recipe(NamedTuple):
-    """What a method does, in this order: divide by the content mass, renormalise, multiply by raw, renormalise again."""
+    """The steps of a method, in this order: divide by the content mass, renormalise, multiply by raw, renormalise again."""
 
     divide: bool = False
     renorm: Literal["", "max", "blur"] = ""
@@ -57,7 +57,7 @@ RESCALE_METHODS: tuple[str, ...] = tuple(_RECIPES)
 
 
 def blur(maps: Tensor) -> Tensor:
-    """The method's own Gaussian, 5 x 5 with sigma 1.1, on [..., h, w] (`gaussian_blur` for the borders)."""
+    """Blur [..., h, w] with the Gaussian of the method, 5 x 5 with sigma 1.1 (borders as in `gaussian_blur`)."""
     return gaussian_blur(maps, 5, 1.1)
 
 
@@ -70,20 +70,25 @@ def rescale(
     range_: Range = "full",
     frames: int = 1,
 ) -> Tensor:
-    """One score map per object.
+    """Compute one score map per object.
 
-    maps: [B, T, h, w] from `layers.aggregate_layers`. objects: token positions of each object (K of them).
+    maps: [B, T, h, w] from `layers.aggregate_layers`. objects: token positions of each of the K objects.
     content: token positions of all content words of the prompt, not only those of the objects.
-    method: one of RESCALE_METHODS. pool: how an object's tokens are joined; the content mass is always a sum.
-    range_: "robust" takes the most extreme hundredth of a map's pixels at either end out (`resize.clip_tails`) before each
-    blur and renormalisation, so that attention sinks do not decide the scale; without renormalisation it changes nothing.
-    frames: so many samples in a row are the frames of one film and share a scale, so that an object which leaves the film
-    leaves its map.
+    method: one of RESCALE_METHODS. pool: how the maps of an object's tokens are combined; the content mass is always a sum.
+    range_: "robust" clips the most extreme 1% of a map's pixels at either end (`tensors.clip_tails`) before each blur and
+    renormalisation, so that attention sinks do not set the scale. It has no effect on methods without renormalisation.
+    frames: this many consecutive samples are the frames of one video. They share a scale, so that the map of an object
+    becomes empty when the object leaves the video.
 
-    Returns [B, K, h, w], in [0, 1] for the methods that end in a renormalisation. Repeated positions count once. Pixels
-    with a content mass of 1e-8 or less, and objects whose map is constant, are zero. Without content words the division
-    is left out, with a warning.
-    Raises ValueError for an unknown method, pool or range, no objects, an object without tokens, or a position outside 0..T-1.
+    Returns [B, K, h, w], in [0, 1] for methods that end with a renormalisation. Repeated positions count once. Pixels with
+    a content mass of 1e-8 or less, and objects whose map is constant, are zero. Without content words the division is
+    skipped, with a warning.
+    Raises ValueError for an unknown method, pool or range, no objects, an object without tokens, or a position outside
+    0..T-1.
+
+    >>> maps = torch.tensor([[[[0.2, 0.1]], [[0.2, 0.3]], [[0.6, 0.6]]]])  # two words and the start token, 1 x 2 pixels
+    >>> rescale(maps, [[0], [1]], [0, 1], "sum-1 rescaling").tolist()
+    [[[[0.5, 0.25]], [[0.5, 0.75]]]]
     """
     check_choice("rescale method", method, RESCALE_METHODS)
     check_choice("pool", pool, ("mean", "sum"))
@@ -111,7 +116,7 @@ def rescale(
         result = torch.where(known, raw / torch.where(known, factor, 1.0), 0.0)
     elif recipe.divide:
         warnings.warn(
-            f"Rescale method {method!r} got no content tokens and was applied without its division: "
+            f"Rescale method {method!r} got no content tokens, so its division was skipped: "
             "pass the positions of the prompt's words as content.",
             stacklevel=2,
         )
@@ -132,14 +137,14 @@ def _blurred(maps: Tensor, range_: Range, frames: int) -> Tensor:
 
 
 def merge_background(maps: Tensor) -> Tensor:
-    """Join the rescaled maps of the background phrases, [B, S, h, w] -> [B, h, w], by a pixel-wise maximum; zero if S is 0."""
+    """Combine the rescaled maps of the background phrases by their maximum: [B, S, h, w] -> [B, h, w]; zero if S is 0."""
     check_ndim("maps", maps, "B S h w")
     maps = finite(maps)
     return maps.amax(1) if maps.shape[1] else maps.new_zeros(maps.shape[0], *maps.shape[2:])
 
 
 def _positions(ids: Sequence[int], tokens: int, what: str) -> list[int]:
-    """Positions without repeats, each checked against the number of tokens."""
+    """Remove repeated positions, and check each against the number of tokens."""
     unique = list(dict.fromkeys(int(i) for i in ids))
     outside = [i for i in unique if not 0 <= i < tokens]
     if outside:

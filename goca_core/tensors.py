@@ -11,23 +11,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Grid = tuple[int, int]
-"""Height and width in tokens or pixels, in this order."""
+"""Height and width, in tokens or pixels."""
 
 Range = Literal["full", "robust"]
-"""What a map is stretched by: its minimum and maximum, or those of all but its most extreme pixels."""
+"""The range that a map is stretched from: "full" is its minimum to maximum, "robust" ignores its most extreme pixels."""
 RANGES: tuple[Range, ...] = ("full", "robust")
 
 
 def working_dtype(*tensors: Tensor) -> torch.dtype:
-    """float64 if any tensor is float64, else float32: the precision everything of the method is computed in."""
+    """The precision to compute in: float64 if any tensor is float64, else float32."""
     return torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
 
 
 def finite(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """A new tensor in working precision with NaN -> 0 and infinities -> a large number of the same sign.
+    """Return a new tensor in working precision, with NaN replaced by 0 and infinities by large numbers of the same sign.
 
-    Large is 1e24, which leaves float32 room to sum and divide, or the input dtype's own maximum where that is less
-    (an overflow of float16 becomes 65504).
+    The large number is 1e24, with which float32 can still sum and divide, or the maximum of the input dtype if that is
+    smaller (an overflow of float16 becomes 65504). dtype: result type, None for `working_dtype`.
+
+    >>> finite(torch.tensor([1.0, float("nan")])).tolist()
+    [1.0, 0.0]
     """
     large = min(torch.finfo(tensor.dtype).max, 1e24) if tensor.is_floating_point() else None
     return torch.nan_to_num(tensor, nan=0.0, posinf=large, neginf=None if large is None else -large).to(
@@ -50,12 +53,12 @@ def check_ndim(what: str, tensor: Tensor, axes: str) -> None:
 
 
 def check_tokens(what: str, tokens: int, grid: Grid) -> None:
-    """Raise ValueError unless a token axis of length `tokens` is the raster of `grid`."""
+    """Raise ValueError unless a token axis of length `tokens` fits `grid`."""
     height, width = grid
     if height < 1 or width < 1 or height * width != tokens:
         raise ValueError(
             f"{what} has {tokens} image tokens but its grid is {height} x {width} = {height * width}: "
-            "pass the grid (height, width) this tensor was recorded at."
+            "pass the grid (height, width) that this tensor was recorded at."
         )
 
 
@@ -67,10 +70,13 @@ def resize_bilinear(maps: Tensor, size: Grid) -> Tensor:
 
 
 def nearest_index(grid: Grid, size: Grid, device: torch.device | None = None) -> Tensor:
-    """Flat raster index in `grid` of the source of every pixel of `size`: floor(target * source side / target side).
+    """Index in `grid` of the source of every pixel of `size`, both in raster order: floor(target * source side / target side).
 
-    Integer arithmetic on purpose: a floating-point scale lands one short at some size pairs.
+    Uses integer arithmetic, because a floating-point scale is off by one for some pairs of sizes.
     Returns int64 [size[0] * size[1]].
+
+    >>> nearest_index((1, 2), (1, 4)).tolist()
+    [0, 0, 1, 1]
     """
     rows = torch.arange(size[0], device=device) * grid[0] // size[0]
     columns = torch.arange(size[1], device=device) * grid[1] // size[1]
@@ -87,11 +93,11 @@ def resize_nearest(maps: Tensor, size: Grid) -> Tensor:
 
 
 def gaussian_blur(maps: Tensor, kernel_size: int, sigma: float) -> Tensor:
-    """Separable Gaussian of [..., h, w], one odd `kernel_size` on both axes, `sigma` in pixels.
+    """Blur [..., h, w] with a separable Gaussian: an odd `kernel_size` for both axes, `sigma` in pixels.
 
-    Borders are reflected without repeating the edge; if a side is not longer than half the kernel, where reflection
-    is undefined, both axes repeat the edge instead. A sum of shifted slices rather than a convolution: cuDNN
-    convolutions round to TF32 by default, and this one gives the same bits whatever the batch size.
+    Borders are reflected without repeating the edge. Where a side is not longer than half the kernel, reflection is
+    undefined and both axes repeat the edge instead. This is a sum of shifted slices instead of a convolution, because
+    cuDNN convolutions round to TF32 by default, and because it gives the same bits for any batch size.
     """
     half = kernel_size // 2
     height, width = maps.shape[-2:]
@@ -104,7 +110,7 @@ def gaussian_blur(maps: Tensor, kernel_size: int, sigma: float) -> Tensor:
 
 
 def sum_slices(padded: Tensor, weights: Sequence[float], axis: int, length: int) -> Tensor:
-    """Correlate one axis of a padded tensor with `weights`, giving `length` entries along it."""
+    """Correlate one axis of a padded tensor with `weights`; the result has `length` entries along it."""
     total = padded.narrow(axis, 0, length) * weights[0]
     for offset, weight in enumerate(weights[1:], start=1):
         total = total + padded.narrow(axis, offset, length) * weight
@@ -112,11 +118,11 @@ def sum_slices(padded: Tensor, weights: Sequence[float], axis: int, length: int)
 
 
 def _extremes(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Minimum and maximum of each map, and whether their distance is more than rounding."""
+    """Minimum and maximum of each map, and whether they differ by more than rounding."""
     low = maps.amin((-2, -1), keepdim=True)
     high = maps.amax((-2, -1), keepdim=True)
     noise = max(1e-8, 8 * torch.finfo(maps.dtype).eps) * high.abs()
-    # halves, so that a map reaching from -max to +max of its dtype has a finite range
+    # halved, so that the range is finite even for a map from -max to +max of its dtype
     varies = (high / 2 - low / 2) * 2 > noise.clamp_min(1e-8)
     return low, high, varies
 
@@ -124,8 +130,11 @@ def _extremes(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def minmax(maps: Tensor) -> Tensor:
     """Stretch each map of [..., h, w] to [0, 1] by its own minimum and maximum.
 
-    A map that is constant up to rounding says nothing about where its object is and becomes zero (never NaN, and
-    rounding noise is never stretched into a picture).
+    A map that is constant up to rounding says nothing about where its object is, so it becomes zero: never NaN, and
+    never amplified rounding noise.
+
+    >>> minmax(torch.tensor([[[2.0, 3.0, 4.0]], [[5.0, 5.0, 5.0]]])).tolist()
+    [[[0.0, 0.5, 1.0]], [[0.0, 0.0, 0.0]]]
     """
     low, high, varies = _extremes(maps)
     span = torch.where(varies, high / 2 - low / 2, 1.0)
@@ -133,41 +142,44 @@ def minmax(maps: Tensor) -> Tensor:
 
 
 def clip_tails(maps: Tensor, share: float = 0.01) -> Tensor:
-    """Each map of [..., h, w] without its extremes: the smallest and the largest `share` of its pixels, rounded up to
-    whole ones, are set to the nearest value that remains.
+    """Clip the extremes of each map of [..., h, w]: the fraction `share` of its pixels with the smallest and with the largest
+    values, rounded up to whole pixels, is set to the nearest remaining value.
 
-    Takes out what a few pixels would do to the scale, such as attention sinks in the corners. A map of which nothing
-    else would be left (it is the same everywhere but in those pixels) stays as it is.
+    Keeps a few pixels, such as attention sinks in the corners, from setting the scale. A map that is constant except in
+    those pixels stays as it is.
     """
     pixels = maps.shape[-2] * maps.shape[-1]
     cut = min(math.ceil(share * pixels), (pixels - 1) // 2)
-    # A sort, because torch.quantile refuses large maps.
+    # Sorts, because torch.quantile does not accept large maps.
     ordered = maps.flatten(-2).sort(-1).values
     low, high = (ordered[..., place, None, None] for place in (cut, pixels - 1 - cut))
     return torch.where(low < high, maps.clamp(low, high), maps)
 
 
 def stretch(maps: Tensor, range_: Range = "full") -> Tensor:
-    """Stretch each map of [..., h, w] to [0, 1]: `minmax`, for "robust" after `clip_tails`.
+    """Stretch each map of [..., h, w] to [0, 1] by `minmax`; for the range "robust", after `clip_tails`.
 
-    Raises ValueError for another range.
+    Raises ValueError for an unknown range.
     """
     return minmax(within(maps, range_))
 
 
 def within(maps: Tensor, range_: Range) -> Tensor:
-    """The maps themselves for the range "full", with `clip_tails` for "robust". Raises ValueError for another range."""
+    """Return the maps unchanged for the range "full", after `clip_tails` for "robust". Raises ValueError otherwise."""
     check_choice("range", range_, RANGES)
     return clip_tails(maps) if range_ == "robust" else maps
 
 
 def stack_frames(maps: Tensor, frames: int) -> Tensor:
-    """Frames of a film below one another, [B * frames, K, h, w] -> [B, K, frames * h, w], to share a scale."""
+    """Stack the frames of each video below one another, so that they share a scale.
+
+    [B * frames, K, h, w] -> [B, K, frames * h, w]
+    """
     return maps if frames == 1 else maps.unflatten(0, (-1, frames)).transpose(1, 2).flatten(2, 3)
 
 
 def unstack_frames(maps: Tensor, frames: int) -> Tensor:
-    """What `joined` put together, [B, K, frames * h, w] -> [B * frames, K, h, w]."""
+    """Undo `stack_frames`: [B, K, frames * h, w] -> [B * frames, K, h, w]."""
     return maps if frames == 1 else maps.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..goca_core.masks import BACKGROUND_RULES
-from ..goca_core.picture.batch import draw, flatten, to_show
+from ..goca_core.picture.batch import draw, flatten, overlay_layers
 from ..goca_core.picture.colours import tables
 from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks
 from ..goca_core.words.text import STOP_WORDS
@@ -251,7 +251,7 @@ class Overlay(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None) -> io.NodeOutput:
-        found = to_show(image, source, labels, words)
+        found = overlay_layers(image, source, labels, words)
         pictures = draw(image, found, opacity)
         shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **browser.overlay(image, found)}
         return io.NodeOutput(pictures, ui=shown)

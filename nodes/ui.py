@@ -8,34 +8,36 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..goca_core.picture import sheets as view
-from ..goca_core.picture.batch import Layers
+from ..goca_core.picture.batch import OverlayLayers
 from ..goca_core.pipeline import MaskResult
 
 
 def words(found: Any) -> dict[str, Any]:
     """The words of a prompt, as text and as data."""
-    return {"text": (found.describe(),), "goca_words": [view.words_of(found)]}
+    return {"text": (found.describe(),), "goca_words": [view.word_table(found)]}
 
 
 def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
     """Mask areas, the masks with their intermediate steps, layer weights, and a heat map for each prompt word."""
     shown = {
-        "words": view.words_of(scores.maps.tokens.word_map(given)),
-        "masks": _sheet(view.masks_of(result)),
-        "steps": _sheet(view.steps_of(result, scores)),
-        "layers": view.weights_of(result, scores.maps),
+        "words": view.word_table(scores.maps.tokens.word_map(given)),
+        "masks": _sheet(view.mask_sheet(result)),
+        "steps": _sheet(view.step_sheet(result, scores)),
+        "layers": view.layer_weights_table(result, scores.maps),
     }
-    heat = view.heat_of(result, scores, given)
+    heat = view.heat_sheet(result, scores, given)
     if heat is not None:
         shown["heat"] = _sheet(heat)
     return {"goca_masks": [result.table()], "goca_view": [shown]}
 
 
-def overlay(pictures: Any, layers: Layers) -> dict[str, Any]:
+def overlay(pictures: Any, layers: OverlayLayers) -> dict[str, Any]:
     """The images, and the masks or heat maps over them."""
     kind = "heat" if layers.heat else "masks"
     return {
-        "goca_view": [{kind: _sheet(view.layers_of(layers)), "picture": {"files": _saved(view.picture_of(pictures))}}]
+        "goca_view": [
+            {kind: _sheet(view.overlay_sheet(layers)), "picture": {"files": _saved(view.thumbnail(pictures))}}
+        ]
     }
 
 

@@ -1,4 +1,4 @@
-"""The recording of one sampling run: data classes, the global map made of it, files."""
+"""The recording of one sampling run: its data classes, the global map made from it, and its file format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings on disk: one safetensors file, tensors by name and everything else as JSON in its header. Never pickle."""
+"""Recordings on disk: one safetensors file, with everything but tensors as JSON in its header. Never uses pickle."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .record import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
 FORMAT = "goca-attention"
 VERSION = 1
 _PART = "affinity.part."
-# What a field is called in files, which keep the names of their first version: "scale", "stride", and this one.
+# Files keep the names of the first version of the format: "scale", "stride", and this one.
 _IN_FILE = {"propagation_steps": "order"}
 _FROM_FILE = {stored: name for name, stored in _IN_FILE.items()}
 
 
 def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> None:
-    """Write a recording. The file appears whole or not at all. ``half`` stores maps in float16, at half the size."""
+    """Write a recording. The file is complete or does not appear at all. ``half``: store maps as float16, at half the size."""
     tensors: dict[str, Tensor] = {}
     layers = []
     for number, layer in enumerate(attention.layers):
@@ -74,7 +74,7 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
 
 
 def load(path: str | os.PathLike) -> Attention:
-    """Read a recording. Raises AttentionError with one sentence for a file that is missing, damaged or something else."""
+    """Read a recording. Raises AttentionError for a file that is missing, damaged, too new, or not a recording."""
     name = Path(path).name
     if not Path(path).is_file():
         raise AttentionError(
@@ -136,7 +136,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
         affinity,
         tuple(header["sigmas"]),
         header["note"],
-        header.get("frames", 1),  # files of before there were films
+        header.get("frames", 1),  # older files lack it
         header.get("stride", 1),
     )
     _check(attention)
@@ -144,7 +144,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
 
 
 def _check(attention: Attention) -> None:
-    """A header that promises other things than the file holds is damage too."""
+    """Raise KeyError if the header does not match the tensors, or holds invalid values: the file is damaged then."""
     tokens, defaults = attention.tokens, attention.defaults
     sizes = [
         attention.height,

@@ -1,4 +1,4 @@
-"""Left and right exchanged in a recording, for averaging what a model says about a picture and about its mirror image."""
+"""Flip a recording left to right, to average the attention of an image with that of the flipped image."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .record import Attention
 
 
 def flip_recording(attention: Attention) -> Attention:
-    """The recording seen in a mirror: of a mirrored picture it gives the one of the picture itself.
+    """Flip a recording: that of a flipped image then fits the image itself.
 
-    Cross-attention is mirrored on each layer's own grid, the affinity on both of its axes, in the type it has. Layer
-    scores compare a layer with a reference of the same picture, so they stay.
+    Flips cross-attention on each layer's own grid, and the affinity on both of its axes, in its own dtype. Layer scores stay
+    the same, because they compare a layer with a reference affinity of the same image.
     """
     layers = tuple(
         replace(
             layer,
-            maps={name: value[:, _places(layer.height, layer.width, value)] for name, value in layer.maps.items()},
+            maps={name: value[:, _flip_index(layer.height, layer.width, value)] for name, value in layer.maps.items()},
         )
         for layer in attention.layers
     )
     affinity = attention.affinity
     if affinity is not None:
-        places = _places(affinity.height, affinity.width, affinity.matrix)
-        parts = {name: part[:, places][:, :, places] for name, part in affinity.parts.items()}
-        affinity = replace(affinity, matrix=affinity.matrix[:, places][:, :, places], parts=parts)
+        index = _flip_index(affinity.height, affinity.width, affinity.matrix)
+        parts = {name: part[:, index][:, :, index] for name, part in affinity.parts.items()}
+        affinity = replace(affinity, matrix=affinity.matrix[:, index][:, :, index], parts=parts)
     return replace(attention, layers=layers, affinity=affinity)
 
 
-def _places(height: int, width: int, like: Tensor) -> Tensor:
-    """For each place of a grid in raster order the place opposite to it in its row, [height * width]."""
+def _flip_index(height: int, width: int, like: Tensor) -> Tensor:
+    """For each token of a grid in raster order, the index of the opposite token in its row, [height * width]."""
     return torch.arange(height * width, device=like.device).unflatten(0, (height, width)).flip(1).flatten()

@@ -1,4 +1,4 @@
-"""Layer-wise aggregation of a recording: the weight of each layer, and the global map."""
+"""Layer-wise aggregation of a recording: the weights of its layers, and the global map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from .record import AUTO, Affinity, Attention, AttentionError, Tokens
 
 @dataclass(frozen=True)
 class Maps:
-    """The global map: ``maps`` [B, T, h, w], not negative, sums to one over T at each pixel; and where it came from."""
+    """The global map of a recording.
+
+    ``maps``: [B, T, h, w], not negative, summing to one over T at each pixel. ``source``: the recording. ``weights``: [B, L]
+    of its layers.
+    """
 
     maps: Tensor
     source: Attention
@@ -26,10 +30,13 @@ class Maps:
         return self.source.tokens
 
 
-def _chosen(
+def _resolve_method(
     what: str, method: str, default: str, available: Sequence[str], known: Sequence[str], choices: Sequence[str] = ()
 ) -> str:
-    """``choices``: what to offer where that is more than what can be recorded."""
+    """Replace "auto" by the default, and raise AttentionError for a method that is unknown or was not recorded.
+
+    ``choices``: the methods that the error lists, if there are more than those that can be recorded.
+    """
     method = default if method == AUTO else method
     if method not in known:
         raise AttentionError(f"Unknown {what} method {method!r}: use one of {', '.join(choices or known)}.")
@@ -42,41 +49,45 @@ def _chosen(
 
 
 def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
-    """Weights [B, L] of the layers, normalised. A layer that could not be measured counts as the mean of the others.
+    """Compute the normalised weights [B, L] of the layers. A layer without a score counts as the mean of the others.
 
-    "mass-preserving": the dot-product score as if resizing self-attention to the reference's grid had kept the sum of its
-    rows. Resizing keeps values, so rows that summed to one sum to Nr / Nl afterwards, and the score, linear in them, is too
-    large by as much. Nr is the same for all layers and goes away when the weights are normalised.
-    All frames of a film have the mean of theirs, so that no layer comes and goes with time.
+    method: one of layers.LAYER_CHOICES, or "auto" for the family's. "mass-preserving" is the dot-product score as if
+    resizing self-attention to the reference grid had kept the sum of its rows. Resizing keeps values, so rows that summed to
+    one sum to Nr / Nl afterwards, and the score, which is linear in them, is too large by that factor. Nr is the same for
+    all layers and cancels when the weights are normalised.
+    All frames of a video use the mean of their scores, so that weights do not change over time.
+    Raises AttentionError for a method that is unknown or was not recorded.
     """
     method = attention.defaults.layer if method == AUTO else method
-    kept = method == MASS_PRESERVING
-    method = "dot-product similarity" if kept else method
-    method = _chosen("layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES)
+    mass_preserving = method == MASS_PRESERVING
+    method = "dot-product similarity" if mass_preserving else method
+    method = _resolve_method(
+        "layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES
+    )
     if method == "vanilla":
         scores = torch.ones(attention.batch, len(attention.layers))
     else:
         scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
-        films = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
-        scores = films.expand(-1, attention.frames, -1).flatten(0, 1)
-    if kept:
+        videos = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
+        scores = videos.expand(-1, attention.frames, -1).flatten(0, 1)
+    if mass_preserving:
         scores = scores * torch.tensor([float(layer.height * layer.width) for layer in attention.layers])
     mean = torch.nanmean(scores, -1, keepdim=True)
     return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
 
 
 def weighted_affinity(attention: Attention, method: str = "dot-product similarity") -> Affinity:
-    """Self-attention for propagation with each of its layers weighted by its score, in place of their plain mean.
+    """Average the self-attention of the propagation layers, weighted by their scores instead of equally.
 
-    Not of the paper. Raises AttentionError when the recording holds the mean alone, or not this layer method.
+    Not part of the paper. Raises AttentionError when the recording holds only the mean, or not this layer method.
     """
     affinity = attention.affinity
     parts = {} if affinity is None else affinity.parts
     layers = tuple(layer for layer in attention.layers if layer.name in parts)
     if affinity is None or not layers:
         raise AttentionError(
-            "The recording does not hold the self-attention of each propagation layer, which weighting them by score needs; "
-            "record it with affinity_parts."
+            "The recording does not hold the self-attention of each propagation layer, which is needed to weight them by "
+            "score; record again with affinity_parts."
         )
     weights = layer_weights(replace(attention, layers=layers), method)
     matrix = torch.zeros_like(affinity.matrix, dtype=torch.float32)
@@ -86,12 +97,12 @@ def weighted_affinity(attention: Attention, method: str = "dot-product similarit
 
 
 def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO) -> Maps:
-    """The paper's auto aggregation (section on layer-wise aggregation): all layers of a recording into one map.
+    """Combine all layers of a recording into the global map (paper: layer-wise aggregation, "auto").
 
-    The map's size is that of the finest recorded layer. Raises AttentionError for a method that was not recorded or a
+    The map has the size of the finest recorded layer. Raises AttentionError for a method that was not recorded, or a
     recording that is not finite.
     """
-    head = _chosen("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
+    head = _resolve_method("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
     attention.check_finite()
     weights = layer_weights(attention, layer_method)
     grids = [(layer.height, layer.width) for layer in attention.layers]

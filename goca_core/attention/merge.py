@@ -1,4 +1,4 @@
-"""Average recordings of the same model, prompt and size: evaluations of a run, draws of noise, a picture and its mirror image."""
+"""Average recordings of the same model, prompt and size: evaluations of a run, noise draws, an image and its flip."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from .record import Attention, AttentionError
 def merge(records: Iterable[Attention]) -> Attention:
     """Average several recordings of the same model, prompt and size (evaluations of a run, draws of noise).
 
-    They are taken one by one, so a generator of them never has more than two alive.
+    Takes them one by one, so with a generator no more than two recordings are in memory.
+    Raises AttentionError without recordings, or for recordings that do not fit.
+
+    >>> from goca_core.attention import Defaults, Layer, Tokens
+    >>> def recording(value: float) -> Attention:
+    ...     layer = Layer("mid", 1, 1, {"average": torch.tensor([[[value, 1 - value]]])}, {})
+    ...     return Attention("sd", 1, 1, 8, (layer,), Tokens((1, 2), False, 3), Defaults("average", "vanilla", "raw", 0))
+    >>> merge([recording(0.25), recording(0.75)]).layers[0].maps["average"].tolist()
+    [[[0.5, 0.5]]]
     """
     merged: Attention | None = None
     for count, record in enumerate(records, start=1):
         merged = record if merged is None else blend(merged, record, 1 / count)
     if merged is None:
-        raise AttentionError("There is nothing to merge: pass at least one recording.")
+        raise AttentionError("There are no recordings to average: pass at least one.")
     return merged
 
 
 def same_layout(first: Attention, second: Attention) -> bool:
-    """Whether two recordings have the same layers, tokens and batch, and so can be averaged."""
+    """Whether two recordings have the same layers, tokens and batch, so that they can be averaged."""
     layers = [[(layer.name, layer.height, layer.width) for layer in record.layers] for record in (first, second)]
     tokens = [(record.tokens.positions, record.tokens.rest, record.tokens.length) for record in (first, second)]
     sizes = [(record.batch, record.frames) for record in (first, second)]
@@ -33,17 +41,20 @@ def same_layout(first: Attention, second: Attention) -> bool:
 
 
 def blend(mean: Attention, new: Attention, share: float) -> Attention:
-    """``mean`` moved towards ``new`` by ``share``: 1/n for the n-th of a running mean."""
+    """Move ``mean`` towards ``new`` by the fraction ``share``: 1/n for the n-th recording of a running mean.
+
+    Raises AttentionError for recordings that do not fit.
+    """
     if not same_layout(mean, new):
         raise AttentionError(
-            "Recordings of different models, sizes, batches or prompts cannot be averaged; record them apart."
+            "Recordings of different models, sizes, batches or prompts cannot be averaged; use them separately."
         )
 
     def mix(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: torch.lerp(first[name].float(), second[name].float(), share) for name in first if name in second}
 
     def mix_scores(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        # A score that could be measured only once counts as it is.
+        # NaN marks a score that could not be measured; then the other recording's score counts.
         return {
             name: torch.where(first[name].isnan(), second[name], torch.where(second[name].isnan(), first[name], mixed))
             for name, mixed in mix(first, second).items()

@@ -1,6 +1,6 @@
-"""The record: what a sampling run leaves behind, and the global map made of it.
+"""The data classes of a recording, which holds the reduced attention of one sampling run.
 
-All sizes are carried explicitly (``height``, ``width``, in tokens); image tokens are in raster order.
+All sizes are explicit (``height``, ``width``, in tokens). Image tokens are in raster order.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ AUTO = "auto"
 
 
 class AttentionError(ValueError):
-    """A recording that cannot be used, or that was asked for something it does not hold."""
+    """A recording cannot be used, or does not hold what was requested."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """The paper's choices for a model family: what "auto" means for its recordings."""
+    """The methods that "auto" stands for in recordings of a model family; the paper's choices where it has them."""
 
     head: str
     layer: str
@@ -35,11 +35,11 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention layer, reduced.
+    """The reduced attention of one layer.
 
     ``maps``: head method -> [B, N, T] cross-attention after head-wise aggregation (N = height * width, T kept tokens).
     ``scores``: layer method -> [B] agreement with the reference affinity, not normalised; NaN where it could not be
-    measured (self-attention tiled or merged by another node).
+    measured, because another node tiles or merges self-attention.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Layer:
 class Affinity:
     """Mean self-attention of the propagation layers, [B, N, N] on a grid of height x width tokens.
 
-    ``parts``: that of each of them by name, where it was asked for (see ``weighted_affinity``).
+    ``parts``: the self-attention of each layer, by its name, if it was requested (see ``weighted_affinity``).
     """
 
     height: int
@@ -64,10 +64,11 @@ class Affinity:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which text tokens the columns of a map stand for.
+    """The text tokens of the columns of a map.
 
-    ``positions``: token positions in the conditioning, one for each column; ``rest``: whether one more column, the
-    last, holds the sum of all other tokens; ``length``: tokens of the conditioning; ``words``: its word map, if known.
+    ``positions``: token positions in the conditioning, one for each column. ``rest``: whether there is one more column, the
+    last, with the sum of all other tokens. ``length``: number of tokens of the conditioning. ``words``: its word map, if
+    known.
     """
 
     positions: tuple[int, ...]
@@ -81,7 +82,7 @@ class Tokens:
         return len(self.positions) + self.rest
 
     def columns(self, positions: Sequence[int]) -> list[int]:
-        """Columns of token positions. Raises AttentionError if one of them was not recorded."""
+        """Find the columns of token positions. Raises AttentionError if one of them was not recorded."""
         index = {position: column for column, position in enumerate(self.positions)}
         missing = [position for position in positions if position not in index]
         if missing:
@@ -92,25 +93,28 @@ class Tokens:
         return [index[position] for position in positions]
 
     def word_map(self, words: WordMap | None = None) -> WordMap:
-        """The word map to find phrases with: ``words`` if given, else the recording's own. It must fit."""
-        chosen = words if words is not None else self.words
-        if chosen is None:
+        """The word map to find phrases with: ``words`` if given, else that of the recording.
+
+        Raises WordMapError if there is none, or if it belongs to a conditioning of another length.
+        """
+        word_map = words if words is not None else self.words
+        if word_map is None:
             raise WordMapError(
                 "The recorded conditioning does not say which token is which word; encode the prompt with "
-                "Encode Prompt (GoCA), or wire Prompt Words (GoCA) with the same CLIP and text into the words input."
+                "Encode Prompt (GoCA), or connect Prompt Words (GoCA) with the same CLIP and text to the words input."
             )
-        chosen.check(self.length)
-        return chosen
+        word_map.check(self.length)
+        return word_map
 
 
 @dataclass(frozen=True)
 class Attention:
     """Everything recorded in one sampling run for one conditioning.
 
-    ``height`` x ``width``: size of the latent; ``vae_scale``: pixels of the picture per latent cell. ``sigmas``: noise
-    levels of the evaluations that were merged. ``note``: what a user should know about how it was recorded. ``frames``: of
-    the latent of a film; the samples are films x frames, film by film. ``temporal_compression``: pictures of a film per latent frame;
-    the first frame is one picture.
+    ``height`` x ``width``: size of the latent. ``vae_scale``: image pixels per latent cell. ``sigmas``: noise levels of the
+    evaluations that were averaged. ``note``: what a user should know about how it was recorded. ``frames``: latent frames of
+    a video; the samples are then videos x frames, video by video. ``temporal_compression``: decoded frames per latent frame
+    of a video; the first latent frame is decoded to a single one.
     """
 
     family: str
@@ -128,12 +132,12 @@ class Attention:
 
     @property
     def batch(self) -> int:
-        """Samples: pictures, or frames of all films."""
+        """Number of samples: images, or latent frames of all videos."""
         return next(iter(self.layers[0].maps.values())).shape[0]
 
     @property
-    def pictures(self) -> int:
-        """Pictures of one film."""
+    def images(self) -> int:
+        """Number of frames of one video after decoding; 1 for an image."""
         return 1 + (self.frames - 1) * self.temporal_compression
 
     @property
@@ -145,22 +149,22 @@ class Attention:
         return tuple(method for method in LAYER_METHODS if method == "vanilla" or method in self.layers[0].scores)
 
     def describe(self) -> str:
-        """A few lines for people: what was recorded, and what should be known about it."""
+        """A summary of a few lines: what was recorded, and the note."""
         counts = Counter(f"{sigma:.3g}" for sigma in self.sigmas)
         levels = ", ".join(level if count == 1 else f"{level} ({count} times)" for level, count in counts.items())
         count, size = (
             self.batch // self.frames,
             f"{self.width * self.vae_scale} x {self.height * self.vae_scale} pixels",
         )
-        film = f"{self.pictures} frames ({self.frames} of the latent) x " if self.frames > 1 else ""
+        video = f"{self.images} frames ({self.frames} latent frames) x " if self.frames > 1 else ""
         lines = [
-            f"{count} x {film}{size}, {len(self.layers)} layers",
+            f"{count} x {video}{size}, {len(self.layers)} layers",
             f"recorded at noise level {levels}",
         ]
         return "\n".join([*lines, *filter(None, (self.note,))])
 
     def check_finite(self) -> None:
-        """Raise AttentionError if the model produced numbers that are not finite."""
+        """Raise AttentionError if the recorded attention holds values that are not finite."""
         for layer in self.layers:
             if not all(bool(torch.isfinite(m).all()) for m in layer.maps.values()):
                 raise AttentionError(

@@ -1,1 +1,1 @@
-"""The demo model: the scenes that it was trained on, and its latent code."""
+"""The demo model: the scenes that it was trained on, and its VAE."""

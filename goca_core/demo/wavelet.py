@@ -1,8 +1,8 @@
-"""The demo model's picture code: one level of the LeGall 5/3 wavelet, exact both ways.
+"""The demo model's VAE: one level of the LeGall 5/3 wavelet, which is exactly invertible.
 
-A picture becomes half-size bands (a smooth one and three of details), 12 channels in all. Unlike plain pixel shuffling
-the transform overlaps its neighbours and keeps details apart, so a model's small errors look like soft shading, not like
-a checkerboard. Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
+An image becomes four half-size bands (one smooth, three with details), 12 channels in all. Unlike pixel shuffling, the
+transform overlaps neighbouring pixels and separates details, so small errors of the model look like soft shading instead
+of a checkerboard. Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# The smooth band is brought to about unit spread (measured over 4,000 drawn scenes, values -1..1); the details keep about the
-# part that they have in the picture. Brought to the same spread, edges would show through noise that still hides the shapes
-# they belong to, so a model would have to settle ragged outlines before it has settled the shape.
+# The smooth band is scaled to a standard deviation of about 1 (measured over 4,000 scenes, values -1..1). The details keep
+# about the fraction that they have in the image. If they were scaled to 1 as well, edges would be visible at noise levels
+# that still hide the shapes they belong to, so the model would have to fix outlines before it knows the shape.
 SMOOTH_MEAN, SMOOTH_SCALE, DETAIL_SCALE = 0.13, 1.9, 1.5
 
 
@@ -45,17 +45,17 @@ def _backward(smooth: Tensor, detail: Tensor, dim: int) -> Tensor:
 
 
 class WaveletCodec(nn.Module):
-    """``encode``: pictures ``[B, 3, H, W]`` in -1..1, even sides -> latents ``[B, 12, H/2, W/2]``; ``decode`` undoes it."""
+    """``encode``: images ``[B, 3, H, W]`` in -1..1 with even sides -> latents ``[B, 12, H/2, W/2]``. ``decode`` inverts it."""
 
     def __init__(self) -> None:
         super().__init__()
-        # The host moves and sizes a VAE by its parameters; this one also carries no choice, so it is kept constant.
+        # ComfyUI finds the device and size of a VAE through its parameters, so this constant is one.
         self.scale = nn.Parameter(torch.tensor([SMOOTH_SCALE, DETAIL_SCALE]), requires_grad=False)
 
     def encode(self, pixels: Tensor) -> Tensor:
         if pixels.shape[-1] % 2 or pixels.shape[-2] % 2:
             raise ValueError(
-                f"the wavelet code needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the picture by one pixel"
+                f"The wavelet needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the image by one pixel."
             )
         low, high = _forward(pixels, -1)
         smooth, down = _forward(low, -2)

@@ -1,1 +1,1 @@
-"""Segmentation scored by the paper's protocol: data sets, prompts, methods, counts and reports."""
+"""Evaluation of masks by the paper's protocol: data sets, prompts, methods, counts and reports."""

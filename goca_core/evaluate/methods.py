@@ -1,7 +1,7 @@
-"""Methods by name: what makes masks out of recordings, and what has to be recorded for it.
+"""Methods by name: how masks are made from recordings, and what must be recorded for that.
 
-A method is written as a name (`goca`), as a list of parts (`head=average,layer=vanilla`) or as a name with some parts
-changed (`goca,order=0,rule=max`). Parts that are left out are the paper's choices for the model's family ("auto").
+A method is written as a name (`goca`), as a list of parts (`head=average,layer=vanilla`), or as a name with some parts
+changed (`goca,order=0,rule=max`). Parts that are left out take the paper's choice for the model's family ("auto").
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ AFFINITIES = ("mean", BY_SCORE)
 
 
 class MethodError(ValueError):
-    """A method that cannot be understood; one sentence that says what could be."""
+    """A method that cannot be parsed. The message is one sentence that says what was expected."""
 
 
 def _steps(first: float, last: float, step: float) -> tuple[float, ...]:
     return tuple(round(first + step * i, 4) for i in range(round((last - first) / step) + 1))
 
 
-# The reference's own sweeps; it has none for "max", which takes that of the plain threshold.
+# The sweeps of the reference implementation. It has none for "max", which takes that of "vanilla".
 THETAS: dict[str, tuple[float, ...]] = {
     "offset": _steps(-0.4, 0.4, 0.1),
     "vanilla": _steps(0.3, 0.8, 0.05),
@@ -40,7 +40,7 @@ THETAS: dict[str, tuple[float, ...]] = {
     "avg": _steps(0.4, 0.9, 0.1),
     "exact": (0.0,),
 }
-# The threshold of someone who has no labels to tune it on: no offset, or the middle of the range that scores fill.
+# The threshold to use without labels to tune it on: no offset, or the middle of the range of scores.
 UNTUNED: dict[str, float] = {"offset": 0.0, "vanilla": 0.5, "max": 0.5, "avg": 0.5, "exact": 0.0}
 
 
@@ -51,15 +51,15 @@ def _check(name: str, what: str, value: str, known: Sequence[str]) -> None:
 
 
 def _check_level(text: str) -> None:
-    share = text.endswith("%")
+    percent = text.endswith("%")
     try:
-        known = text == "auto" or 0 < float(text.removesuffix("%")) < (100 if share else math.inf)
+        known = text == "auto" or 0 < float(text.removesuffix("%")) < (100 if percent else math.inf)
     except ValueError:
         known = False
     if not known:
         raise MethodError(
-            f'"{text}" is no noise level: use "auto", a sigma above 0, or a share of sampling between "0%" (nothing but '
-            'noise) and "100%" (the finished picture).'
+            f'"{text}" is not a noise level: use "auto", a sigma above 0, or a percentage of sampling between "0%" (pure '
+            'noise) and "100%" (the finished image).'
         )
 
 
@@ -67,13 +67,15 @@ def _check_level(text: str) -> None:
 class Method:
     """How masks are made.
 
-    head, layer, rescale: method names of the method's steps. layers: "all" or "manual" (`scores.manual_layers`). order:
-    times of propagation, -1 = the family's. affinity: what it goes along: the mean of the propagation layers, or each "by
-    score", its dot-product similarity with the reference. refine: a refinement after it, by name. range: "robust" takes extreme pixels out
-    wherever scores are stretched (`resize.stretch`). rule and thetas: background rule and its
-    sweep. noise: the noise levels whose recordings are averaged (see `capture.subject.LoadedModel.sigma`). draws: how many
-    draws of the noise are averaged at each level. flip: "yes" averages the mirrored picture in.
-    Empty rule, thetas and noise and 0 draws take what the run says (`settled`).
+    head, layer, rescale: method names of these steps, "auto" for the family's. layers: "all" or "manual"
+    (`scores.manual_layers`). order: propagation steps, -1 for the family's. affinity: self-attention to propagate along:
+    the "mean" of the propagation layers, or their mean weighted "by score", the dot-product similarity of each with the
+    reference affinity. refine: name of a refinement after propagation, or "none". range: "robust" ignores extreme pixels
+    when scores are stretched (`tensors.stretch`). rule, thetas: background rule and the thresholds of its sweep.
+    noise: noise levels whose recordings are averaged (see `capture.headless.model.LoadedModel.sigma`). draws: draws of the
+    noise to average at each level. flip: "yes" averages with the flipped image.
+    An empty rule, thetas or noise and 0 draws take the settings of the evaluation (`resolved`).
+    Raises MethodError for a value that is unknown.
     """
 
     name: str
@@ -105,20 +107,21 @@ class Method:
             _check_level(level)
         if self.order < -1 or self.draws < 0:
             raise MethodError(
-                f'The method "{self.name}" has order {self.order} and {self.draws} draws: give an order of 0 or more '
+                f'The method "{self.name}" has order {self.order} and {self.draws} draws: use an order of 0 or more '
                 "(or -1 for the family's) and 1 draw or more."
             )
 
-    def settled(self, rule: str, noise: str, draws: int, thetas: Sequence[float] | None = None) -> Method:
-        """The method with nothing left open but what depends on the model's family.
+    def resolved(self, rule: str, noise: str, draws: int, thetas: Sequence[float] | None = None) -> Method:
+        """Fill in the settings of an evaluation; only what depends on the model's family stays open.
 
-        thetas: the sweep for all rules; None takes each rule's own.
+        rule, noise, draws: used where the method does not say. thetas: sweep of all rules, None for each rule's own.
+        Raises MethodError for values that are unknown.
         """
         chosen = self.rule or rule
         _check(self.name, "rule", chosen, BACKGROUND_RULES)
         _check_level(noise)
         if draws < 1:
-            raise MethodError(f"{draws} draws of the noise would show nothing: use 1 or more.")
+            raise MethodError(f"Got {draws} draws of the noise: use 1 or more.")
         sweep = self.thetas or tuple(thetas or THETAS[chosen])
         # Ascending, without repeats: a threshold is looked up by its value later.
         return replace(
@@ -129,8 +132,8 @@ class Method:
             thetas=tuple(sorted(set(map(float, sweep)))),
         )
 
-    def filled(self, defaults: Defaults) -> Method:
-        """The method with the choices of a model's family in place of "auto"."""
+    def with_defaults(self, defaults: Defaults) -> Method:
+        """Replace "auto" by the choices of a model's family."""
         return replace(
             self,
             head=defaults.head if self.head == AUTO else self.head,
@@ -141,7 +144,7 @@ class Method:
 
 
 _PLAIN: dict[str, Any] = dict(head="average", layer="vanilla", rescale="per-token renorm+")
-# DAAM adds up a whole sampling run; on a given picture that is a look at levels spread evenly over the schedule.
+# DAAM sums over a whole sampling run. For an existing image, that is noise levels spread evenly over the schedule.
 _DAAM_LEVELS = ("10%", "30%", "50%", "70%", "90%")
 NAMED: dict[str, Method] = {
     method.name: method
@@ -156,7 +159,7 @@ PARTS = tuple(field.name for field in fields(Method) if field.name != "name")
 
 
 def parse(text: str) -> Method:
-    """The method that a text names; it is called as it is written. Raises MethodError for what is not understood."""
+    """Parse a method; its name is the text itself. Raises MethodError for a text that cannot be parsed."""
     first, *rest = [part.strip() for part in text.split(",")]
     if "=" in first:
         base, rest = Method(text), [first, *rest]
@@ -164,8 +167,8 @@ def parse(text: str) -> Method:
         base = NAMED[first]
     elif first == "fttm":
         raise MethodError(
-            "FTTM is the hand-picked layers with a dense CRF, of which there is no maintained package for all supported "
-            'versions of Python: use "manual", or "manual,refine=pamr" with a refinement by the picture.'
+            "FTTM combines hand-picked layers with a dense CRF, and no dense CRF package is maintained for all supported "
+            'versions of Python: use "manual", or "manual,refine=pamr" to refine with the image.'
         )
     else:
         raise MethodError(
@@ -177,38 +180,38 @@ def parse(text: str) -> Method:
         key, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or key not in PARTS or key in changes:
             raise MethodError(
-                f'"{part}" in the method "{text}" is not understood: expected each part once, as part=value with one of '
+                f'"{part}" in the method "{text}" cannot be parsed: expected each part once, as part=value with one of '
                 f"{', '.join(PARTS)}."
             )
-        changes[key] = _read(text, key, value)
+        changes[key] = _parse_value(text, key, value)
     return replace(base, name=text.strip(), **changes)
 
 
-def _read(text: str, key: str, value: str) -> Any:
-    """The value of a part; several noise levels or thetas are joined by a plus sign or a blank."""
+def _parse_value(text: str, key: str, value: str) -> Any:
+    """Parse the value of a part. Several noise levels are separated by plus signs or spaces, thetas by spaces."""
     try:
         if key in ("order", "draws"):
             return int(value)
         if key == "thetas":
             return tuple(float(theta) for theta in value.split())
     except ValueError:
-        kind = "numbers parted by blanks" if key == "thetas" else "a whole number"
-        raise MethodError(f'"{key}={value}" in the method "{text}" is not understood: expected {kind}.') from None
+        kind = "numbers separated by spaces" if key == "thetas" else "a whole number"
+        raise MethodError(f'"{key}={value}" in the method "{text}" cannot be parsed: expected {kind}.') from None
     return tuple(value.replace("+", " ").split()) if key == "noise" else value
 
 
 @dataclass(frozen=True)
 class View:
-    """One look at a picture: a noise level, the number of the draw of its noise, and whether it is mirrored as well."""
+    """What one recording of an image depends on: noise level, number of the noise draw, and whether the image is flipped."""
 
     level: str
     draw: int
     flip: bool = False
 
 
-class Maps(NamedTuple):
-    """What one look has to leave behind: the maps of every head method or the family's, the same of layer scores, and
-    whether the self-attention of each propagation layer."""
+class KeptMethods(NamedTuple):
+    """What a recording must keep: maps of all head methods or only the family's, scores of all layer methods or only the
+    family's, and whether the self-attention of each propagation layer."""
 
     all_heads: bool
     all_layers: bool
@@ -216,19 +219,19 @@ class Maps(NamedTuple):
 
 
 def views_of(method: Method) -> tuple[View, ...]:
-    """The looks that a settled method averages."""
+    """The views that a resolved method averages."""
     return tuple(View(level, draw, method.flip == "yes") for level in method.noise for draw in range(method.draws))
 
 
-def needs(methods: Iterable[Method], defaults: Defaults) -> dict[View, Maps]:
-    """The union over settled methods: each look once, and what must be recorded in it."""
-    found: dict[View, Maps] = {}
-    for method in (one.filled(defaults) for one in methods):
+def needs(methods: Iterable[Method], defaults: Defaults) -> dict[View, KeptMethods]:
+    """The views that resolved methods need, each once, with everything that must be recorded in it."""
+    found: dict[View, KeptMethods] = {}
+    for method in (one.with_defaults(defaults) for one in methods):
         # Mass-preserving weights are made from the dot-product score.
         score = "dot-product similarity" if method.layer == MASS_PRESERVING else method.layer
         heads, layers = method.head not in ("average", defaults.head), score not in ("vanilla", defaults.layer)
-        wanted = Maps(heads, layers, method.affinity == BY_SCORE)
+        wanted = KeptMethods(heads, layers, method.affinity == BY_SCORE)
         for view in views_of(method):
-            known = found.get(view, Maps(False, False))
-            found[view] = Maps(*(a or b for a, b in zip(known, wanted, strict=True)))
+            known = found.get(view, KeptMethods(False, False))
+            found[view] = KeptMethods(*(a or b for a, b in zip(known, wanted, strict=True)))
     return found

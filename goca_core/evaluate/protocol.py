@@ -1,7 +1,7 @@
-"""From the score maps of one picture to its predicted classes, and from the counts of all to a number.
+"""Predicted classes from the score maps of one image, and the mIoU from the counts of all images.
 
-Source: the evaluation of the reference implementation: scores are resized to the label, classes
-without a map score zero everywhere, the background competes by its rule, and the first maximum wins.
+Follows the evaluation of the reference implementation: scores are resized to the label, a class without a map scores
+zero everywhere, the background competes by its rule, and the first maximum wins.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ def predict(
     rule: str,
     thetas: Sequence[float],
 ) -> Tensor:
-    """Predicted class of every pixel, int16 [len(thetas), H, W], for all thresholds in one pass.
+    """Return the predicted class of every pixel, int16 [len(thetas), H, W], for all thresholds in one pass.
 
     scores: [K, h, w]; K may be 0. background: [h, w] or None for zeros. ids: class id of each map, from 1 on, in any order.
-    classes: how many, the background included. size: (H, W) of the label. rule: one of masks.BACKGROUND_RULES.
-    The same as `masks.assign` on one map for each class, without forming those that are zero. NaN counts as 0.
-    Raises ValueError for ids that are doubled or no class, and for shapes that do not fit.
+    classes: number of classes, including the background. size: (H, W) of the label. rule: one of masks.BACKGROUND_RULES.
+    Gives the same result as `masks.assign` on one map per class, but never builds the maps that are all zero. NaN counts
+    as 0.
+    Raises ValueError for duplicate or invalid class ids, and for shapes that do not fit.
     """
     if scores.ndim != 3 or len(ids) != len(scores):
         raise ValueError(f"scores has shape {tuple(scores.shape)} for {len(ids)} class ids: expected [K, h, w], K ids.")
     if classes < 2:
-        raise ValueError(f"classes is {classes}: expected at least one class beside the background.")
+        raise ValueError(f"classes is {classes}: expected the background and at least one other class, so 2 or more.")
     if len(set(ids)) != len(ids) or not all(0 < number < classes for number in ids):
-        raise ValueError(f"The class ids are {list(ids)}: expected different ones from 1 to {classes - 1}.")
+        raise ValueError(f"The class ids are {list(ids)}: expected distinct ids from 1 to {classes - 1}.")
     if background is not None and background.shape != scores.shape[1:]:
         raise ValueError(
-            f"background is {tuple(background.shape)}: expected the {tuple(scores.shape[1:])} of the scores."
+            f"background is {tuple(background.shape)}: expected {tuple(scores.shape[1:])}, the size of the scores."
         )
     order = sorted(range(len(ids)), key=lambda place: ids[place])
     back = scores.new_zeros(1, *scores.shape[1:]) if background is None else background.to(scores)[None]
@@ -52,9 +53,10 @@ def predict(
 
 
 def _best(maps: Tensor, ids: Sequence[int], classes: int) -> tuple[Tensor, Tensor]:
-    """Class, int16, and value of the first maximum over all classes but the background, each [H, W].
+    """Class (int16) and value of the first maximum over all classes except the background, each [H, W].
 
-    maps: [K, H, W] of ascending ids; of the classes without a map, all zero, only the first can win.
+    maps: [K, H, W], in ascending order of their ids. A class without a map is zero everywhere, so only the first of them
+    can win.
     """
     absent = next((number for number in range(1, classes) if number not in ids), None)
     nothing = maps.new_zeros(maps.shape[1:])
@@ -70,6 +72,6 @@ def _best(maps: Tensor, ids: Sequence[int], classes: int) -> tuple[Tensor, Tenso
 
 
 def mean_iou(counts: Confusion, scored: Sequence[int]) -> float:
-    """Mean over the classes that the data set scores (`Dataset.scored`); one that never occurs counts as 0."""
+    """Mean IoU over the classes that the data set scores (`Dataset.scored`). A class that never occurs counts as 0."""
     values = counts.iou()[list(scored)]
     return float(values.mean()) if values.size else 0.0

@@ -1,4 +1,4 @@
-"""The results of a run: the table, the file with all figures, and sheets of the best, median and worst images."""
+"""The report of an evaluation: its table, all figures as JSON, and sheets of the best, median and worst images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHEETS = ("best", "median", "worst")
 
 
 def pack_version() -> str:
-    """The version of this pack, from its own pyproject.toml or, where that was left behind, from the installer."""
+    """The version of this pack: from its pyproject.toml, or from the installed package if that file is missing."""
     file = ROOT / "pyproject.toml"
     if file.is_file():
         found = re.search(r'^version = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -41,7 +41,7 @@ def pack_version() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """What the numbers may depend on beside the settings."""
+    """Versions of Python and of the libraries that the numbers may depend on."""
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in ("torch", "numpy", "pillow")
     }
@@ -49,7 +49,7 @@ def library_versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Figures:
-    """One method at one theta. miou: mean over the classes that the data set scores."""
+    """The figures of one method at one theta. miou: mean over the classes that the data set scores."""
 
     theta: float
     miou: float
@@ -58,7 +58,7 @@ class Figures:
 
 
 def figures(method: Method, sums: Sequence[Confusion], dataset: Dataset) -> list[Figures]:
-    """The figures of a settled method at each of its thetas."""
+    """Compute the figures of a resolved method at each of its thetas."""
     found = []
     for theta, matrix in zip(method.thetas, sums, strict=True):
         iou = tuple(float(value) for value in matrix.iou())
@@ -67,17 +67,17 @@ def figures(method: Method, sums: Sequence[Confusion], dataset: Dataset) -> list
 
 
 def best(found: Iterable[Figures]) -> Figures:
-    """At the theta with the highest mIoU, the smallest of equal ones: as if labels had been there to tune it on."""
+    """The figures at the theta with the highest mIoU, the smallest theta on a tie: as if theta had been tuned on labels."""
     return max(found, key=lambda one: (one.miou, -one.theta))
 
 
 def untuned(method: Method, found: Iterable[Figures]) -> Figures | None:
-    """At the theta that needs no labels, if the sweep has it."""
+    """The figures at the theta that needs no labels (`UNTUNED`), if the sweep contains it."""
     return next((one for one in found if abs(one.theta - UNTUNED[method.rule]) < 1e-9), None)
 
 
 def results(methods: Sequence[Method], dataset: Dataset, log: ResultsLog) -> dict[str, Any]:
-    """All figures of a run as plain JSON."""
+    """All figures of an evaluation as plain JSON."""
     classes = len(dataset.classes)
     sums = log.totals(classes)
     names = [name.name for name in dataset.classes]
@@ -119,7 +119,7 @@ def results(methods: Sequence[Method], dataset: Dataset, log: ResultsLog) -> dic
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """A Markdown row for each method; the first column, the same in all rows, says what the run was about."""
+    """A Markdown table with one row per method. The first column names the evaluation and is the same in all rows."""
     lines = [
         "| run | method | rule | mIoU untuned | best mIoU | at theta | pixel accuracy | images |",
         "|---|---|---|---|---|---|---|---|",
@@ -135,7 +135,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def class_table(found: Mapping[str, Any]) -> str:
-    """Intersection over union of every class (rows), by every method (columns) at its best theta."""
+    """A Markdown table of the IoU of every class (rows) for every method (columns) at its best theta."""
     methods = found["methods"]
     lines = [f"| class | {' | '.join(methods)} |", "|---|" + "---|" * len(methods)]
     for name in found["classes"]:
@@ -146,7 +146,7 @@ def class_table(found: Mapping[str, Any]) -> str:
 
 
 def skipped(found: Mapping[str, Any]) -> str:
-    """One sentence on the pictures that were left out, empty if there is none."""
+    """One sentence about the skipped images; empty if there are none."""
     kinds = found["skipped_by_kind"]
     if not kinds:
         return ""
@@ -156,19 +156,19 @@ def skipped(found: Mapping[str, Any]) -> str:
 
 
 def unnamed(found: Mapping[str, Any]) -> str:
-    """One sentence on the classes that pictures show and their prompts do not name, empty if there is none."""
+    """One sentence about the classes that images show but their prompts do not name; empty if there are none."""
     classes = found["unnamed"]
     if not classes:
         return ""
     which = ", ".join(f"{name} in {count}" for name, count in classes.items())
-    return f"Classes in an image that its prompt does not name count as not found: {which}."
+    return f"Some prompts do not name every class of their image; such a class counts as not found: {which}."
 
 
-# -- pictures ----------------------------------------------------------------------------------------------------------
+# -- sheets -----------------------------------------------------------------------------------------------------------
 
 
 def ranking(log: ResultsLog, method: Method, theta: float, classes: int) -> list[tuple[float, str]]:
-    """(mIoU, key) of every picture counted, the worst first: the mean over the classes true or predicted in it."""
+    """(mIoU, key) of every counted image, worst first. The mean is over the classes that occur in its label or prediction."""
     place = method.thetas.index(theta)
     found = (
         (confusion(record.counts[method.name][place], classes).miou(present_only=True), record.key)
@@ -179,30 +179,28 @@ def ranking(log: ResultsLog, method: Method, theta: float, classes: int) -> list
 
 
 def picked(ranked: Sequence[tuple[float, str]], count: int) -> dict[str, list[tuple[float, str]]]:
-    """The pictures of each sheet: best first, around the median, and worst first."""
+    """Choose the images of each sheet: the best (best first), those around the median, and the worst (worst first)."""
     middle = max(0, (len(ranked) - count) // 2)
     chosen = (list(ranked[::-1][:count]), list(ranked[middle : middle + count]), list(ranked[:count]))
     return dict(zip(SHEETS, chosen, strict=True))
 
 
 def sheet(shown: Sequence[tuple[Prediction, float]], names: Sequence[str], side: int = 320) -> Image.Image:
-    """A row for each picture: itself, its true classes, the predicted ones, and its own mIoU."""
+    """Draw one row per image: the image, its label, and its prediction with the mIoU of this image."""
     tiles: list[Image.Image] = []
     captions: list[str] = []
     for one, miou in shown:
-        picture = Image.fromarray(one.picture)
-        picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+        image = Image.fromarray(one.image)
+        image.thumbnail((side, side), Image.Resampling.BICUBIC)
         present = sorted({*np.unique(one.truth).tolist(), *np.unique(one.prediction).tolist()} - {-1, 0})
-        grey = picture.convert("L").convert("RGB")  # so that colours mean classes alone
-        tiles += [picture, *(_tinted(grey, labels, present, names) for labels in (one.truth, one.prediction))]
-        captions += [one.key, "ground truth", f"predicted, mIoU {100 * miou:.1f}"]
+        grey = image.convert("L").convert("RGB")  # so that colour always stands for a class
+        tiles += [image, *(_tinted(grey, labels, present, names) for labels in (one.truth, one.prediction))]
+        captions += [one.key, "label", f"predicted, mIoU {100 * miou:.1f}"]
     return contact_sheet(tiles, captions, columns=3)
 
 
-def _tinted(
-    picture: Image.Image, labels: NDArray[np.int64], present: Sequence[int], names: Sequence[str]
-) -> Image.Image:
+def _tinted(image: Image.Image, labels: NDArray[np.int64], present: Sequence[int], names: Sequence[str]) -> Image.Image:
     if not present:
-        return picture
+        return image
     masks = np.stack([labels == number for number in present])
-    return overlay(picture, masks, [names[number] for number in present], alpha=0.6)
+    return overlay(image, masks, [names[number] for number in present], alpha=0.6)

@@ -1,7 +1,7 @@
-"""What has been counted so far: one line of JSON per picture, appended as soon as it is known.
+"""The results log: the counts of every image, one line of JSON each, appended as soon as they are known.
 
-A run that was killed goes on where it stopped. A picture is in the file whole or not at all, and never counts twice; the
-sums are of whole numbers, so neither the order of the pictures nor the number of workers changes them.
+An evaluation that was killed continues where it stopped. An image is in the file completely or not at all, and is never
+counted twice. Counts are integers, so neither the order of the images nor the number of workers changes the sums.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ FORMAT = 1
 _HEAD = "goca_evaluation"
 
 Cells = tuple[int, ...]
-"""Pairs of a cell of the confusion matrix (true class * classes + predicted class) and its pixels: c, n, c, n, ..."""
+"""The non-zero cells of a confusion matrix, as pairs of index (true class * classes + predicted class) and pixel count."""
 
 
 class ResultsLogError(ValueError):
-    """A log that does not belong to this run, or cannot be read; one sentence that says what to do."""
+    """The log has other settings or cannot be read. The message is one sentence that says what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of one picture: `counts`, method -> the cells for each of its thetas; or an `error` and its `kind`.
+    """The result of one image: `counts`, method -> the cells for each of its thetas; or an `error` and its `kind`.
 
-    on: what it was computed on. unnamed: ids of classes that it shows and its prompt has no words for; they count as not
-    found.
+    on: the device. unnamed: ids of classes that the image shows but its prompt does not name; they count as not found.
     """
 
     key: str
@@ -46,14 +45,17 @@ class Record:
 
 
 def cells(labels: NDArray[Any], truth: NDArray[np.int64], classes: int, ignore: int) -> tuple[Cells, ...]:
-    """Count one picture. labels: [T, H, W] predictions for T thresholds, integers. truth: [H, W]; `ignore` does not count.
+    """Count the pixels of one image by true and predicted class, for each threshold.
 
-    Raises ValueError for shapes that differ or classes outside 0..classes-1.
+    labels: integer predictions [T, H, W] for T thresholds. truth: label [H, W]; pixels with the value `ignore` do not count.
+    Raises ValueError for sizes that differ or classes outside 0..classes-1.
     """
     if labels.shape[1:] != truth.shape:
-        raise ValueError(f"The prediction is {labels.shape[1:]} and the label {truth.shape}: they must be of one size.")
+        raise ValueError(
+            f"The prediction is {labels.shape[1:]} and the label {truth.shape}: they must have the same size."
+        )
     keep = truth != ignore
-    # Taking all is not the same as taking nothing away: it copies.
+    # Indexing with a mask copies, even when the mask keeps every pixel.
     true, found = (truth.ravel(), labels.reshape(len(labels), -1)) if keep.all() else (truth[keep], labels[:, keep])
     for what, values in (("label", true), ("prediction", found)):
         if values.size and not 0 <= values.min() <= values.max() < classes:
@@ -71,7 +73,7 @@ def cells(labels: NDArray[Any], truth: NDArray[np.int64], classes: int, ignore: 
 
 
 def confusion(row: Sequence[int], classes: int) -> Confusion:
-    """One row of `cells` as a confusion matrix."""
+    """Turn one row of `cells` into a confusion matrix."""
     matrix = Confusion(classes)
     pairs = np.asarray(row, dtype=np.int64).reshape(-1, 2)
     matrix.matrix.ravel()[pairs[:, 0]] += pairs[:, 1]
@@ -79,17 +81,18 @@ def confusion(row: Sequence[int], classes: int) -> Confusion:
 
 
 class ResultsLog:
-    """The file of one run.
+    """The log file of one evaluation.
 
-    head: what the counts depend on (plain JSON). A file with another head is refused. done: the pictures counted, which
-    need not be done again; failed: those with an error instead, which are tried again.
+    head: everything that the counts depend on, as plain JSON; a file with another head is refused.
+    done: keys of the images already counted. failed: images that ended in an error, which are tried again.
+    Raises ResultsLogError for a file with other settings or one that cannot be read.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         self.path, self.done, self.failed = path, set[str](), dict[str, Record]()
         self._head = json.loads(json.dumps(head))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._cut_torn_line()
+        self._drop_partial_line()
         if path.is_file() and path.stat().st_size:
             self._check_head()
             for record in self.records():
@@ -98,7 +101,7 @@ class ResultsLog:
             self._append({_HEAD: FORMAT, **self._head})
 
     def add(self, record: Record) -> bool:
-        """Append a picture; False, and nothing done, if it has been counted already."""
+        """Append a record. Does nothing and returns False if its image has already been counted."""
         if record.key in self.done:
             return False
         line: dict[str, Any] = {"key": record.key, "on": record.on}
@@ -109,7 +112,7 @@ class ResultsLog:
         return True
 
     def records(self) -> Iterator[Record]:
-        """Every picture once, in the order of the file: the first counts of it, or its last error."""
+        """Yield each image once: its first counts, in the order of the file, or else its last error."""
         counted: set[str] = set()
         errors: dict[str, Record] = {}
         for line in self._lines():
@@ -129,7 +132,7 @@ class ResultsLog:
         yield from (record for key, record in errors.items() if key not in counted)
 
     def totals(self, classes: int) -> dict[str, list[Confusion]]:
-        """The sums over all pictures: method -> one matrix for each of its thetas."""
+        """The sums over all images: method -> one matrix for each of its thetas."""
         sums: dict[str, NDArray[np.int64]] = {}
         for record in self.records():
             for method, rows in record.counts.items():
@@ -147,20 +150,20 @@ class ResultsLog:
             self.done.add(record.key)
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        # One write, on the disk before the next picture: a kill leaves whole lines, or one torn at the end.
+        # One write, flushed to disk before the next image: a killed process leaves at most the last line incomplete.
         with self.path.open("ab") as file:
             file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _cut_torn_line(self) -> None:
+    def _drop_partial_line(self) -> None:
         if not self.path.is_file():
             return
         with self.path.open("r+b") as file:
             file.seek(0, os.SEEK_END)
             end, block = file.tell(), b""
             while end and not block.endswith(b"\n"):
-                # Backwards to the last line break; a line may be longer than a block.
+                # Search backwards for the last line break; a line may be longer than a block.
                 start = max(0, end - (1 << 16))
                 file.seek(start)
                 block = file.read(end - start)
@@ -179,28 +182,28 @@ class ResultsLog:
                         raise ValueError
                 except ValueError:
                     if number == 1:
-                        raise self._not_ours() from None
+                        raise self._wrong_version() from None
                     raise ResultsLogError(
-                        f"Line {number} of {self.path.name} cannot be read: delete that line, whose picture is then counted "
-                        "again, or choose another folder."
+                        f"Line {number} of {self.path.name} cannot be read: delete that line (its image is then counted again), "
+                        "or choose another folder."
                     ) from None
                 yield line
 
-    def _not_ours(self) -> ResultsLogError:
-        return ResultsLogError(f"{self.path} is not a log of this version: choose another folder.")
+    def _wrong_version(self) -> ResultsLogError:
+        return ResultsLogError(f"{self.path} is not a results log of this version: choose another folder.")
 
     def _check_head(self) -> None:
         found = next(self._lines(skip=0))
         if found.pop(_HEAD, None) != FORMAT:
-            raise self._not_ours()
+            raise self._wrong_version()
         for group in {**self._head, **found}:
             ours, theirs = (head.get(group) for head in (self._head, found))
             if ours == theirs:
                 continue
             where = _difference(group, theirs, ours)
             raise ResultsLogError(
-                f"{self.path.parent} holds a run with other settings ({where}): repeat its settings to go on with it, or "
-                "choose another folder."
+                f"{self.path.parent} holds an evaluation with other settings ({where}): use the same settings to continue "
+                "it, or choose another folder."
             )
 
 
@@ -211,7 +214,7 @@ def _matrix(row: NDArray[np.int64], classes: int) -> Confusion:
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:
-    """The first setting that differs, in words."""
+    """Describe the first setting that differs."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         key = next(key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key))
         return _difference(key, theirs.get(key), ours.get(key))

@@ -1,4 +1,4 @@
-"""A whole run: count what is left to count, then say what was found."""
+"""A complete evaluation: count the images that are not in the results log yet, then write the report."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Any
 
 from . import report
 from .datasets.registry import Dataset
-from .executors import Executor, executor
+from .executors import Executor, make_executor
 from .prompts.captions import load_captions
 from .results_log import Record, ResultsLog
 from .worker import Job, Prediction, Task
 
-LEDGER, RESULTS, TABLE = "log.jsonl", "results.json", "results.md"
-# The best pictures of this method are shown, if it is among those measured.
-_SHOWN = "goca"
+LOG, RESULTS, TABLE = "log.jsonl", "results.json", "results.md"
+# The sheets show this method if it is evaluated, else the last one.
+_SHEET_METHOD = "goca"
 
 
 class EvaluationError(ValueError):
-    """A run that cannot go on; one sentence that says why."""
+    """The evaluation cannot continue. The message is one sentence that says why."""
 
 
 def head(job: Job, keys: Iterable[str]) -> dict[str, Any]:
-    """What the counts of a job depend on: its settings, the pictures, the weights, and the versions of everything."""
+    """What the counts of a job depend on: its settings, the images, the weights, and the versions of the software."""
     from ..capture.headless import digest, version, weights
 
     file = weights(None if job.checkpoint is None else Path(job.checkpoint))
@@ -50,48 +50,49 @@ def evaluate(
     sheets: int = 8,
     progress: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure all methods of a job, and write log, figures, table and sheets into the folder `out`.
+    """Evaluate all methods of a job, and write the results log, figures, table and sheets into the folder `out`.
 
-    A run that was stopped goes on where it was. skip_errors: leave out pictures with something wrong, and count them.
-    sheets: pictures on each sheet, 0 for none. progress: made like a tqdm bar, with `total`, `initial` and `desc`.
-    Returns the content of results.json. Raises EvaluationError for a picture with something wrong, and DataError,
-    ComfyUIError, ResultsLogError or ExecutorError for a run that cannot even begin.
+    An evaluation that was stopped continues where it was. workers, ray: see `executors.make_executor`. skip_errors: skip
+    images whose data is bad, and report how many. sheets: images on each sheet, 0 for no sheets. progress: a factory of
+    progress bars such as tqdm, called with `total`, `initial` and `desc`.
+    Returns the content of results.json. Raises EvaluationError for an image whose data is bad, and DataError,
+    ComfyUIError, ResultsLogError or ExecutorError if the evaluation cannot start.
     """
     dataset = job.open()
     if job.captions is not None:
-        load_captions(job.captions)  # a file that cannot be read is no fault of a picture
+        load_captions(job.captions)  # fail here, rather than in the record of the first image
     items = job.items(dataset)
     number = {item.key: index for index, item in enumerate(items)}
     about = head(job, number)
-    log = ResultsLog(out / LEDGER, about)
-    left = [Task(index) for key, index in number.items() if key not in log.done]
-    with executor(job, workers, ray) as team:
-        _count(team, left, log, len(items), skip_errors, progress)
+    log = ResultsLog(out / LOG, about)
+    pending = [Task(index) for key, index in number.items() if key not in log.done]
+    with make_executor(job, workers, ray) as executor:
+        _count(executor, pending, log, len(items), skip_errors, progress)
         found = {"run": title(job, dataset), **about, "data": _data(job, dataset)}
         found |= report.results(job.methods, dataset, log)
         if not log.done:
-            raise EvaluationError(f"No picture could be counted: {report.skipped(found)}")
+            raise EvaluationError(f"No image could be counted: {report.skipped(found)}")
         _write(out, found)
         if sheets:
-            _draw(team, job, dataset, log, found, out, sheets, number)
+            _draw_sheets(executor, job, dataset, log, found, out, sheets, number)
     return found
 
 
 def _count(
-    team: Executor,
-    left: list[Task],
+    executor: Executor,
+    pending: list[Task],
     log: ResultsLog,
     total: int,
     skip_errors: bool,
     progress: Callable[..., Any] | None,
 ) -> None:
-    bar = None if progress is None else progress(total=total, initial=total - len(left), desc="pictures")
+    bar = None if progress is None else progress(total=total, initial=total - len(pending), desc="images")
     try:
-        for record in team.map(left):
+        for record in executor.map(pending):
             assert isinstance(record, Record)
             if record.error and not skip_errors:
                 raise EvaluationError(
-                    f"{record.error} (Nothing counted so far is lost; --skip-errors leaves such pictures out.)"
+                    f"{record.error} (Everything counted so far is kept. Use --skip-errors to skip such images.)"
                 )
             log.add(record)
             if bar is not None:
@@ -106,7 +107,7 @@ def _data(job: Job, dataset: Dataset) -> dict[str, Any]:
 
 
 def title(job: Job, dataset: Dataset) -> str:
-    """What a run is about, for the first column of its table."""
+    """A short name of the evaluation, for the first column of its table."""
     model = "demo model" if job.checkpoint is None else Path(job.checkpoint).stem
     return f"{job.data} {dataset.split}, {job.mode(dataset)} prompts, {model}"
 
@@ -117,8 +118,8 @@ def _write(out: Path, found: dict[str, Any]) -> None:
     (out / TABLE).write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
 
 
-def _draw(
-    team: Executor,
+def _draw_sheets(
+    executor: Executor,
     job: Job,
     dataset: Dataset,
     log: ResultsLog,
@@ -127,13 +128,13 @@ def _draw(
     count: int,
     number: dict[str, int],
 ) -> None:
-    """The sheets: the same predictions made again, for these few pictures."""
-    method = next((one for one in job.methods if one.name == _SHOWN), job.methods[-1])
+    """Save the sheets. The log keeps only counts, so the predictions of these few images are made again."""
+    method = next((one for one in job.methods if one.name == _SHEET_METHOD), job.methods[-1])
     theta = found["methods"][method.name]["best"]["theta"]
     chosen = report.picked(report.ranking(log, method, theta, len(dataset.classes)), count)
     wanted = {key for ranked in chosen.values() for _, key in ranked}
     shown: dict[str, Prediction] = {}
-    for one in team.map([Task(number[key], method.name, theta) for key in sorted(wanted)]):
+    for one in executor.map([Task(number[key], method.name, theta) for key in sorted(wanted)]):
         assert isinstance(one, Prediction)
         shown[one.key] = one
     names = [name.name for name in dataset.classes]

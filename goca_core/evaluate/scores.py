@@ -1,4 +1,4 @@
-"""From the recordings of one picture to the scores of every method, each step made once however many methods share it."""
+"""The scores of every method from the recordings of one image. A step that methods share is computed once."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ from .methods import BY_SCORE, Method, View, views_of
 from .prompts.captions import Prompt
 
 T = TypeVar("T")
-# What propagated scores depend on beside the rescaled ones.
-_SPREAD = ("order", "affinity")
+# Fields that propagated scores depend on, in addition to those of the rescaled scores.
+_PROPAGATION = ("order", "affinity")
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of a recording's maps: of each class, of each phrase without a class, and of all content words."""
+class ObjectColumns:
+    """Columns of a recording's maps: those of each class, of each background phrase, and of all content words.
+
+    ids: class ids, in the order of `objects`. supports: of the phrases without a class.
+    """
 
     ids: tuple[int, ...]
     objects: tuple[tuple[int, ...], ...]
@@ -38,8 +41,8 @@ class Columns:
     content: tuple[int, ...]
 
 
-def columns_of(prompt: Prompt, tokens: Tokens) -> Columns:
-    """Where the phrases of a prompt are in a recording. Raises a ValueError of one sentence for one that is not there."""
+def find_columns(prompt: Prompt, tokens: Tokens) -> ObjectColumns:
+    """Find the phrases of a prompt in a recording. Raises PhraseError or AttentionError for one that is not there."""
     words = tokens.word_map()
 
     def found(phrases: str) -> tuple[int, ...]:
@@ -50,15 +53,15 @@ def columns_of(prompt: Prompt, tokens: Tokens) -> Columns:
     used = {column for group in (*objects.values(), *supports) for column in group}
     lost = {column for phrase in prompt.lost for column in found(phrase)} - used
     content = tuple(column for column in tokens.columns(words.content()) if column not in lost)
-    return Columns(tuple(objects), tuple(objects.values()), supports, content)
+    return ObjectColumns(tuple(objects), tuple(objects.values()), supports, content)
 
 
 def manual_layers(layers: Sequence[Layer]) -> tuple[int, ...]:
-    """Hand-picked layers, as numbers: what people choose when they choose by looking.
+    """Indices of the layers that people usually pick by hand.
 
-    The finest layers are left out; of the next finer grid those from the middle of the network on are taken, but not its
-    last block; of coarser grids all. For SD 1.x these are the eight of the reference's baseline. Where all layers have the
-    same grid it is the middle third of them, as the reference has it for PixArt-Sigma.
+    Skips the layers of the finest grid. From the next grid, takes those from the middle of the network on, except in the
+    last block; from coarser grids, takes all. For SD 1.x these are the eight layers of the reference's baseline. Where all
+    layers have the same grid, takes the middle third of them, as the reference does for PixArt-Sigma.
     """
     tokens = [layer.height * layer.width for layer in layers]
     sizes = sorted(set(tokens), reverse=True)
@@ -73,7 +76,10 @@ def manual_layers(layers: Sequence[Layer]) -> tuple[int, ...]:
 
 
 def global_map(attention: Attention, head: str, layer: str, layers: str) -> Tensor:
-    """The global map [B, T, h, w], at the size of the finest layer, for a choice of layers and of their weights."""
+    """The global map [B, T, h, w], at the size of the finest layer.
+
+    layers: "all", or "manual" for `manual_layers`. Raises AttentionError for a method that was not recorded.
+    """
     if layers == "all":
         return aggregate(attention, head, layer).maps
     attention.check_finite()
@@ -81,37 +87,38 @@ def global_map(attention: Attention, head: str, layer: str, layers: str) -> Tens
     chosen = replace(attention, layers=tuple(attention.layers[i] for i in kept))
     weights = layer_weights(chosen, layer)
     if head not in chosen.head_methods:
-        raise AttentionError(f'The head method "{head}" was not recorded.')
+        raise AttentionError(f'The head method "{head}" was not recorded: use one of {", ".join(chosen.head_methods)}.')
     grids = [(one.height, one.width) for one in attention.layers]
     size = max(grids, key=lambda grid: grid[0] * grid[1])
     return aggregate_layers([one.maps[head] for one in chosen.layers], [grids[i] for i in kept], weights, size)
 
 
 class Scorer:
-    """The scores of one picture.
+    """Computes the scores of one image.
 
-    records: one recording, of a batch of one, for each look. picture: uint8 [H, W, 3], for refinements; of the label's size,
-    which is that of the scores.
+    records: one recording, with a batch of one, for each view. image: uint8 [H, W, 3], for refinements; it has the size of
+    the label, which is also the size of the scores.
     """
 
-    def __init__(self, records: Mapping[View, Attention], prompt: Prompt, picture: NDArray[np.uint8]) -> None:
-        self._records, self._picture = records, picture
-        self._size: Grid = (int(picture.shape[0]), int(picture.shape[1]))
+    def __init__(self, records: Mapping[View, Attention], prompt: Prompt, image: NDArray[np.uint8]) -> None:
+        self._records, self._image = records, image
+        self._size: Grid = (int(image.shape[0]), int(image.shape[1]))
         self._defaults = next(iter(records.values())).defaults
-        self.columns = columns_of(prompt, next(iter(records.values())).tokens)
+        self.columns = find_columns(prompt, next(iter(records.values())).tokens)
         self._kept: dict[Hashable, object] = {}
         self._sized: tuple[Hashable, Tensor] | None = None
 
     def scores(self, method: Method) -> tuple[Tensor, Tensor | None]:
-        """Scores [K, H, W] of the classes of `columns.ids`, and of the background [H, W], or None without its words.
+        """Scores [K, H, W] of the classes in `columns.ids`, and of the background [H, W], or None without background phrases.
 
-        method: settled. At the size of the label. Methods that differ in their background rule alone should be asked for
-        one after the other (`alike` sorts them so): they share what is largest.
+        method: a resolved method. Methods that differ only in their background rule share the largest tensors, so ask for
+        them one after the other (`group_by_scores` puts them in this order).
+        Raises AttentionError for something that the recordings do not hold.
         """
-        method = method.filled(self._defaults)
-        key = _key(method, *_SPREAD, "refine")
+        method = method.with_defaults(self._defaults)
+        key = _key(method, *_PROPAGATION, "refine")
         if self._sized is None or self._sized[0] != key:
-            # Only the last is kept: labels are large where maps are small.
+            # Only the last is kept, because labels are much larger than maps.
             self._sized = key, resize_bilinear(self._refined(method), self._size)
         maps, count = self._sized[1], len(self.columns.ids)
         return maps[0, :count], maps[0, count] if self.columns.supports else None
@@ -134,7 +141,7 @@ class Scorer:
         return self._once(("maps", views_of(method), method.head, method.layer, method.layers), make)
 
     def _rescaled(self, method: Method) -> Tensor:
-        """[1, K + 1, h, w]: the classes, then the background, which is zero everywhere when it has no words."""
+        """Rescaled scores [1, K + 1, h, w] of the classes, then of the background: all zero without background phrases."""
 
         def make() -> Tensor:
             columns, count = self.columns, len(self.columns.ids)
@@ -144,8 +151,8 @@ class Scorer:
 
         return self._once(("rescaled", *_key(method)), make)
 
-    def _spread(self, method: Method) -> Tensor:
-        """The same after propagation, on the affinity's grid."""
+    def _propagated(self, method: Method) -> Tensor:
+        """The rescaled scores after propagation, on the affinity's grid."""
 
         def make() -> Tensor:
             maps, affinity = self._rescaled(method), self._affinity(method)
@@ -154,18 +161,18 @@ class Scorer:
             fitted = resize_bilinear(maps, (affinity.height, affinity.width))
             return propagate(fitted, affinity.matrix, method.order, _range(method))
 
-        return self._once(("spread", *_key(method, *_SPREAD)), make)
+        return self._once(("propagated", *_key(method, *_PROPAGATION)), make)
 
     def _affinity(self, method: Method) -> Affinity | None:
-        """The self-attention that scores spread along."""
+        """The self-attention that scores are propagated along."""
         record = self._record(method)
         if method.affinity != BY_SCORE or not method.order:
             return record.affinity
         return self._once(("affinity", views_of(method)), lambda: weighted_affinity(record))
 
     def _refined(self, method: Method) -> Tensor:
-        """The same after a refinement; not kept, for it may be as large as the picture."""
-        maps = self._spread(method)
+        """The propagated scores after the refinement. Not kept, since they may be as large as the image."""
+        maps = self._propagated(method)
         if method.refine == "none":
             return maps
         refinement, affinity = REFINEMENTS[method.refine](), self._affinity(method)
@@ -173,18 +180,18 @@ class Scorer:
             if affinity is None:
                 raise AttentionError(f"The recording holds no self-attention, which {method.refine} needs.")
             return apply(refinement, maps, affinity=affinity)
-        picture = torch.from_numpy(self._picture.copy())[None].to(maps.device, torch.float32) / 255
-        # As the nodes do it: enlarged first, but told how coarse the scores were.
-        return apply(refinement, resize_bilinear(maps, self._size), picture, cell=cell_of(maps, picture))
+        image = torch.from_numpy(self._image.copy())[None].to(maps.device, torch.float32) / 255
+        # As in the nodes: resize first, but tell the refinement how coarse the scores were.
+        return apply(refinement, resize_bilinear(maps, self._size), image, cell=cell_of(maps, image))
 
 
-def alike(methods: Iterable[Method]) -> list[Method]:
-    """The methods, those whose scores are the same next to each other."""
-    return sorted(methods, key=lambda method: repr(_key(method, *_SPREAD, "refine")))
+def group_by_scores(methods: Iterable[Method]) -> list[Method]:
+    """Sort methods so that those with the same scores are next to each other."""
+    return sorted(methods, key=lambda method: repr(_key(method, *_PROPAGATION, "refine")))
 
 
 def _key(method: Method, *more: str) -> tuple[Hashable, ...]:
-    """What the rescaled scores depend on, and `more` fields."""
+    """Everything that the rescaled scores depend on, and the fields `more`."""
     names = ("head", "layer", "layers", "rescale", "range", *more)
     return (views_of(method), *(getattr(method, name) for name in names))
 

@@ -1,4 +1,4 @@
-"""One run's settings, and the worker that counts its pictures one by one."""
+"""The settings of an evaluation, and the worker that evaluates its images one by one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .prompts.captions import (
     oracle_prompt,
     present_classes,
 )
-from .protocol import predict
+from .protocol import predict as predict_classes
 from .results_log import Cells, Record, cells
-from .scores import Scorer, alike
+from .scores import Scorer, group_by_scores
 
 if TYPE_CHECKING:
     from ..capture.headless.model import LoadedModel
@@ -37,16 +37,19 @@ PROMPTS = ("auto", "present", "all", "captions")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that the counts depend on, and where things are.
+    """All settings that the counts depend on, and the paths of the data and the checkpoint.
 
-    data, root, split, reference, options: as `data.open_dataset` takes them. limit: only the first so many pictures.
-    prompts: "present" names the classes of the ground truth, "all" every class, "captions" is a caption of the picture (from
-    the file `captions`, or the data set's own), "auto" its own sentences where it has them and else "present".
-    reference_captions: find the words of captions as the reference implementation does. methods: settled.
-    checkpoint: None = the demo model. seed: of the noise. side: of the squares in which the model sees pictures, None = its
-    own. keep_aspect: not squares, but of that area. lean: propagation on the grid that the nodes use by default, rather
-    than on the finest. channel0: the reference affinity of the released code. threads: of the processor, per worker; with one
-    thread, the result does not depend on the machine's number of them.
+    data, root, split, reference, options: arguments of `datasets.registry.open_dataset`. methods: resolved methods.
+    limit: evaluate only the first images, at most this many.
+    prompts: "present" names the classes of the label, "all" names every class, "captions" uses a caption of the image (from
+    the file `captions`, or from the data set). "auto" uses the captions of data sets whose captions are sentences, and
+    "present" for all others.
+    reference_captions: find the words of captions as the reference implementation does.
+    checkpoint: path of the model, None for the demo model. seed: seed of the noise.
+    side: side in pixels of the square that images are resized to, None for the model's own. keep_aspect: keep the
+    proportions of the image, at the area of that square. lean: propagate on the grid that the nodes use by default instead
+    of the finest. channel0: use the reference affinity of the released code.
+    cpu: do not use a GPU. threads: CPU threads per worker; with one, results do not depend on the number of CPU cores.
     """
 
     data: str
@@ -69,35 +72,35 @@ class Job:
     threads: int = 1
 
     def open(self) -> Dataset:
-        """The data set. Raises DataError when there is nothing in it."""
+        """Open the data set. Raises DataError when it has no images."""
         return open_dataset(self.data, self.root, split=self.split, reference=self.reference, **dict(self.options))
 
     def items(self, dataset: Dataset) -> tuple[Item, ...]:
-        """The pictures of this run. Raises DataError when the limit leaves none."""
+        """The images to evaluate. Raises DataError when the limit leaves none."""
         items = dataset.items if self.limit is None else dataset.items[: max(0, self.limit)]
         if not items:
-            raise DataError(f"No pictures are left of {self.data} with a limit of {self.limit}.", "empty")
+            raise DataError(f"A limit of {self.limit} leaves no images of {self.data}: use 1 or more.", "empty")
         return items
 
     def mode(self, dataset: Dataset) -> str:
-        """The kind of prompts, with "auto" decided."""
+        """The kind of prompts, with "auto" resolved."""
         if self.prompts != "auto":
             return self.prompts
         return "captions" if dataset.sentences else "present"
 
     def settings(self) -> dict[str, Any]:
-        """What the counts depend on, as plain JSON; of files their content rather than their place."""
-        said = asdict(self)
-        for place in ("root", "checkpoint", "captions"):
-            del said[place]
+        """The settings that the counts depend on, as plain JSON. Files count by their content, not by their path."""
+        settings = asdict(self)
+        for path in ("root", "checkpoint", "captions"):
+            del settings[path]
         if self.captions is not None:
-            said["captions"] = hashlib.sha256(Path(self.captions).read_bytes()).hexdigest()
-        return said
+            settings["captions"] = hashlib.sha256(Path(self.captions).read_bytes()).hexdigest()
+        return settings
 
 
 @dataclass(frozen=True)
 class Task:
-    """A picture to count; or, with a method and one of its thetas, a picture to show."""
+    """An image to count, or, with a method and one of its thetas, an image whose prediction is wanted for a sheet."""
 
     index: int
     method: str = ""
@@ -106,16 +109,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A picture [H, W, 3] with the true and the predicted class of every pixel [H, W]."""
+    """An image, uint8 [H, W, 3], with the true and the predicted class of every pixel, int64 [H, W]."""
 
     key: str
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     truth: NDArray[np.int64]
     prediction: NDArray[np.int64]
 
 
 class Worker:
-    """Does the tasks of a job. Cheap to make; the model is opened by the first task."""
+    """Runs the tasks of a job. Cheap to create: the first task that needs the model loads it."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -125,9 +128,9 @@ class Worker:
         self._model: LoadedModel | None = None
 
     def do(self, task: Task) -> Record | Prediction:
-        """Count or show. What is wrong with a picture is part of its record; anything else is raised."""
+        """Run one task. Bad data is reported in the record of its image; any other error is raised."""
         if task.method:
-            return self.show(task.index, task.method, task.theta)
+            return self.predict(task.index, task.method, task.theta)
         return self.count(task.index)
 
     @property
@@ -141,7 +144,7 @@ class Worker:
         return self._model
 
     def count(self, index: int) -> Record:
-        """The counts of one picture, by every method."""
+        """Count one image with every method."""
         item = self.items[index]
         try:
             _, truth, prompt, found = self._segment(item, self.job.methods)
@@ -159,30 +162,30 @@ class Worker:
         unnamed = [number for number in present_classes(truth) if number not in prompt.objects]
         return Record(item.key, counts, on="" if self._model is None else self._model.device, unnamed=unnamed)
 
-    def show(self, index: int, method: str, theta: float) -> Prediction:
-        """The same prediction as was counted, to look at."""
+    def predict(self, index: int, method: str, theta: float) -> Prediction:
+        """Repeat a prediction that was counted, for a sheet."""
         item = self.items[index]
         chosen = next(known for known in self.job.methods if known.name == method)
-        picture, truth, _, found = self._segment(item, [replace(chosen, thetas=(theta,))])
-        return Prediction(item.key, picture, truth, found[method][0])
+        image, truth, _, found = self._segment(item, [replace(chosen, thetas=(theta,))])
+        return Prediction(item.key, image, truth, found[method][0])
 
     def _segment(
         self, item: Item, methods: Sequence[Method]
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64], Prompt, dict[str, NDArray[np.int64]]]:
-        """The picture, its label, its prompt, and for every method the predictions [T, H, W] at its thetas."""
+        """Return the image, its label, its prompt, and the predictions [T, H, W] of every method at its thetas."""
         truth = self.dataset.label(item)
-        picture = self.dataset.picture(item)
+        image = self.dataset.image(item)
         prompt = self._prompt(item, present_classes(truth))
         if not prompt.objects:
-            # Nothing is asked for, so everything is background; no model is needed for that.
+            # The prompt names no class, so everything is background, and the model is not needed.
             nothing = {method.name: np.zeros((len(method.thetas), *truth.shape), np.int64) for method in methods}
-            return picture, truth, prompt, nothing
+            return image, truth, prompt, nothing
         with torch.inference_mode():
-            scorer = self._record(item, picture, prompt, methods)
+            scorer = self._record(item, image, prompt, methods)
             found = {}
-            for method in alike(methods):
+            for method in group_by_scores(methods):
                 scores, background = scorer.scores(method)
-                labels = predict(
+                labels = predict_classes(
                     scores,
                     background,
                     scorer.columns.ids,
@@ -192,12 +195,12 @@ class Worker:
                     method.thetas,
                 )
                 found[method.name] = labels.cpu().numpy()
-        return picture, truth, prompt, found
+        return image, truth, prompt, found
 
-    def _record(self, item: Item, picture: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
-        """One recording for each noise level and draw, for all methods together."""
+    def _record(self, item: Item, image: NDArray[np.uint8], prompt: Prompt, methods: Sequence[Method]) -> Scorer:
+        """Record each noise level and draw once, for all methods together."""
         job, model = self.job, self.model
-        encoded = model.encode(picture, prompt.text, job.side, job.keep_aspect)
+        encoded = model.encode(image, prompt.text, job.side, job.keep_aspect)
         records = {
             view: model.record(
                 encoded,
@@ -212,7 +215,7 @@ class Worker:
             )
             for view, maps in needs(methods, model.defaults).items()
         }
-        return Scorer(records, prompt, picture)
+        return Scorer(records, prompt, image)
 
     def _prompt(self, item: Item, present: tuple[int, ...]) -> Prompt:
         mode = self.job.mode(self.dataset)
@@ -229,16 +232,16 @@ class Worker:
         else:
             if self._captions is None:
                 self._captions = load_captions(self.job.captions)
-            # Written by file, and so by the last part of names that have folders in them.
+            # Captions are listed by file name, so without the folders that a key may contain.
             names = (item.key, PurePosixPath(item.key).name, "" if item.image is None else item.image.stem)
             caption = next((self._captions[name] for name in names if name in self._captions), None)
         if caption is None:
-            raise DataError(f"There is no caption for the picture {item.key}.", "caption")
+            raise DataError(f"There is no caption for the image {item.key}.", "caption")
         if not caption.strip():
-            raise DataError(f"The caption of the picture {item.key} is empty.", "caption")
+            raise DataError(f"The caption of the image {item.key} is empty.", "caption")
         return caption
 
 
 def noise_seed(seed: int, key: str, draw: int) -> int:
-    """The seed of the noise of one draw: of the picture's name, so that neither order nor worker changes it."""
+    """The seed of one draw of the noise. It depends on the image's key, not on the order of images or the worker."""
     return int.from_bytes(hashlib.sha256(f"{seed} {draw} {key}".encode()).digest()[:8], "big") >> 1

@@ -1,4 +1,4 @@
-"""Guidance with a rate for each region (S-CFG): regions from attention, and the rate map."""
+"""Semantic guidance (S-CFG): regions from attention, and a guidance rate for each region."""
 
 from __future__ import annotations
 

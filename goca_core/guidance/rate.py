@@ -1,7 +1,7 @@
-"""Semantic-aware guidance: a guidance scale for each region instead of one for the whole picture (S-CFG).
+"""Semantic-aware guidance: a guidance scale for each region instead of one for the whole image (S-CFG).
 
-Classifier-free guidance pushes some regions harder than others. S-CFG measures the push in each region and scales it
-to that of the foreground. The regions here come from the method's token maps.
+Classifier-free guidance is stronger in some regions than in others. S-CFG measures its strength in each region and scales
+it to that of the foreground. The regions come from the token maps of GoCA or of S-CFG itself (`semantic`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _EPS = 1e-8
 
 
 def regions(maps: Tensor, candidates: Sequence[int] | None = None, ties: Literal["first", "all"] = "first") -> Tensor:
-    """Which token owns each pixel: the one with the largest map.
+    """Give each pixel to the token with the largest map.
 
     maps: [B, T, h, w], one rescaled and propagated map per token. candidates: token positions that may own pixels
-    (default all); the reference leaves out those after the last word, the end and padding tokens.
-    ties: "first" gives a pixel to the first of equal tokens; "all" gives it to every one of them, as the reference
-    does, which adds their rates.
+    (default all); the reference leaves out everything after the last word, the end and padding tokens.
+    ties: "first" gives a pixel to the first of equal tokens. "all" gives it to all of them, as the reference does, which
+    adds their rates.
     Returns float32 masks [B, T, h, w] of exactly 0 and 1.
     Raises ValueError for a candidate outside 0..T-1, no candidate, or an unknown `ties`.
     """
@@ -35,7 +35,7 @@ def regions(maps: Tensor, candidates: Sequence[int] | None = None, ties: Literal
     if candidates is not None:
         ids = [int(i) for i in candidates]
         if not ids or min(ids) < 0 or max(ids) >= tokens:
-            raise ValueError(f"candidates are {ids}: name at least one token position, each within 0..{tokens - 1}.")
+            raise ValueError(f"candidates are {ids}: use at least one token position, each within 0..{tokens - 1}.")
         allowed = torch.zeros(tokens, dtype=torch.bool, device=maps.device)
         allowed[ids] = True
         maps = maps.masked_fill(~allowed[:, None, None], -torch.inf)
@@ -45,10 +45,10 @@ def regions(maps: Tensor, candidates: Sequence[int] | None = None, ties: Literal
 
 
 def foreground(background: Tensor) -> Tensor:
-    """Where the picture is not background: min-max(blur(map)) below one half.
+    """Find where the image is not background: minmax(blur(map)) below one half.
 
-    background: [B, h, w], the propagated map of a token that gathers the background: the start token of the empty prompt
-    where the text encoder has one, the end token of the prompt otherwise. A constant map makes everything foreground.
+    background: [B, h, w], the propagated map of a token that attends to the background: the start token of the empty
+    prompt if the text encoder has one, otherwise the end token of the prompt. A constant map makes everything foreground.
     Returns float32 [B, h, w] of exactly 0 and 1.
     """
     check_ndim("background", background, "B h w")
@@ -66,15 +66,15 @@ def rate_map(
     ceiling: float = 15.0,
     smooth: bool = True,
 ) -> Tensor:
-    """Factor on the guidance scale at each pixel (S-CFG; same rule in the reference's generation scripts).
+    """Compute the factor on the guidance scale at each pixel (by S-CFG; the reference's generation scripts do the same).
 
     cond, uncond: [B, C, h, w] predictions of the same step (noise, velocity or sample: the rate does not depend on it).
-    regions: integer labels [B, h, w], every value from 0 a region, or masks [B, R, h, w].
-    foreground: mask [B, h, w]. Both may be at another size and are then resized to that of the predictions, nearest.
-    scale: the guidance scale. A rate is clipped to [minimum, maximum] and then so that rate * scale <= ceiling (the
-    ceiling wins). smooth: 3 x 3 Gaussian at the end.
+    regions: integer labels [B, h, w], where each value from 0 on is a region, or masks [B, R, h, w].
+    foreground: mask [B, h, w]. Both may have another size; they are resized to the predictions, nearest.
+    scale: the guidance scale. minimum, maximum, ceiling: rates are clipped to [minimum, maximum], then so that
+    rate * scale <= ceiling (the ceiling wins). smooth: blur with a 3 x 3 Gaussian at the end.
 
-    Returns [B, h, w]. A pixel in no region has rate 1 before the clipping; in overlapping masks the rates add up. A
+    Returns [B, h, w]. A pixel in no region has rate 1 before the clipping; where masks overlap, rates add up. A
     sample with an empty foreground, or with cond equal to uncond, has rate 1 everywhere, which is plain guidance.
     NaN counts as 0. Raises ValueError when shapes do not fit or a label is negative.
     """
@@ -96,7 +96,7 @@ def rate_map(
 
     delta = finite(cond, dtype) - finite(uncond, dtype)
     peak = delta.abs().amax((1, 2, 3))
-    # only ratios of the push matter: at unit peak no square overflows and the epsilons below mean the same at every step
+    # only ratios matter: scaled to a peak of 1, no square overflows and the epsilons below mean the same at every step
     push = (delta / torch.where(peak > 0, peak, 1.0)[:, None, None, None]).norm(dim=1).flatten(1)
     region_push = torch.einsum("bn,brn->br", push, masks) / (masks.sum(-1) + _EPS)
     fore_push = (push * fore).sum(-1) / (fore.sum(-1) + _EPS)
@@ -107,17 +107,17 @@ def rate_map(
         rate = rate.clamp_max(ceiling / scale)
     rate = rate.unflatten(-1, (height, width))
     if smooth:
-        # weights in the ratio 1/e : 1 : 1/e; around 1, so that a rate of exactly 1 stays it
+        # weights in the ratio 1/e : 1 : 1/e; blurs rate - 1, so that a rate of exactly 1 stays exactly 1
         rate = 1 + gaussian_blur(rate - 1, 3, 0.5**0.5)
     known = (fore.sum(-1) > 0) & (peak > 0)
     return torch.where(known[:, None, None], rate, 1.0)
 
 
 def guided(cond: Tensor, uncond: Tensor, rate: Tensor, scale: float) -> Tensor:
-    """uncond + scale * rate * (cond - uncond): classifier-free guidance with a rate per pixel.
+    """Classifier-free guidance with a rate per pixel: uncond + scale * rate * (cond - uncond).
 
     cond, uncond: [B, C, h, w]. rate: [B, h, w]. Returns [B, C, h, w] in working precision.
-    Predictions that are not finite are passed on: a model that fails should be seen to fail.
+    Predictions that are not finite are passed on, so that a failure of the model is not hidden.
     Raises ValueError when shapes do not fit.
     """
     if cond.shape != uncond.shape or tuple(rate.shape) != (cond.shape[0], *cond.shape[2:]):
@@ -131,7 +131,7 @@ def guided(cond: Tensor, uncond: Tensor, rate: Tensor, scale: float) -> Tensor:
 
 
 def _region_masks(regions: Tensor, batch: int) -> Tensor:
-    """Labels [B, h, w] or masks [B, R, h, w] to masks [B, R, h, w]."""
+    """Turn labels [B, h, w] or masks [B, R, h, w] into masks [B, R, h, w]."""
     if regions.ndim not in (3, 4) or regions.shape[0] != batch:
         raise ValueError(
             f"regions has shape {tuple(regions.shape)}: expected labels [B, h, w] or masks [B, R, h, w] with B = {batch}."

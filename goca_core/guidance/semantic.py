@@ -1,7 +1,8 @@
-"""Regions for semantic guidance, from what the model attended to in one step.
+"""Regions for semantic guidance, from the attention of one step.
 
-Two ways. GoCA's: the method's own maps of every token (its section on generation). S-CFG's, as published: plain averages
-of the coarse layers, sharpened by their self-attention. What is done with the regions is in ``guidance``.
+There are two kinds. GoCA's are made from the method's own maps of every token (the paper's section on generation). S-CFG's,
+as published, are made from plain averages of the coarse layers, sharpened by their self-attention. `rate` turns regions
+into a guidance rate.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ REGION_RULES = ("GoCA", "S-CFG")
 
 @dataclass(frozen=True)
 class Settings:
-    """How regions are found and how strongly they count; the defaults are the published ones.
+    """How regions are made and how strongly they count. The defaults are the published ones.
 
-    ``rule``: whose regions. ``head``, ``layer``, ``rescale``, ``propagation_steps``: the methods of GoCA's regions ("auto", -1: the
-    family's own). ``ties``, ``minimum``, ``maximum``, ``ceiling``, ``smooth``: see ``guidance.regions`` and
-    ``guidance.rate_map``. Raises ValueError for a name that is unknown or limits the wrong way round.
+    ``rule``: one of REGION_RULES. ``head``, ``layer``, ``rescale``, ``propagation_steps``: the methods of GoCA's regions
+    ("auto" and -1 for the family's). ``ties``, ``minimum``, ``maximum``, ``ceiling``, ``smooth``: see ``rate.regions`` and
+    ``rate.rate_map``. Raises ValueError for an unknown name, or a minimum above the maximum.
     """
 
     rule: str = "GoCA"
@@ -55,13 +56,13 @@ class Settings:
         check_choice("ties", self.ties, ("first", "all"))
         if self.minimum > self.maximum:
             raise ValueError(
-                f"The rate should lie between {self.minimum:g} and {self.maximum:g}; minimum must not be above maximum."
+                f"The minimum rate {self.minimum:g} is above the maximum {self.maximum:g}; use a minimum that is not above it."
             )
 
 
 @dataclass(frozen=True)
 class Regions:
-    """``masks`` [B, R, h, w] of the regions and ``foreground`` [B, h, w], of exactly 0 and 1."""
+    """``masks`` [B, R, h, w] of the regions and ``foreground`` [B, h, w], both of exactly 0 and 1."""
 
     masks: Tensor
     foreground: Tensor
@@ -69,7 +70,10 @@ class Regions:
 
 @dataclass(frozen=True)
 class PlainLayer:
-    """Head means of one layer on a grid of ``height`` x ``width``: ``cross`` [B, N, T], ``own`` [B, N, N]."""
+    """One layer's attention, averaged over heads, on a grid of ``height`` x ``width``.
+
+    ``cross`` [B, N, T], ``own``: self-attention [B, N, N].
+    """
 
     height: int
     width: int
@@ -81,14 +85,17 @@ class PlainLayer:
 
 
 def candidates(words: WordMap) -> list[int]:
-    """Token positions that may own pixels: all up to the last word, the start token too, but no padding between chunks."""
-    spoken = [position for word in words.words for position in word.positions]
-    return [position for position in range(max(spoken, default=-1) + 1) if position not in words.pad]
+    """Token positions that may own pixels: all up to the last word, including the start token, without padding."""
+    in_words = [position for word in words.words for position in word.positions]
+    return [position for position in range(max(in_words, default=-1) + 1) if position not in words.pad]
 
 
 def background_token(words: WordMap) -> tuple[Literal["negative", "positive"], int] | None:
-    """The token that gathers the background: the start token of the negative prompt, or where the text encoder has
-    none the end token of the positive prompt; None if it has neither."""
+    """The token that attends to the background, as (prompt, token position).
+
+    This is the start token of the negative prompt, or the end token of the positive prompt if the text encoder has no start
+    token. None if it has neither.
+    """
     for kind, side in (("start", "negative"), ("end", "positive")):
         for piece in words.pieces:
             if piece.kind == kind:
@@ -97,42 +104,43 @@ def background_token(words: WordMap) -> tuple[Literal["negative", "positive"], i
 
 
 def goca_regions(positive: Attention, negative: Attention | None, settings: Settings) -> Regions | None:
-    """Regions of one step at the size of the latent; None when the prompt is empty or the negative was not recorded.
+    """Make the regions of one step, at the size of the latent.
 
-    ``positive`` must know its words and hold the tokens of `candidates`; both must hold that of `background_token`.
-    Without such a token everything counts as foreground.
+    ``positive`` must have a word map and hold the tokens of `candidates`. The recording that `background_token` names must
+    hold its token; without such a token, everything is foreground.
+    Returns None when the prompt is empty, or when the negative prompt is needed and was not recorded.
     """
     words = positive.tokens.word_map()
     owners = candidates(words)
     if not owners:
         return None
     maps = aggregate(positive, settings.head, settings.layer)
-    spoken = sorted({position for word in words.words for position in word.positions})
+    in_words = sorted({position for word in words.words for position in word.positions})
     method = positive.defaults.rescale if settings.rescale == AUTO else settings.rescale
     columns = positive.tokens.columns(owners)
-    scores = rescale(maps.maps, [[column] for column in columns], positive.tokens.columns(spoken), method)
-    masks = regions(_spread(scores, positive, settings), ties=settings.ties)
-    behind = background_token(words)
-    if behind is None:
+    scores = rescale(maps.maps, [[column] for column in columns], positive.tokens.columns(in_words), method)
+    masks = regions(_propagated(scores, positive, settings), ties=settings.ties)
+    token = background_token(words)
+    if token is None:
         return Regions(masks, torch.ones_like(masks[:, 0]))
-    side, position = behind
+    side, position = token
     if side == "negative":
         if negative is None:
             return None
         column = negative.tokens.columns([position])[0]
-        gathered = aggregate(negative, settings.head, settings.layer).maps[:, [column]]
+        background = aggregate(negative, settings.head, settings.layer).maps[:, [column]]
     else:
-        gathered = maps.maps[:, positive.tokens.columns([position])]
-    return Regions(masks, foreground(_spread(gathered, positive, settings)[:, 0]))
+        background = maps.maps[:, positive.tokens.columns([position])]
+    return Regions(masks, foreground(_propagated(background, positive, settings)[:, 0]))
 
 
-def _spread(scores: Tensor, record: Attention, settings: Settings) -> Tensor:
-    """Scores along the self-attention of the positive half, brought to the latent's cells."""
+def _propagated(scores: Tensor, record: Attention, settings: Settings) -> Tensor:
+    """Propagate scores along the self-attention of the positive prompt, and resize them to the latent."""
     steps = record.defaults.propagation_steps if settings.propagation_steps < 0 else settings.propagation_steps
     if steps and record.affinity is not None:
         grid = record.affinity.height, record.affinity.width
         scores = propagate(resize_bilinear(scores, grid), record.affinity.matrix.to(scores), steps)
-    # Tokens of several cells may cover a little more than the latent.
+    # Tokens that are several cells large may cover slightly more than the latent.
     latent = record.height, record.width
     covered = [side * math.ceil(cells / side) for side, cells in zip(scores.shape[-2:], latent, strict=True)]
     return resize_bilinear(scores, (covered[0], covered[1]))[..., : latent[0], : latent[1]]
@@ -144,10 +152,11 @@ def _spread(scores: Tensor, record: Attention, settings: Settings) -> Tensor:
 def published_regions(
     positive: Sequence[PlainLayer], negative: Sequence[PlainLayer], ties: Literal["first", "all"] = "first"
 ) -> Regions:
-    """S-CFG's regions, at the finest grid of the layers.
+    """Make S-CFG's regions, at the finest grid of the layers.
 
-    A pixel belongs to the token with the largest map of the positive half. It is foreground where the first token of the
-    negative half loses against all others together. Raises AttentionError when there are no layers.
+    positive, negative: the layers, recorded for the positive and the negative prompt. A pixel belongs to the token of the
+    positive prompt with the largest map. It is foreground where the map of the negative prompt's first token is smaller than
+    the sum of all others. Raises AttentionError when there are no layers.
     """
     masks = regions(_mean([_normalised(maps) for maps in _refined(positive)]), ties=ties)
     versus = _mean(
@@ -157,9 +166,9 @@ def published_regions(
 
 
 def _refined(layers: Sequence[PlainLayer]) -> list[Tensor]:
-    """Token maps [B, T, h, w] of each layer, sharpened by its self-attention, at one size and slightly smoothed."""
+    """Token maps [B, T, h, w] of each layer, sharpened by its self-attention, resized to one size and slightly blurred."""
     if not layers:
-        raise AttentionError("No layer was recorded that S-CFG's regions could be made of; choose GoCA's regions.")
+        raise AttentionError("No layer that S-CFG's regions need was recorded; choose GoCA's regions.")
     size: Grid = max(((layer.height, layer.width) for layer in layers), key=lambda grid: grid[0] * grid[1])
     maps = []
     for layer in layers:
@@ -172,7 +181,7 @@ def _refined(layers: Sequence[PlainLayer]) -> list[Tensor]:
 
 
 def _normalised(maps: Tensor) -> Tensor:
-    """Each token's map divided by its mean."""
+    """Divide each token's map by its mean."""
     return maps / (maps.mean((-2, -1), keepdim=True) + 1e-8)
 
 
@@ -184,9 +193,9 @@ def _mean(maps: Sequence[Tensor]) -> Tensor:
 
 
 def join(found: Sequence[Regions], weights: Sequence[Tensor]) -> Regions:
-    """Regions of several conditionings at once: each pixel keeps those of the one that counts most there.
+    """Combine the regions of several conditionings: each pixel keeps those of the one with the largest weight there.
 
-    weights: one [B, h, w] for each, at the size of the regions; the first of equal ones wins.
+    weights: one [B, h, w] for each conditioning, at the size of the regions. On a tie, the first wins.
     """
     owner = torch.stack(list(weights), 1).argmax(1)
     masks = [part.masks * (owner == number)[:, None] for number, part in enumerate(found)]

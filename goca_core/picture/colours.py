@@ -1,4 +1,4 @@
-"""The colours of masks and of heat maps; the browser is told them, so that they are written down once."""
+"""The colours of masks and heat maps. The browser gets them from here, so they are defined only once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 Colour = tuple[int, int, int]
 
 # Okabe & Ito (2008), "Color Universal Design": distinguishable with every common colour blindness. Their black is left
-# out, it would vanish in dark pictures; the order puts the most different ones first.
+# out, because it would vanish in dark images. The most different colours come first.
 PALETTE: tuple[Colour, ...] = (
     (230, 159, 0),  # orange
     (86, 180, 233),  # sky blue
@@ -18,11 +18,11 @@ PALETTE: tuple[Colour, ...] = (
     (240, 228, 66),  # yellow
     (0, 114, 178),  # blue
 )
-_TURNS = ((0, 0.0), (255, 0.5), (0, 0.45))  # as they are, lighter, darker
+_VARIANTS = ((0, 0.0), (255, 0.5), (0, 0.45))  # unchanged, lighter, darker: (target, fraction of the way to it)
 
-# Seventeen equidistant colours of each table, to be interpolated linearly: within two 8-bit steps of it nearly everywhere.
-# Viridis: Smith & van der Walt, CC0. Cividis: Nunez, Anderton & Renslow (2018), the same to eyes without red or green.
-# Both are perceptually uniform, and their lightness grows throughout.
+# Seventeen equidistant colours of each colour map. Linear interpolation is within two 8-bit steps nearly everywhere.
+# Viridis: Smith & van der Walt, CC0. Cividis: Nunez, Anderton & Renslow (2018), for red-green colour blindness.
+# Both are perceptually uniform, and their lightness increases throughout.
 COLOUR_MAPS: Mapping[str, tuple[Colour, ...]] = {
     "viridis": (
         (68, 1, 84), (72, 24, 106), (71, 45, 123), (66, 64, 134), (59, 82, 139), (51, 99, 141), (44, 114, 142),
@@ -39,19 +39,19 @@ COLOUR_MAPS: Mapping[str, tuple[Colour, ...]] = {
 
 
 def colour_of(index: int) -> Colour:
-    """Colour number `index` of the palette; after the first seven come lighter, then darker versions of them."""
+    """Colour number `index` of the palette. After the first seven come lighter, then darker versions of them."""
     red, green, blue = PALETTE[index % len(PALETTE)]
-    target, share = _TURNS[index // len(PALETTE) % len(_TURNS)]
+    target, fraction = _VARIANTS[index // len(PALETTE) % len(_VARIANTS)]
     return (
-        round(red + (target - red) * share),
-        round(green + (target - green) * share),
-        round(blue + (target - blue) * share),
+        round(red + (target - red) * fraction),
+        round(green + (target - green) * fraction),
+        round(blue + (target - blue) * fraction),
     )
 
 
 def tables() -> dict[str, Any]:
-    """Both as plain data: ``colours`` until they come again, and ``maps`` by name."""
+    """Mask colours and colour maps as plain data: ``colours``, all before they repeat, and ``maps`` by name."""
     return {
-        "colours": [list(colour_of(index)) for index in range(len(PALETTE) * len(_TURNS))],
+        "colours": [list(colour_of(index)) for index in range(len(PALETTE) * len(_VARIANTS))],
         "maps": {name: [list(colour) for colour in colours] for name, colours in COLOUR_MAPS.items()},
     }

@@ -1,4 +1,4 @@
-"""Pictures of the results: colour overlays with a legend, heat maps and contact sheets."""
+"""Draw results as images: coloured overlays with a legend, heat maps and contact sheets."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from .colours import COLOUR_MAPS, Colour, colour_of
 
-_MIN_WIDTH = 256  # of a finished picture, so that text fits next to it
+_MIN_WIDTH = 256  # least width of a result in pixels, so that text fits
 _FONT_SIZE = 14
 _PAD = 6
 
-# Pillow's own font has the letters of English only. For other words these are looked for among the system's fonts.
+# Pillow's built-in font covers little more than English. For other text, these system fonts are tried.
 _SYSTEM_FONTS = (
     "DejaVuSans.ttf",
     "NotoSans-Regular.ttf",
@@ -43,16 +43,17 @@ def overlay(
     colours: Sequence[Colour] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """Tint the picture with one colour for each map, and name the colours in a legend below it.
+    """Tint an image with one colour for each map, and name the colours in a legend below it.
 
     image: PIL image or [H, W, 3] with values in [0, 1]. maps: masks or scores [K, h, w] in [0, 1], at any size.
-    labels: one name for each map, in any script; no legend without them. alpha: share of the colour where a map is 1.
+    labels: one name for each map, in any script; without labels there is no legend. alpha: opacity of the colour where a map
+    is 1.
     colours: one RGB triple (0-255) for each map, default `colour_of`.
-    scale: whole enlargement of the picture; the default makes it at least 256 pixels wide. Pictures of up to 64 pixels
-    are enlarged with hard pixels, so that each can be seen, larger ones smoothly.
+    scale: integer factor to enlarge the image by; the default makes it at least 256 pixels wide. Images of up to 64 pixels
+    are enlarged with hard pixels, so that single pixels can be seen, larger images smoothly.
     Returns an RGB image. Raises ValueError for shapes or counts that do not fit.
     """
-    base = _picture(image)
+    base = _to_pil(image)
     layers = _array(maps)
     if layers.ndim != 3:
         raise ValueError(f"maps has shape {layers.shape}: expected [K, h, w], one map for each object.")
@@ -62,20 +63,21 @@ def overlay(
         if number != count:
             raise ValueError(f"Got {number} {what} for {count} maps: pass one for each map.")
     base = _enlarge(base, scale)
-    picture = np.asarray(base, dtype=np.float64)
+    tinted = np.asarray(base, dtype=np.float64)
     for layer, colour in zip(layers, chosen, strict=True):
-        share = alpha * np.clip(_resized(layer, base.size), 0, 1)[..., None]
-        picture = picture * (1 - share) + np.array(colour) * share
-    tinted = Image.fromarray(np.rint(np.clip(picture, 0, 255)).astype(np.uint8))
-    return tinted if not labels else _stack([tinted, _legend(labels, chosen, tinted.width)])
+        opacity = alpha * np.clip(_resized(layer, base.size), 0, 1)[..., None]
+        tinted = tinted * (1 - opacity) + np.array(colour) * opacity
+    result = Image.fromarray(np.rint(np.clip(tinted, 0, 255)).astype(np.uint8))
+    return result if not labels else _stack([result, _legend(labels, chosen, result.width)])
 
 
 def heat(
     scores: Tensor | ArrayLike, low: float | None = 0.0, high: float | None = 1.0, scale: int | None = None
 ) -> Image.Image:
-    """Scores [H, W] in the colours of viridis, from `low` (dark violet) to `high` (yellow).
+    """Draw scores [H, W] in the colours of viridis, from `low` (dark violet) to `high` (yellow).
 
-    low, high: the ends of the colour scale; None takes the smallest or largest score. scale: as in `overlay`.
+    low, high: the ends of the colour scale; None uses the smallest or largest score. scale: as in `overlay`.
+    Returns an RGB image. Raises ValueError for scores without exactly two axes.
     """
     values = _array(scores)
     if values.ndim != 2:
@@ -95,17 +97,17 @@ def contact_sheet(
     columns: int = 4,
     scale: int | None = None,
 ) -> Image.Image:
-    """Pictures in a grid, each with its caption below.
+    """Arrange images in a grid, each with its caption below.
 
-    images: PIL images or [H, W, 3] in [0, 1], of any sizes: smaller ones are fitted to the largest, keeping their shape.
-    captions: one for each picture; one that is too long is cut with dots. scale: as in `overlay`, for each picture.
-    Returns an RGB image. Raises ValueError without pictures, for less than one column or a wrong number of captions.
+    images: PIL images or [H, W, 3] in [0, 1], of any size; smaller ones are resized to fit the largest, with their
+    proportions kept. captions: one for each image; long ones are shortened with dots. scale: as in `overlay`.
+    Returns an RGB image. Raises ValueError without images, for fewer than one column, or a wrong number of captions.
     """
     if not images or columns < 1:
         raise ValueError(f"Got {len(images)} images and {columns} columns: pass at least one of each.")
     if captions is not None and len(captions) != len(images):
         raise ValueError(f"Got {len(captions)} captions for {len(images)} images: pass one for each.")
-    tiles = [_enlarge(_picture(image), scale) for image in images]
+    tiles = [_enlarge(_to_pil(image), scale) for image in images]
     width, height = max(t.width for t in tiles), max(t.height for t in tiles)
     line = 0 if captions is None else _line_height() + _PAD
     columns = min(columns, len(tiles))
@@ -126,7 +128,7 @@ def contact_sheet(
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as float32 [H, W, 3] with values in [0, 1]."""
+    """Convert an image to a float32 tensor [H, W, 3] with values in [0, 1]."""
     return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32) / 255)
 
 
@@ -136,7 +138,7 @@ def _array(values: Tensor | ArrayLike) -> NDArray[np.float64]:
     return np.nan_to_num(np.asarray(values, dtype=np.float64), nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def _picture(image: Image.Image | Tensor | ArrayLike) -> Image.Image:
+def _to_pil(image: Image.Image | Tensor | ArrayLike) -> Image.Image:
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     array = _array(image)
@@ -159,14 +161,14 @@ def _enlarge(image: Image.Image, scale: int | None) -> Image.Image:
 
 
 def _resized(layer: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """One map at (width, height); masks keep hard edges, scores are interpolated."""
+    """Resize one map to (width, height); masks keep hard edges, scores are interpolated."""
     hard = bool(np.isin(layer, (0.0, 1.0)).all())
     kind = Image.Resampling.NEAREST if hard else Image.Resampling.BILINEAR
     return np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, kind), dtype=np.float64)
 
 
 def _legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
-    """Swatches with names, flowing over as many lines as `width` asks for."""
+    """Draw colour swatches with their names, in as many lines as `width` requires."""
     line = _line_height() + _PAD
     places: list[tuple[int, int, str, Font]] = []
     x, y = _PAD, _PAD
@@ -197,10 +199,10 @@ def _stack(images: Sequence[Image.Image]) -> Image.Image:
 
 @lru_cache(maxsize=1)
 def _fonts() -> tuple[Font, ...]:
-    """Pillow's own font, then those of _SYSTEM_FONTS that are there."""
+    """Pillow's built-in font, then those of _SYSTEM_FONTS that are installed."""
     try:
         found: list[Font] = [ImageFont.load_default(size=_FONT_SIZE)]
-    except (ImportError, OSError):  # a Pillow built without FreeType has its bitmap font only
+    except (ImportError, OSError):  # without FreeType, Pillow has only its bitmap font
         return (ImageFont.load_default(),)
     for name in _SYSTEM_FONTS:
         try:
@@ -211,11 +213,11 @@ def _fonts() -> tuple[Font, ...]:
 
 
 def _line_height() -> int:
-    return math.ceil(_fonts()[0].getbbox("Ágy")[3]) + 2  # other fonts reach a little lower
+    return math.ceil(_fonts()[0].getbbox("Ágy")[3]) + 2  # other fonts extend a little lower
 
 
 def _missing(text: str, font: Font) -> set[str]:
-    """Characters that the font would show as its box for unknown ones."""
+    """Characters that the font does not have, and would draw as a box."""
     if not isinstance(font, ImageFont.FreeTypeFont):
         return {c for c in text if ord(c) > 255}
     unknown = bytes(font.getmask("\U0010ffff"))
@@ -223,7 +225,7 @@ def _missing(text: str, font: Font) -> set[str]:
 
 
 def _plain(character: str) -> str:
-    """The nearest ASCII spelling, such as o for ö and ss for ß, or the character itself if there is none."""
+    """The nearest ASCII spelling, such as o for ö and ss for ß; the character itself if there is none."""
     for form in (unicodedata.normalize("NFKD", character), character.casefold()):
         letters = "".join(c for c in form if c.isascii())
         if letters:
@@ -232,8 +234,8 @@ def _plain(character: str) -> str:
 
 
 def _fit(text: str, width: int) -> tuple[str, Font]:
-    """One line of drawable text of at most `width` pixels, ending in dots if it was cut, and the font that knows most of it."""
-    line = " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")  # no font draws lone surrogates
+    """Shorten text to one line of at most `width` pixels, with dots at the end, and choose the font that covers most of it."""
+    line = " ".join(text.split()).encode("utf-8", "replace").decode("utf-8")  # no font can draw lone surrogates
     font = min(_fonts(), key=lambda f: len(_missing(line, f)))
     missing = _missing(line, font)
     line = "".join(_plain(c) if c in missing else c for c in line)

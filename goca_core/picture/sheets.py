@@ -1,4 +1,4 @@
-"""What the browser looks at: maps side by side on one small grey picture, and the words of a prompt as plain data."""
+"""Data for the browser: maps side by side in one small greyscale image, and the words of a prompt as plain data."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from ..pipeline import MaskResult, Scoring, for_samples, resize_maps, stages
 from ..tensors import Grid
 from ..words.text import EMBEDDING
 from ..words.word_map import WordMap
-from .batch import Layers
+from .batch import OverlayLayers
 
-# The longest side of what is sent, and the pixels of one sheet; a browser shows it at a few hundred pixels.
-HEAT_SIDE, MASK_SIDE, PICTURE_SIDE = 64, 512, 1024
+# The longest side of one map or image that is sent, and the most pixels of one sheet. The browser shows maps at a few
+# hundred pixels.
+HEAT_SIDE, MASK_SIDE, IMAGE_SIDE = 64, 512, 1024
 HEAT_AREA, MASK_AREA = 2**20, 2**22
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Maps of ``names``, row by row on one picture for each sample: ``image`` [B, rows * height, columns * width].
+    """The maps of ``names``, row by row in one image per sample: ``image`` [B, rows * height, columns * width].
 
-    Values lie in the middle of their 8-bit step, so that cutting off instead of rounding gives the nearest one.
+    Values are in the middle of their 8-bit step, so that truncating instead of rounding gives the nearest step.
     """
 
     image: Tensor
@@ -36,14 +37,17 @@ class Sheet:
     width: int
 
     def layout(self) -> dict[str, Any]:
-        """All but the picture, as plain data; ``digest`` is the same for the same maps."""
+        """Everything except the image, as plain data. ``digest`` is the same for the same maps."""
         digest = hashlib.blake2b((self.image * 255).byte().numpy().tobytes(), digest_size=16).hexdigest()
         sides = {"columns": self.columns, "height": self.height, "width": self.width}
         return {"names": list(self.names), **sides, "digest": digest}
 
 
-def sheet(maps: Tensor, names: tuple[str, ...], side: int, area: int) -> Sheet:
-    """Maps [B, K, h, w] in [0, 1] as a sheet, made smaller where they are larger than ``side``, or ``area`` all together."""
+def make_sheet(maps: Tensor, names: tuple[str, ...], side: int, area: int) -> Sheet:
+    """Make a sheet of maps [B, K, h, w] in [0, 1], reduced to a longest side of ``side`` and a total area of ``area``.
+
+    Raises ValueError unless there is one name for each map, and at least one map.
+    """
     count = maps.shape[1]
     if count != len(names) or not count:
         raise ValueError(f"Got {len(names)} names for {count} maps: pass one for each, and at least one.")
@@ -57,16 +61,16 @@ def sheet(maps: Tensor, names: tuple[str, ...], side: int, area: int) -> Sheet:
 
 
 def fitted(size: Grid, side: int, area: int) -> Grid:
-    """A size of the same shape that is no longer than ``side``, no larger than ``area``, and at least one pixel."""
+    """Reduce a size, with its proportions kept, to a longest side of ``side`` and an area of ``area``; at least one pixel."""
     height, width = size
     factor = min(1.0, side / max(size), math.sqrt(area / (height * width)))
     return max(1, int(height * factor)), max(1, int(width * factor))
 
 
-def heat_of(result: MaskResult, scores: Scoring, words: WordMap | None = None) -> Sheet | None:
+def heat_sheet(result: MaskResult, scores: Scoring, words: WordMap | None = None) -> Sheet | None:
     """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words.
 
-    Samples are those of the result: of a film, a result may have its latent frames or its pictures.
+    The samples are those of the result, which for a video are either its latent frames or its decoded frames.
     """
     known, record = scores.maps.tokens.word_map(words), scores.maps.source
     names = tuple(name for name, word in zip(known.names(), known.words, strict=True) if word.content)
@@ -76,24 +80,24 @@ def heat_of(result: MaskResult, scores: Scoring, words: WordMap | None = None) -
         (record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // len(names)
     )
     maps = for_samples(resize_maps(result.word_maps, record, size), record, result.masks.shape[0])
-    return sheet(maps, names, HEAT_SIDE, HEAT_AREA)
+    return make_sheet(maps, names, HEAT_SIDE, HEAT_AREA)
 
 
-def masks_of(result: MaskResult) -> Sheet:
-    """The masks of a result, in the order of the phrases."""
-    return sheet(result.masks, result.labels, MASK_SIDE, MASK_AREA)
+def mask_sheet(result: MaskResult) -> Sheet:
+    """Make a sheet of the masks of a result, in the order of the phrases."""
+    return make_sheet(result.masks, result.labels, MASK_SIDE, MASK_AREA)
 
 
-def steps_of(result: MaskResult, scores: Scoring) -> Sheet:
+def step_sheet(result: MaskResult, scores: Scoring) -> Sheet:
     """How the masks came about: a map of each phrase as recorded, then one of each rescaled, then one of each at last."""
     record, count = scores.maps.source, 3 * len(result.labels)
     size = fitted((record.height * record.vae_scale, record.width * record.vae_scale), HEAT_SIDE, HEAT_AREA // count)
     maps = stages(scores, result, size)
-    return sheet(maps.flatten(1, 2), 3 * result.labels, HEAT_SIDE, HEAT_AREA)
+    return make_sheet(maps.flatten(1, 2), 3 * result.labels, HEAT_SIDE, HEAT_AREA)
 
 
-def weights_of(result: MaskResult, maps: Maps) -> dict[str, Any]:
-    """The share that each layer has in the maps, for each sample of the result; ``grids`` are width and height in tokens."""
+def layer_weights_table(result: MaskResult, maps: Maps) -> dict[str, Any]:
+    """The weight of each layer in the maps, for each sample of the result. ``grids``: width and height in tokens."""
     layers = maps.source.layers
     weights = for_samples(maps.weights, maps.source, result.masks.shape[0])
     return {
@@ -103,21 +107,21 @@ def weights_of(result: MaskResult, maps: Maps) -> dict[str, Any]:
     }
 
 
-def layers_of(layers: Layers) -> Sheet:
-    """What an overlay shows: a number for each mask without a name."""
+def overlay_sheet(layers: OverlayLayers) -> Sheet:
+    """Make a sheet of the masks or heat maps of an overlay. Masks without names get numbers."""
     names = layers.names or tuple(str(number) for number in range(1, layers.maps.shape[1] + 1))
-    return sheet(layers.maps, names, *((HEAT_SIDE, HEAT_AREA) if layers.heat else (MASK_SIDE, MASK_AREA)))
+    return make_sheet(layers.maps, names, *((HEAT_SIDE, HEAT_AREA) if layers.heat else (MASK_SIDE, MASK_AREA)))
 
 
-def picture_of(images: Tensor) -> Tensor:
-    """Pictures [B, H, W, 3 or more] to look at, [B, h, w, 3]: no longer than PICTURE_SIDE."""
+def thumbnail(images: Tensor) -> Tensor:
+    """Reduce images [B, H, W, 3 or more] to [B, h, w, 3] with a longest side of IMAGE_SIDE."""
     rgb = images[..., :3].detach().float().cpu().nan_to_num(0.0).clamp(0, 1).movedim(-1, 1)
-    size = fitted((rgb.shape[2], rgb.shape[3]), PICTURE_SIDE, PICTURE_SIDE**2)
+    size = fitted((rgb.shape[2], rgb.shape[3]), IMAGE_SIDE, IMAGE_SIDE**2)
     return _steps(_shrunk(rgb, size)).movedim(1, -1)
 
 
-def words_of(words: WordMap) -> dict[str, Any]:
-    """A prompt's words with their tokens and sub-word pieces, as plain data. ``keys``: the spellings that name a word."""
+def word_table(words: WordMap) -> dict[str, Any]:
+    """The words of a prompt with their tokens and sub-word pieces, as plain data. ``keys``: spellings that name a word."""
     texts = {piece.position: piece.text for piece in words.pieces}
     return {
         "text": words.text,
@@ -129,7 +133,7 @@ def words_of(words: WordMap) -> dict[str, Any]:
                 "name": name,
                 "keys": [list(key) for key in word.keys],
                 "tokens": list(word.positions),
-                # The vectors of an embedding have no text.
+                # Embedding vectors have no text.
                 "pieces": [] if word.text.startswith(EMBEDDING) else [texts[p] for p in word.positions],
                 "content": word.content,
             }

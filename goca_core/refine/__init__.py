@@ -1,4 +1,4 @@
-"""Spatial refinement of score maps: propagation along self-attention, and the refinements that can follow it."""
+"""Spatial refinement of score maps: propagation along self-attention, and optional refinements after it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Refinement of score maps by the picture: scores move to where its colours change.
+"""Refinement of score maps with the image: edges of the scores move to where the colours change.
 
-Both bring the maps to the picture's size first, treat every map alike and apart, and stay within each map's own range.
+Both methods first resize the maps to the size of the image. They treat each map separately, and keep it within its own
+range of values.
 """
 
 from __future__ import annotations
@@ -14,31 +15,32 @@ from torch import Tensor
 from ..tensors import check_ndim, finite, resize_bilinear, working_dtype
 
 _EIGHT = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
-_CONTRAST = 0.1  # share of the local standard deviation that counts as one unit of difference
-_STEP = 1 / 255  # a difference of one 8-bit step is no edge, however even the surroundings are
-_BAND = 2**20  # numbers in the neighbourhoods that are compared at once
-_KEPT = 2**28  # weights kept over the iterations (1 GiB); beyond that they are computed anew in each
+_CONTRAST = 0.1  # fraction of the local standard deviation that counts as one unit of difference
+_STEP = 1 / 255  # a difference of one 8-bit step is not an edge, even in a uniform area
+_BAND = 2**20  # elements of the neighbourhoods that are compared at once
+_KEPT = 2**28  # weights kept between iterations (1 GiB); if there are more, each iteration computes them again
 
 
 def pamr(
     scores: Tensor, picture: Tensor, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), kept: int = _KEPT
 ) -> Tensor:
-    """Pixel-adaptive mask refinement: each pixel becomes a mean of neighbours, those of its own colour above all.
+    """Pixel-adaptive mask refinement: each pixel becomes a mean of its neighbours, weighted by similarity of colour.
 
     The neighbours are the eight around a pixel at the distance of each dilation; edges repeat. Their weights are
-    softmax(-k) with k = |colour difference| / (0.1 s + 1/255), mean over the colours, and s the standard deviation of
-    that colour in the neighbourhood.
+    softmax(-k), with k = |colour difference| / (0.1 s + 1/255), averaged over the colour channels, and s the standard
+    deviation of that channel in the neighbourhood.
     Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels (CVPR 2020), section on PAMR, with
-    the normalisation of the authors' code (s, where the paper has its square) and a floor for even surroundings.
+    the normalisation of the authors' code (s, where the paper has its square) and a floor for uniform areas.
 
-    scores: [B, K, h, w]. picture: [B or 1, H, W, 3] in [0, 1]. dilations: in pixels of the picture. Returns
-    [B, K, H, W]; on an even picture each iteration is the plain mean of the neighbours. One sample holds up to `kept`
-    weights, one for each pixel and neighbour; with fewer it is slower and the result the same.
+    scores: [B, K, h, w]. picture: the image, [B or 1, H, W, 3] in [0, 1]. dilations: in pixels of the image. kept: number
+    of weights, one per pixel and neighbour, that a sample may keep in memory; with fewer, it is slower and the result is
+    the same. Returns [B, K, H, W]; in a uniform image each iteration is the plain mean of the neighbours.
     Raises ValueError for shapes that do not fit, no dilation, or a number below 1.
     """
     if iterations < 1 or not dilations or min(dilations) < 1:
         raise ValueError(
-            f"pamr got {iterations} iterations and dilations {tuple(dilations)}: use at least one of each, from 1 on."
+            f"pamr got {iterations} iterations and dilations {tuple(dilations)}: use at least one iteration and one dilation, "
+            "each 1 or more."
         )
     maps, guide = _onto(scores, picture)
     reach = max(dilations)
@@ -51,7 +53,7 @@ def pamr(
 def _adapt(
     maps: Tensor, guide: Tensor, around: Sequence[tuple[int, int]], reach: int, iterations: int, kept: int
 ) -> Tensor:
-    """One sample: maps [K, H, W], guide [3, H, W]. In bands of rows, so that what is compared at once stays small."""
+    """Refine one sample: maps [K, H, W], guide [3, H, W]. Works in bands of rows to bound memory."""
     height, width = maps.shape[-2:]
     rows = max(1, _BAND // (3 * len(around) * width))
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
@@ -75,41 +77,43 @@ def _adapt(
         for number, band in enumerate(bands):
             for weight, offset in zip(known[number] if known else weights(band), around, strict=True):
                 maps[:, band].addcmul_(weight, shifted(padded, band, offset))
-    return maps.clamp(low, high)  # means of values in the range, but for rounding
+    return maps.clamp(low, high)  # means stay within the range, except for rounding
 
 
 def guided_filter(scores: Tensor, picture: Tensor, radius: int = 8, eps: float = 1e-3) -> Tensor:
-    """Guided filter with a colour guide: in each window the scores are fitted by a linear function of the colours.
+    """Guided filter with a colour guide: in each window, the scores are fitted by a linear function of the colours.
 
-    Source: He, Sun and Tang, Guided Image Filtering (PAMI 2013); from radius 8 on with the sub-sampling of He and Sun,
-    Fast Guided Filter (2015), by a fourth of the radius. The filter is kornia's.
+    Source: He, Sun and Tang, Guided Image Filtering (PAMI 2013). From radius 8 on with the subsampling of He and Sun,
+    Fast Guided Filter (2015), by a quarter of the radius. The filter is kornia's.
 
-    scores: [B, K, h, w]. picture: [B or 1, H, W, 3] in [0, 1]. radius: of the square window, in pixels of the picture;
-    eps: variance of the colours below which a window is smoothed. Returns [B, K, H, W].
+    scores: [B, K, h, w]. picture: the image, [B or 1, H, W, 3] in [0, 1]. radius: of the square window, in pixels of the
+    image. eps: variance of the colours below which a window is smoothed. Returns [B, K, H, W].
     Raises ValueError for shapes that do not fit, a radius below 1 or an eps that is not positive, and ImportError
     when kornia is not installed.
     """
     if radius < 1 or eps <= 0:
         raise ValueError(
-            f"The guided filter got radius {radius} and eps {eps}: use a radius from 1 on and a positive eps."
+            f"The guided filter got radius {radius} and eps {eps}: use a radius of 1 or more and a positive eps."
         )
     try:
-        from kornia.filters import guided_blur  # here: half a second, and nothing else of the pack needs it
+        from kornia.filters import (
+            guided_blur,
+        )  # imported here because it takes half a second and nothing else in the pack needs it
     except ImportError as error:
         raise ImportError(
-            "The guided filter needs the package kornia, one of ComfyUI's own requirements: install it with "
+            "The guided filter needs the package kornia, which is one of ComfyUI's requirements: install it with "
             "'pip install kornia', or refine with pamr."
         ) from error
     maps, guide = _onto(scores, picture)
     height, width = maps.shape[-2:]
     step = max(1, radius // 4)
-    # Sub-sampling wants sides that are multiples of its step; edges are repeated up to there and cut off again.
+    # Subsampling needs sides that are multiples of its step, so edges are repeated and cropped again afterwards.
     missing = (0, -width % step, 0, -height % step)
     result = []
     for part, by in zip(maps.split(1), guide.split(1), strict=True):
         padded, padded_guide = (F.pad(image, missing, mode="replicate") for image in (part, by))
         fitted = guided_blur(padded_guide, padded, 2 * radius + 1, eps, border_type="replicate", subsample=step)
-        # A line fitted to scores runs beyond them where the colours do.
+        # A linear fit exceeds the range of the scores where colours exceed those of the window.
         low, high = part.amin((2, 3), keepdim=True), part.amax((2, 3), keepdim=True)
         result.append(finite(fitted[..., :height, :width]).clamp(low, high))
     return torch.cat(result)
@@ -120,17 +124,17 @@ def check_picture(picture: Tensor, batch: int) -> None:
     check_ndim("picture", picture, "B H W 3")
     if picture.shape[-1] < 3:
         raise ValueError(
-            f"picture has {picture.shape[-1]} channels: expected the three of a colour picture, as the last axis."
+            f"picture has {picture.shape[-1]} channels: expected the three of a colour image, as the last axis."
         )
     if picture.shape[0] not in (1, batch):
         raise ValueError(
-            f"There are {picture.shape[0]} pictures but scores for {batch}; give the pictures made by the recorded "
-            "sampler, or a single one for all."
+            f"There are {picture.shape[0]} images but scores for {batch}; use the images from the recorded sampler, or one "
+            "image for all."
         )
 
 
 def _onto(scores: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps at the size of the picture, and the picture as [B, 3, H, W], both in working precision."""
+    """Return the maps at the size of the image, and the image as [B, 3, H, W], both in working precision."""
     check_ndim("scores", scores, "B K h w")
     check_picture(picture, scores.shape[0])
     dtype = working_dtype(scores, picture)

@@ -1,6 +1,6 @@
-"""Refinements by name, beside propagation: what each is guided by, what can be chosen, and one way to apply any of them.
+"""Refinements after propagation, by name: what guides each, its parameters, and one function to apply any of them.
 
-`REFINEMENTS` maps a name to its class; an instance of it holds what was chosen: ``REFINEMENTS["pamr"](iterations=20)``.
+`REFINEMENTS` maps a name to its class. An instance holds the parameters: ``REFINEMENTS["pamr"](iterations=20)``.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Guide = Literal["picture", "affinity"]
 
 @dataclass(frozen=True)
 class Pamr:
-    """Pixel-adaptive mask refinement, see `refine_image.pamr`.
+    """Pixel-adaptive mask refinement, see `image.pamr`.
 
-    ``reach``: distance of the furthest neighbours in pixels, the others are at its half, its fourth and so on, down to 1;
-    0 takes one cell of the coarse scores, at least 8.
+    ``reach``: distance of the furthest neighbours in pixels; others are at half of it, a quarter and so on, down to 1. 0
+    uses the size of one cell of the coarse scores, at least 8.
     """
 
     name: ClassVar[str] = "pamr"
@@ -42,9 +42,9 @@ class Pamr:
 
 @dataclass(frozen=True)
 class GuidedFilter:
-    """Guided filter, see `refine_image.guided_filter`.
+    """Guided filter, see `image.guided_filter`.
 
-    ``radius``: in pixels; 0 takes two cells of the coarse scores, at least 4. ``eps``: variance of colours below which
+    ``radius``: in pixels; 0 uses two cells of the coarse scores, at least 4. ``eps``: variance of the colours below which
     scores are smoothed.
     """
 
@@ -59,11 +59,11 @@ class GuidedFilter:
 
 @dataclass(frozen=True)
 class ProposalMerge:
-    """Segments of the model's self-attention, each given whole to its best object, see `refine.proposal_merge`.
+    """Segments of the model's self-attention, each given to its best object, see `proposals.proposal_merge`.
 
-    ``tolerance``: how much the attention of two places may differ within a segment, as symmetric Kullback-Leibler
-    divergence in nats (the reference's 2e-4, a mean over places, is 0.2 on a grid of 32 x 32). ``stride``: a proposal at
-    every so many places of both axes. ``threshold``: mean score that a segment needs to belong to an object.
+    ``tolerance``: how much the attention of two pixels of a segment may differ, as symmetric Kullback-Leibler divergence in
+    nats (the reference's 2e-4, a mean over pixels, is 0.2 on a grid of 32 x 32). ``stride``: distance of the proposals on
+    both axes. ``threshold``: mean score that a segment needs to belong to an object.
     """
 
     name: ClassVar[str] = "proposal merge"
@@ -74,7 +74,7 @@ class ProposalMerge:
 
     def refine(self, scores: Tensor, affinity: Affinity) -> Tensor:
         matrix = finite(affinity.matrix.to(scores.device)).clamp_min(0)
-        # Rows brought from another grid do not sum to one, and a divergence compares distributions.
+        # Rows that were resized do not sum to one, but a divergence compares distributions.
         matrix = matrix / matrix.sum(-1, keepdim=True).clamp_min(torch.finfo(matrix.dtype).tiny)
         maps = resize_bilinear(finite(scores), (affinity.height, affinity.width))
         return proposal_merge(maps, matrix, self.stride, self.tolerance / matrix.shape[-1], least=self.threshold)
@@ -87,27 +87,29 @@ REFINEMENTS: dict[str, type[Refinement]] = {kind.name: kind for kind in (Pamr, G
 
 @dataclass(frozen=True)
 class Step:
-    """A refinement that was asked for but not yet done: it needs the scores of objects, which the mask node knows."""
+    """A requested refinement. It runs later, because only the mask node knows the scores of the objects."""
 
     refinement: Refinement
     picture: Tensor | None = None
 
 
 def check(refinement: Refinement, batch: int, picture: Tensor | None, affinity: Affinity | None) -> None:
-    """Raise ValueError unless what guides the refinement is there and fits a batch of scores."""
+    """Raise ValueError unless the guide of the refinement (image or self-attention) is there and fits a batch of scores."""
     if refinement.guide == "affinity" and affinity is None:
         raise ValueError(
             f"This recording holds no self-attention, which {refinement.name} needs; record again without the node that "
-            "replaces self-attention, or refine by the picture."
+            "replaces self-attention, or refine with the image."
         )
     if refinement.guide == "picture":
         if picture is None:
-            raise ValueError(f"Refining with {refinement.name} needs the picture: wire the decoded picture into image.")
+            raise ValueError(
+                f"Refining with {refinement.name} needs the image: connect the decoded image to the image input."
+            )
         check_picture(picture, batch)
 
 
 def cell_of(scores: Tensor, picture: Tensor) -> int:
-    """Pixels of the picture, [B, H, W, 3], in one cell of the scores, [B, K, h, w], along the longer of its sides."""
+    """Size in pixels of one cell of the scores, [B, K, h, w], in the image, [B, H, W, 3], along the cell's longer side."""
     return max(1, *(math.ceil(a / b) for a, b in zip(picture.shape[1:3], scores.shape[2:], strict=True)))
 
 
@@ -118,12 +120,12 @@ def apply(
     affinity: Affinity | None = None,
     cell: int = 0,
 ) -> Tensor:
-    """Refine scores of objects that compete, [B, K, h, w], the background's among them.
+    """Refine scores of competing objects, [B, K, h, w], including those of the background.
 
-    picture: [B or 1, H, W, 3] in [0, 1], for those that are guided by it; affinity: for those guided by self-attention.
-    cell: pixels of the picture in one cell of the scores as they were before they were enlarged; 0 measures it.
-    Returns [B, K, H, W] at the size of the picture, or at that of the affinity's grid, in [0, 1] if the scores are.
-    Raises ValueError when the guide is missing or does not fit, and ImportError when a package is.
+    picture: the image, [B or 1, H, W, 3] in [0, 1], for refinements that it guides. affinity: for those guided by
+    self-attention. cell: size in pixels of one cell of the scores before they were resized; 0 measures it.
+    Returns [B, K, H, W] at the size of the image, or at that of the affinity's grid, in [0, 1] if the scores are.
+    Raises ValueError when the guide is missing or does not fit, and ImportError when kornia is missing.
     """
     check(refinement, scores.shape[0], picture, affinity)
     if isinstance(refinement, ProposalMerge):

@@ -1,9 +1,4 @@
-"""Spatial refinement of score maps.
-
-The method's own way is `propagate`: spread each object's scores along the model's self-attention. `proposal_merge` and
-`prototype` are two others that the reference implementation offers and the paper's settings do not use; those in
-`refine_image` look at the picture. `refinement` knows them by name.
-"""
+"""Propagation of score maps along the model's self-attention, which is the spatial refinement of the paper."""
 
 from __future__ import annotations
 
@@ -17,11 +12,14 @@ from ..tensors import Grid, Range, check_ndim, finite, stack_frames, stretch, un
 
 
 def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid) -> Tensor:
-    """Mean of the layers' self-attention at a common grid.
+    """Compute the mean of the layers' self-attention on a common grid.
 
-    self_maps: one head-mean [B, Nl, Nl] per layer, on `grids`. Returns [B, N, N], N = size[0]*size[1]; rows are queries
-    and are not renormalised (keys bilinear, queries nearest, as for the layer scores).
+    self_maps: one map [B, Nl, Nl] per layer, the mean over its heads, on `grids`. Keys are resized bilinear, queries
+    nearest, as for the layer scores. Returns [B, N, N], N = size[0]*size[1]; rows are queries and are not renormalised.
     Raises ValueError when there is no layer or the shapes do not fit.
+
+    >>> mean_affinity([torch.eye(2)[None], torch.full((1, 2, 2), 0.5)], [(1, 2)] * 2, (1, 2)).tolist()
+    [[[0.75, 0.25], [0.25, 0.75]]]
     """
     if not self_maps or len(self_maps) != len(grids):
         raise ValueError(
@@ -36,13 +34,18 @@ def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid
 
 
 def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "full", frames: int = 1) -> Tensor:
-    """Apply x <- affinity x `order` times to each map, then stretch it to [0, 1].
+    """Apply `order` propagation steps x <- affinity x to each map, then stretch it to [0, 1].
 
-    scores: [B, K, h, w]. affinity: [B, N, N], N = h*w, from `mean_affinity`. Returns [B, K, h, w].
-    range_: of the stretch, see `resize.stretch`. frames: so many samples in a row are one film and share it.
-    order 0 gives the scores back unchanged; maps that are zero everywhere stay zero.
-    Many orders with a diffuse affinity flatten every map; one that ends flat up to rounding becomes zero.
-    Raises ValueError when N is not h*w, the order is negative or the range unknown.
+    scores: [B, K, h, w]. affinity: [B, N, N], N = h*w, from `mean_affinity`. order: number of steps; 0 returns the scores
+    unchanged. range_: range of the stretch, see `tensors.stretch`. frames: this many consecutive samples are the frames of
+    one video and share a scale.
+    Returns [B, K, h, w]. Maps that are zero everywhere stay zero. Many steps with a diffuse affinity flatten every map; a
+    map that becomes constant up to rounding becomes zero.
+    Raises ValueError when N is not h*w, order is negative, or the range is unknown.
+
+    >>> affinity = torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]])  # the first two pixels are similar
+    >>> propagate(torch.tensor([[[[1.0, 0.0, 0.0]]]]), affinity, 1).tolist()
+    [[[[1.0, 1.0, 0.0]]]]
     """
     _check_fit(scores, affinity)
     if order < 0:
@@ -53,15 +56,15 @@ def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "ful
     x = finite(scores, dtype).flatten(2)
     transposed = finite(affinity, dtype).mT
     for _ in range(order):
-        # rows of the affinity sum to anything between 0 and N: without this, many steps over- or underflow.
-        # The scale is free, the final stretch takes it out.
+        # Rows of the affinity may sum to any value from 0 to N, so many steps would over- or underflow without this. The
+        # scale does not matter, because the final stretch removes it.
         x = _scaled(x, frames) @ transposed
     x = _scaled(x, frames).reshape(scores.shape)
     return unstack_frames(stretch(stack_frames(x, frames), range_), frames)
 
 
 def _scaled(x: Tensor, frames: int) -> Tensor:
-    """Each map of [B, K, N] by its largest number, or by that of its film."""
+    """Divide each map of [B, K, N] by its largest magnitude, or by that of its video."""
     peak = x.abs().amax(-1, keepdim=True)
     if frames > 1:
         peak = peak.unflatten(0, (-1, frames)).amax(1).repeat_interleave(frames, 0)

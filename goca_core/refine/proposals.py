@@ -1,4 +1,7 @@
-"""Refinement by segments of the self-attention, and by prototypes of a dense feature."""
+"""Refinement with segments of the self-attention, and with prototypes of a dense feature.
+
+The reference implementation offers both; the paper's settings use neither.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from .propagation import _check_fit
 def proposal_merge(
     scores: Tensor, affinity: Tensor, stride: int = 4, distance: float = 2e-4, rounds: int = 3, least: float = 0.5
 ) -> Tensor:
-    """Segments found in the affinity alone, each given whole to the object that scores best on it.
+    """Find segments in the affinity alone, and give each to the object with the highest mean score in it.
 
-    Every `stride`-th pixel of both axes proposes its affinity row; rows closer than `distance` (a symmetric
+    The affinity row of every `stride`-th pixel of both axes is a proposal. Rows closer than `distance` (symmetric
     Kullback-Leibler divergence, mean over pixels) are averaged, in `rounds` greedy passes. A pixel belongs to the proposal
-    that is largest there, a proposal to the object with the highest mean score in it, if that is above `least`.
+    that is largest there. A proposal belongs to the object with the highest mean score in it, if that is above `least`.
 
     scores: [B, K, h, w]. affinity: [B, N, N], N = h*w. Returns float32 masks [B, K, h, w] of exactly 0 and 1.
     Raises ValueError when N is not h*w or stride is below 1.
@@ -34,7 +37,7 @@ def proposal_merge(
     for sample, rows in enumerate(finite(affinity, dtype).clamp_min(0)):
         proposals = rows[seeds]
         near = _divergence(proposals, rows) < distance
-        near[torch.arange(len(seeds), device=near.device), seeds] = True  # rounding must not part a row from itself
+        near[torch.arange(len(seeds), device=near.device), seeds] = True  # rounding must not separate a row from itself
         proposals = near.to(dtype) @ rows
         proposals = proposals / proposals.sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
         for _ in range(rounds):
@@ -48,12 +51,12 @@ def proposal_merge(
 
 
 def prototype(scores: Tensor, feature: Tensor) -> Tensor:
-    """Give each pixel to the object whose mean feature is most like its own (cosine).
+    """Give each pixel to the object whose mean feature is most similar to its own (cosine similarity).
 
-    scores: [B, K, h, w] weights of the means, not negative. feature: [B, C, hf, wf] dense feature of the model, brought to
-    the size of the scores by bicubic resizing. Returns float32 masks [B, K, h, w] of exactly 0 and 1: one object for each
-    pixel, the first on a tie. A map that is zero everywhere, as that of an absent background, has likeness 0 and so takes
-    the pixels unlike every object. Raises ValueError when the batches differ.
+    scores: [B, K, h, w], weights of the means, not negative. feature: [B, C, hf, wf], a dense feature of the model; it is
+    resized to the scores, bicubic. Returns float32 masks [B, K, h, w] of exactly 0 and 1, one object for each pixel, the
+    first on a tie. A map that is zero everywhere, such as that of an absent background, has similarity 0, so it gets the
+    pixels with a negative similarity to every object. Raises ValueError when the batches differ.
     """
     check_ndim("scores", scores, "B K h w")
     check_ndim("feature", feature, "B C h w")
@@ -67,8 +70,8 @@ def prototype(scores: Tensor, feature: Tensor) -> Tensor:
     weight = resize_nearest(maps, (height, width))
     means = torch.einsum("bkhw,bchw->bkc", weight, dense)  # cosine: dividing by the weights' sum would change nothing
     dense = F.interpolate(dense, size=tuple(maps.shape[-2:]), mode="bicubic", align_corners=False)
-    alike = torch.einsum("bkc,bchw->bkhw", F.normalize(means, dim=-1), F.normalize(dense, dim=1))
-    return torch.zeros_like(alike, dtype=torch.float32).scatter_(1, alike.argmax(1, keepdim=True), 1.0)
+    similarity = torch.einsum("bkc,bchw->bkhw", F.normalize(means, dim=-1), F.normalize(dense, dim=1))
+    return torch.zeros_like(similarity, dtype=torch.float32).scatter_(1, similarity.argmax(1, keepdim=True), 1.0)
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -80,7 +83,7 @@ def _divergence(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _merge_once(proposals: Tensor, distance: float) -> Tensor:
-    """One greedy pass: take the first proposal, average all that are close to it, go on with the rest."""
+    """One greedy pass: average the first proposal with all that are close to it, then continue with the rest."""
     merged = []
     while len(proposals):
         near = _divergence(proposals[:1], proposals)[0] < distance

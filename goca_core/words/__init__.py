@@ -1,4 +1,4 @@
-"""The words of a prompt, their tokens, and phrases found among them."""
+"""The words of a prompt, their tokens, and the phrases found in them."""
 
 from __future__ import annotations
 

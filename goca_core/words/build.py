@@ -1,4 +1,4 @@
-"""From the tokens of a text encoder to the word map of a prompt."""
+"""Build the word map of a prompt from the tokens of a text encoder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .word_map import WordMap
 
 @dataclass(frozen=True)
 class Token:
-    """What is known of one token; its characters are plain[start:end] (none for special tokens)."""
+    """One token of a text encoder. Its characters are plain[start:end]; special tokens have none."""
 
     position: int
     token_id: int
@@ -27,9 +27,10 @@ class Token:
 def build(
     text: str, plain: str, encoder: str, length: int, tokens: Sequence[Token], breaks: Iterable[int] = ()
 ) -> WordMap:
-    """Make the word map of a prompt from its tokens.
+    """Build the word map of a prompt.
 
-    `breaks` are places in `plain` where a word ends although no space follows.
+    text: the prompt as typed. plain: the text that the tokens cover. encoder: name of the text encoder. length: number of
+    tokens of the conditioning. breaks: indices in `plain` where a word ends although no space follows.
     """
     embeddings = {(t.start, t.end) for t in tokens if t.kind == "embedding"}
     cuts = sorted({0, len(plain), *breaks, *(edge for span in embeddings for edge in span)})
@@ -40,7 +41,7 @@ def build(
     owned: dict[tuple[int, int], list[int]] = {}
     first: dict[int, tuple[int, int]] = {}
     for t in tokens:
-        # A token may cover several words (an emoji with the punctuation after it) and a word may have several tokens.
+        # A token may cover several words (an emoji and the punctuation after it), and a word may have several tokens.
         for span in spans[bisect_right(spans, t.start, key=lambda s: s[1]) :]:
             if span[0] >= t.end:
                 break
@@ -48,7 +49,7 @@ def build(
             first.setdefault(t.position, span)
     words: list[Word] = []
     seen: dict[str, int] = {}
-    for span in (s for s in spans if s in owned):  # text that the encoder dropped (an unknown embedding) is no word
+    for span in (s for s in spans if s in owned):  # text that the encoder dropped (an unknown embedding) is not a word
         spelling = plain[span[0] : span[1]]
         key = fold(spelling)
         seen[key] = seen.get(key, 0) + 1

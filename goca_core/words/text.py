@@ -1,4 +1,4 @@
-"""Cutting text of any script into words, the spelling under which words are compared, and words that name nothing."""
+"""Split text of any script into words, fold words for comparison, and list the words that name nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import lru_cache
 EMBEDDING = "embedding:"
 
 STOP_WORDS = frozenset({"a", "an", "the", "and"})
-"""Words that are no content (beside punctuation): they take no part in the normalisation over the words of a prompt."""
+"""Words that are not content, like punctuation: the normalisation over the words of a prompt skips them."""
 
 FUNCTION_WORDS = STOP_WORDS | frozenset(
     """
@@ -19,12 +19,12 @@ FUNCTION_WORDS = STOP_WORDS | frozenset(
     underneath up upon via where which while who whose with within without
     """.split()  # noqa: SIM905
 )
-"""Words between the things that a prompt names: it is cut at them when background phrases are chosen automatically."""
+"""Words between the things that a prompt names. Automatic background phrases are split at them."""
 
-# English endings stay in one piece because CLIP's tokenizer cuts there too: "man's" can be found whole or as "man".
+# English endings are one word each, because CLIP's tokenizer splits there too: "man's" is found whole or as "man".
 _ENDING = re.compile(r"['’](?:s|t|re|ve|m|d|ll)(?![^\W_])", re.IGNORECASE)
 
-# Scripts without spaces between words: each character stands for itself, or nothing inside a sentence could be found.
+# Scripts without spaces between words: each character is a word, or nothing inside a sentence could be found.
 _UNSPACED = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),
@@ -41,22 +41,33 @@ _JOINERS = "\u200c\u200d"
 
 
 def fold(text: str) -> str:
-    """The spelling under which two words are the same: composed, case-folded, straight apostrophes."""
+    """Normalise the spelling of words for comparison: composed, case-folded, straight apostrophes.
+
+    >>> fold("Cat’s")
+    "cat's"
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("’", "'")
 
 
 @lru_cache(maxsize=8192)
 def fold_words(text: str) -> tuple[str, ...]:
-    """The folded words of a text, without punctuation."""
+    """The folded words of a text, without punctuation.
+
+    >>> fold_words("A red cat!")
+    ('a', 'red', 'cat')
+    """
     return tuple(
         fold(text[a:b]) for a, b in split_words(text) if _sort(text[a]) != "." or _ENDING.fullmatch(text, a, b)
     )
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
-    """Spans of the words and of the runs of punctuation of a text, in order.
+    """Spans of the words and of the punctuation of a text, in order; consecutive punctuation is one span.
 
-    Letters and digits together make a word; an emoji is a word of its own.
+    Letters and digits together form a word. An emoji is a separate word.
+
+    >>> split_words("a cat!")
+    [(0, 1), (2, 5), (5, 6)]
     """
     spans, i = [], 0
     while i < len(text):
@@ -89,13 +100,13 @@ def _same_run(sort: str, char: str) -> bool:
 
 
 def _sort(char: str) -> str:
-    """ "w" for a letter, digit or mark, "e" for an emoji or picture sign, " " for space, "." for everything else."""
+    """ "w" for a letter, digit or mark, "e" for an emoji or pictograph, " " for space, "." for everything else."""
     if char.isspace():
         return " "
     category = unicodedata.category(char)
     if category[0] in "LNM":
         return "w"
-    # Below the technical signs the class holds ©, ®, ° and ™, which are punctuation to a prompt.
+    # Below U+2300 the category holds ©, ®, ° and ™, which count as punctuation in a prompt.
     return "e" if category == "So" and ord(char) >= 0x2300 else "."
 
 
@@ -104,7 +115,7 @@ def _unspaced(char: str) -> bool:
 
 
 def _emoji_end(text: str, i: int) -> int:
-    """Where the emoji at `i` ends, with its variation, skin colour, tags, joined emojis or second letter of a flag."""
+    """Where the emoji at `i` ends, including its variation, skin tone, tags, joined emojis or second letter of a flag."""
 
     def flag(k: int) -> bool:
         return k < len(text) and 0x1F1E6 <= ord(text[k]) <= 0x1F1FF

@@ -54,5 +54,5 @@ class Word:
 
     @property
     def name(self) -> str:
-        """What to type to mean this occurrence alone (the first one carries no number)."""
+        """The phrase that means only this occurrence; the first one has no number."""
         return self.text if self.occurrence == 1 else f"{self.text}#{self.occurrence}"

@@ -1,8 +1,7 @@
-"""Which token positions of a conditioning belong to which words of its prompt.
+"""The word map: which token positions of a conditioning belong to which words of its prompt.
 
-A `WordMap` is built once per prompt (`wordbuild.build`, fed by the text encoder's own tokens) and answers the questions
-of the method: the tokens of a phrase (`find`), the tokens of all content words (`content`) and the other things that
-the prompt names (`rest`). Nothing here knows ComfyUI.
+A `WordMap` is built once per prompt from the text encoder's tokens (`build.build`). It finds the tokens of a phrase
+(`find`), the tokens of all content words (`content`), and everything else that the prompt names (`rest`).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .match import PhraseError, choose, quote, runs_of
+from .match import PhraseError, find_occurrences, match_phrase, quote
 from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words
 from .word import Piece, Word
 
@@ -32,7 +31,7 @@ __all__ = [
 
 
 class WordMapError(ValueError):
-    """A prompt cannot be mapped to token positions, or the map belongs to something else."""
+    """A prompt cannot be mapped to token positions, or a word map belongs to another prompt or text encoder."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,12 @@ class Phrase:
 
 @dataclass(frozen=True)
 class WordMap:
-    """The words of one prompt and where they sit in its conditioning of `length` tokens."""
+    """The words of one prompt and their token positions in its conditioning.
+
+    ``text``: the prompt as typed. ``plain``: the text that the tokens cover. ``encoder``: name of the text encoder.
+    ``length``: number of tokens of the conditioning. ``pieces``: its tokens. ``special``, ``pad``: positions of the start
+    and end tokens, and of padding.
+    """
 
     text: str
     plain: str
@@ -81,17 +85,18 @@ class WordMap:
         )
 
     def names(self) -> tuple[str, ...]:
-        """A name for each word that means it alone: numbered from `cat#1` on where the prompt repeats it."""
+        """A name for each word that means only this word: numbered from `cat#1` on if the prompt repeats it."""
         again = {fold(word.text) for word in self.words if word.occurrence > 1}
         return tuple(f"{w.text}#{w.occurrence}" if fold(w.text) in again else w.text for w in self.words)
 
     def find(self, phrase: str, stop: Iterable[str] | str = ()) -> tuple[int, ...]:
-        """Token positions of a phrase: whole words in order; case, punctuation and extra spaces do not matter.
+        """Find the token positions of a phrase: whole words in order. Case, punctuation and extra spaces do not matter.
 
-        A phrase that occurs several times means all of its occurrences; `cat#2` means the second one. Words in `stop`
-        must be there like the others but give no position, unless the phrase has nothing else.
+        A phrase that occurs several times means all of its occurrences; `cat#2` means only the second one. Words in `stop`
+        must match too, but their positions are left out, unless the phrase has no other words.
+        Raises PhraseError if the phrase is not in the prompt.
         """
-        words = [w for run in choose(phrase, self.plain, self.words) for w in run]
+        words = [w for occurrence in match_phrase(phrase, self.plain, self.words) for w in occurrence]
         kept = [w for w in words if self._is_content(w, _stop_set(stop))] or words
         return self._positions(kept)
 
@@ -101,34 +106,33 @@ class WordMap:
         return self._positions(i for i in range(len(self.words)) if self._is_content(i, stops))
 
     def chunks(self, stop: Iterable[str] | str = FUNCTION_WORDS) -> tuple[tuple[int, ...], ...]:
-        """The things that the prompt names, as word indices.
+        """Everything that the prompt names, as tuples of word indices.
 
-        They are the runs of words between punctuation, line breaks, embeddings and the words in `stop`.
+        The prompt is split at punctuation, line breaks, embeddings and the words in `stop`.
         """
         stops = _stop_set(stop)
-        runs: list[tuple[int, ...]] = []
-        run: list[int] = []
+        chunks: list[tuple[int, ...]] = []
+        chunk: list[int] = []
         for i, word in enumerate(self.words):
             between = self.plain[self.words[i - 1].end : word.start] if i else ""
-            # Text without tokens (an unknown embedding) parts its neighbours as well as a line break does.
-            parted = "\n" in between or bool(between.strip())
-            joint = not word.keys and self._joins(i)
-            if joint and run:
-                continue  # the hyphen of "wooden-table" neither belongs to the run nor ends it
+            # Text without tokens (an unknown embedding) separates words like a line break does.
+            separated = "\n" in between or bool(between.strip())
+            if not word.keys and self._joins(i) and chunk:
+                continue  # the hyphen of "wooden-table" is not part of the chunk, but does not end it either
             embedding = word.text.startswith(EMBEDDING)
-            if run and (parted or embedding or not self._is_content(i, stops)):
-                runs.append(tuple(run))
-                run = []
+            if chunk and (separated or embedding or not self._is_content(i, stops)):
+                chunks.append(tuple(chunk))
+                chunk = []
             if embedding:
-                runs.append((i,))
+                chunks.append((i,))
             elif self._is_content(i, stops):
-                run.append(i)
-        return tuple(runs + ([tuple(run)] if run else []))
+                chunk.append(i)
+        return tuple(chunks + ([tuple(chunk)] if chunk else []))
 
     def rest(self, phrases: Iterable[Any]) -> list[str]:
-        """The chunks that share no token with the given phrases, as phrases that `find` understands.
+        """The chunks that have no token in common with the given phrases, as phrases for `find`.
 
-        The given phrases are strings or anything with `tokens`.
+        phrases: strings, or objects with `tokens`, such as `Phrase`.
         """
         taken = {t for p in phrases for t in (self.find(p) if isinstance(p, str) else p.tokens)}
         chunks = self.chunks()
@@ -136,25 +140,25 @@ class WordMap:
         out: list[str] = []
         for chunk in free:
             phrase = " ".join(self.plain[self.words[chunk[0]].start : self.words[chunk[-1]].end].split())
-            same = runs_of(fold_words(phrase), self.words)
-            # The bare phrase would pool every occurrence; it gets its number when one of them is taken, or is a part
-            # of a longer chunk.
-            if any(run not in free for run in same) and chunk in same:
+            same = find_occurrences(fold_words(phrase), self.words)
+            # Without a number, the phrase would pool all its occurrences. It needs one if an occurrence is taken, or is
+            # part of a longer chunk.
+            if any(other not in free for other in same) and chunk in same:
                 phrase = f"{phrase}#{same.index(chunk) + 1}"
             if phrase not in out:
                 out.append(phrase)
         return out
 
     def check(self, length: int) -> None:
-        """Raise when a conditioning or recording of `length` tokens cannot be the one this map describes."""
+        """Raise WordMapError if this map cannot belong to a conditioning or recording of `length` tokens."""
         if length != self.length:
             raise WordMapError(
-                f"The words describe a conditioning of {self.length} tokens but this one has {length}: they belong to "
-                "another prompt or text encoder, or the conditioning was joined with a second one."
+                f"The word map belongs to a conditioning of {self.length} tokens but this one has {length}: use the words of "
+                "the same prompt and text encoder, and a conditioning that was not combined with another one."
             )
 
     def describe(self) -> str:
-        """The words as a table to read: what to type, the token positions, the sub-word pieces, what is no content."""
+        """The words as a readable table: name, token positions, sub-word pieces, and whether a word is not content."""
         named = [w for w in self.words if w.keys]
         used = self._positions(range(len(self.words)))
         lines = [
@@ -165,7 +169,7 @@ class WordMap:
         for word in named:
             line = f"{word.name:<{width}}  {' '.join(map(str, word.positions))}"
             parts = "·".join(texts[p] for p in word.positions)
-            # Pieces of a single character (most of the world's scripts) and vectors have no text worth reading.
+            # Parts of a single character (in many scripts) and embedding vectors have no readable text.
             if len(word.positions) > 1 and "\ufffd" not in parts and not word.text.startswith(EMBEDDING):
                 line += f"  ({parts})"
             lines.append(line + ("" if word.content else "  (not content)"))
@@ -179,14 +183,18 @@ class WordMap:
         return bool(keys) and not (len(keys[0]) == 1 and keys[0][0] in stops)
 
     def _joins(self, index: int) -> bool:
-        """Whether this punctuation ties its neighbours into one word, as in wooden-table or long_hair."""
+        """Whether this punctuation joins its neighbours into one word, as in wooden-table or long_hair."""
         word = self.words[index]
-        tied = word.text in ("-", "_", "'", "’", "\u2010", "\u2011") and 0 < index < len(self.words) - 1
-        return tied and self.words[index - 1].end == word.start and word.end == self.words[index + 1].start
+        joins = word.text in ("-", "_", "'", "’", "\u2010", "\u2011") and 0 < index < len(self.words) - 1
+        return joins and self.words[index - 1].end == word.start and word.end == self.words[index + 1].start
 
 
 def parse_phrases(text: str) -> list[tuple[str, ...]]:
-    """One object per line; commas pool several phrases into one object; `\\,` is a comma that does not."""
+    r"""Parse the objects of a text, one per line. Commas separate phrases that are pooled; write `\,` for a literal comma.
+
+    >>> parse_phrases("cat, kitten\ngrass")
+    [('cat', 'kitten'), ('grass',)]
+    """
     out = []
     for line in text.splitlines():
         parts = (part.replace("\\,", ",").strip() for part in re.split(r"(?<!\\),", line))
@@ -216,14 +224,15 @@ def resolve(
         tokens = tuple(sorted({t for part in parts for t in word_map.find(part, stop)}))
         for other in phrases:
             if fold(other.label) == fold(label):
-                raise PhraseError(f"The phrase {quote(label)} is given twice.")
+                raise PhraseError(f"The phrase {quote(label)} is given twice; remove one of them.")
             if other.tokens == tokens:
                 raise PhraseError(
-                    f"The phrases {quote(other.label)} and {quote(label)} mean the same words of the prompt."
+                    f"The phrases {quote(other.label)} and {quote(label)} mean the same words of the prompt; keep one of them, or number "
+                    "their occurrences, such as cat#2."
                 )
         phrases.append(Phrase(label, parts, tokens))
     if not phrases:
-        raise PhraseError("No phrase was given: write words of the prompt, one object per line.")
+        raise PhraseError("There is no phrase: write words of the prompt, one object per line.")
     return phrases
 
 

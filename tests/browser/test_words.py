@@ -258,7 +258,7 @@ def test_a_phrase_means_the_same_words_as_in_python(page: Any) -> None:
         found = page.evaluate(
             """([words, phrases]) => phrases.map((phrase) =>
                  window.words.meant(words, phrase).filter((i) => words[i].keys.length).flatMap((i) => words[i].tokens))""",
-            [view.words_of(words)["words"], PHRASES],
+            [view.word_table(words)["words"], PHRASES],
         )
         for phrase, ours in zip(PHRASES, found, strict=True):
             wanted = [p for p in positions(words, phrase) if words.words[p].keys]
@@ -282,7 +282,7 @@ def test_every_click_leaves_phrases_that_mean_what_is_pressed(page: Any) -> None
                    return [index, had, text];
                  });
                }""",
-            [view.words_of(words)["words"], seed],
+            [view.word_table(words)["words"], seed],
         )
         wanted: set[int] = set()
         for index, had, text in steps:
@@ -299,7 +299,7 @@ def test_a_guess_has_the_words_of_the_tokenizer(page: Any) -> None:
         guessed = page.evaluate(
             "([text, stop]) => window.words.estimate(text, new Set(stop))", [prompt, sorted(STOP_WORDS)]
         )
-        told = view.words_of(words)["words"]
+        told = view.word_table(words)["words"]
         assert [(w["name"], w["content"]) for w in guessed if w["keys"]] == [
             (w["name"], w["content"]) for w in told if w["keys"]
         ]

@@ -15,7 +15,7 @@ import pytest
 
 from goca_core.capture import headless
 from goca_core.evaluate import run
-from goca_core.evaluate.__main__ import main, read
+from goca_core.evaluate.__main__ import main, parse_arguments
 from goca_core.evaluate.results_log import ResultsLog
 from goca_core.evaluate.worker import Job
 
@@ -36,13 +36,13 @@ def command(*arguments: str) -> list[str]:
 
 
 def job() -> Job:
-    return read([*ARGUMENTS, "--out", "unused"])[0]
+    return parse_arguments([*ARGUMENTS, "--out", "unused"])[0]
 
 
 def matrices(folder: Path) -> dict[str, Any]:
     """Everything that was counted."""
     made = run.head(job(), [item.key for item in job().open().items])
-    log = ResultsLog(folder / run.LEDGER, made)
+    log = ResultsLog(folder / run.LOG, made)
     assert len(log.done) == SCENES
     return {name: np.stack([sums.matrix for sums in row]) for name, row in log.totals(7).items()}
 
@@ -60,7 +60,7 @@ def whole(host: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counted(folder: Path) -> int:
-    log = folder / run.LEDGER
+    log = folder / run.LOG
     return max(0, log.read_bytes().count(b"\n") - 1) if log.is_file() else 0
 
 
@@ -93,7 +93,7 @@ def test_killed_and_resumed_is_the_same(whole: Path, tmp_path: Path) -> None:
         running.wait()
     assert 2 <= counted(tmp_path) < SCENES
     # What a kill in the middle of a line would leave.
-    with (tmp_path / run.LEDGER).open("ab") as log:
+    with (tmp_path / run.LOG).open("ab") as log:
         log.write(b'{"key":"scene-46","on":"cpu","counts":{"vanil')
     run.evaluate(job(), tmp_path, sheets=0)
     assert same(matrices(whole), matrices(tmp_path))

@@ -30,7 +30,7 @@ def test_from_a_film_to_masks(tmp_path: Any) -> None:
     positive = built.conditioning(seed=1, goca_words=words_of("a red cat on grass", 30))
     recording, recorder = record(built.model, Window())
     attention = recorder.collect(job(built, 2, positive=positive).run(recording)["samples"])
-    assert (attention.batch, attention.frames, attention.temporal_compression, attention.pictures) == (
+    assert (attention.batch, attention.frames, attention.temporal_compression, attention.images) == (
         2 * FRAMES,
         FRAMES,
         4,
@@ -50,7 +50,7 @@ def test_a_film_of_one_frame_is_a_picture(name: str) -> None:
     built = tiny.build(name)._replace(frames=1)
     probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
     check(attention, probe)
-    assert (attention.batch, attention.frames, attention.pictures) == (2, 1, 1)
+    assert (attention.batch, attention.frames, attention.images) == (2, 1, 1)
     assert make_masks(attention, MaskRequest("x", "", size=(8, 8)), words_of("x y", 30)).masks.shape == (2, 1, 8, 8)
 
 

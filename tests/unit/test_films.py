@@ -176,7 +176,7 @@ def film(stride: int = 4, films: int = 2) -> attention.Attention:
 @pytest.mark.parametrize("size", [None, (20, 30)])
 def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
     record = film()
-    assert record.pictures == 9
+    assert record.images == 9
     result = make_masks(record, MaskRequest("cat\ngrass", mode="soft", size=size))
     height, width = size or (32, 48)
     assert result.masks.shape == (2 * 9, 2, height, width) and result.background.shape == (2 * 9, height, width)
@@ -218,7 +218,7 @@ def test_what_is_told_of_a_film() -> None:
 def test_a_file_of_a_film(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "film.safetensors"), film())
     loaded = attention.load(str(tmp_path / "film.safetensors"))
-    assert (loaded.frames, loaded.temporal_compression, loaded.pictures) == (FRAMES, 4, 9)
+    assert (loaded.frames, loaded.temporal_compression, loaded.images) == (FRAMES, 4, 9)
     assert torch.equal(make_masks(loaded, MaskRequest("cat")).masks, make_masks(film(), MaskRequest("cat")).masks)
 
 
@@ -235,7 +235,7 @@ def rewritten(path: Path, **changes: int | None) -> Path:
 def test_files_of_before_there_were_films(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "old.safetensors"), recording())
     loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None)))
-    assert (loaded.frames, loaded.temporal_compression, loaded.pictures) == (1, 1, 1)
+    assert (loaded.frames, loaded.temporal_compression, loaded.images) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}])

@@ -132,7 +132,7 @@ def test_small_patches_are_removed() -> None:
     assert torch.equal(masks.remove_small(mask, 0.11), picture("00...", "00...", ".....", "....."))
     assert not masks.remove_small(mask, 1.0).any()
     for share in (-0.1, 1.1):
-        with pytest.raises(ValueError, match="use a share from 0 to 1"):
+        with pytest.raises(ValueError, match="use a fraction from 0 to 1"):
             masks.remove_small(mask, share)
 
 

@@ -215,7 +215,7 @@ def test_errors(scores: Tensor, picture: Tensor) -> None:
     with pytest.raises(ValueError, match="positive eps"):
         guided_filter(scores, picture, 3, 0.0)
     for method in METHODS.values():
-        with pytest.raises(ValueError, match="There are 3 pictures but scores for 2"):
+        with pytest.raises(ValueError, match="There are 3 images but scores for 2"):
             method(scores, torch.rand(3, 13, 18, 3))
         with pytest.raises(ValueError, match="picture has shape"):
             method(scores, picture[0])

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from goca_core.picture import sheets as view
-from goca_core.picture.batch import flatten, to_show
+from goca_core.picture.batch import flatten, overlay_layers
 from goca_core.pipeline import MaskRequest, as_scoring, make_masks, word_scores
 
 from .recordings import recording, words_of
@@ -33,7 +33,7 @@ def tiles(found: view.Sheet) -> np.ndarray:
 def test_a_sheet_gives_its_maps_back(count: int, dtype: torch.dtype) -> None:
     maps = torch.rand(2, count, 6, 9, generator=torch.Generator().manual_seed(count)).to(dtype)
     before = maps.clone()
-    found = view.sheet(maps, tuple(map(str, range(count))), 64, 10**6)
+    found = view.make_sheet(maps, tuple(map(str, range(count))), 64, 10**6)
     assert torch.equal(maps, before)
     assert found.image.shape[0] == 2 and found.image.dtype == torch.float32
     assert np.array_equal(tiles(found), np.rint(maps.float().numpy() * 255))
@@ -42,30 +42,30 @@ def test_a_sheet_gives_its_maps_back(count: int, dtype: torch.dtype) -> None:
 
 def test_what_is_no_score_is_dark_or_full() -> None:
     maps = torch.tensor([float("nan"), float("inf"), -float("inf"), -1.0, 2.0, 0.5]).reshape(1, 1, 2, 3)
-    assert tiles(view.sheet(maps, ("a",), 64, 100)).ravel().tolist() == [0, 255, 0, 0, 255, 128]
+    assert tiles(view.make_sheet(maps, ("a",), 64, 100)).ravel().tolist() == [0, 255, 0, 0, 255, 128]
 
 
 def test_large_maps_become_small_in_their_own_shape() -> None:
     ramp = torch.linspace(0, 1, 400).expand(1, 3, 200, 400)
-    found = view.sheet(ramp, ("a", "b", "c"), 64, 10**6)
+    found = view.make_sheet(ramp, ("a", "b", "c"), 64, 10**6)
     assert (found.height, found.width) == (32, 64)
     assert np.abs(np.diff(tiles(found)[0, 0, 0].astype(int))).max() <= 5
-    crowded = view.sheet(ramp, ("a", "b", "c"), 64, 300)
+    crowded = view.make_sheet(ramp, ("a", "b", "c"), 64, 300)
     assert crowded.height * crowded.width <= 100
     assert view.fitted((1, 9000), 64, 10**6) == (1, 64)
     with pytest.raises(ValueError, match="2 names for 3 maps"):
-        view.sheet(ramp, ("a", "b"), 64, 300)
+        view.make_sheet(ramp, ("a", "b"), 64, 300)
 
 
 def test_the_digest_tells_maps_apart() -> None:
     maps = torch.rand(1, 2, 4, 4)
-    same = [view.sheet(m, ("a", "b"), 64, 999).layout()["digest"] for m in (maps, maps.clone(), 1 - maps)]
+    same = [view.make_sheet(m, ("a", "b"), 64, 999).layout()["digest"] for m in (maps, maps.clone(), 1 - maps)]
     assert same[0] == same[1] != same[2]
 
 
 def test_every_content_word_has_a_map() -> None:
     scores = as_scoring(recording(text="a red cat and a blue cat"))
-    found = view.heat_of(make_masks(scores, MaskRequest("cat"), each_word=True), scores)
+    found = view.heat_sheet(make_masks(scores, MaskRequest("cat"), each_word=True), scores)
     assert found is not None
     assert found.names == ("red", "cat#1", "blue", "cat#2")
     assert (found.height, found.width) == (32, 48) and found.image.shape[0] == 2
@@ -73,26 +73,26 @@ def test_every_content_word_has_a_map() -> None:
         expected, _ = word_scores(scores, name)
         assert np.array_equal(tiles(found)[:, found.names.index(name)], np.rint(expected[:, 0].numpy() * 255)), name
     empty = as_scoring(recording(text="a the"))
-    assert view.heat_of(make_masks(empty, MaskRequest("the")), empty) is None
+    assert view.heat_sheet(make_masks(empty, MaskRequest("the")), empty) is None
 
 
 def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
     result = make_masks(recording(), MaskRequest("red cat\ngrass"))
-    found = view.masks_of(result)
+    found = view.mask_sheet(result)
     assert found.names == ("red cat", "grass")
     assert np.array_equal(tiles(found), result.masks.numpy() * 255)
     images = torch.rand(2, 32, 48, 3)
-    drawn = view.layers_of(to_show(images, flatten(result.masks), "red cat\ngrass"))
+    drawn = view.overlay_sheet(overlay_layers(images, flatten(result.masks), "red cat\ngrass"))
     assert drawn.layout() == found.layout()
-    assert view.layers_of(to_show(images, flatten(result.masks), "")).names == ("1", "2")
-    heat = view.layers_of(to_show(images, recording(), ""))
+    assert view.overlay_sheet(overlay_layers(images, flatten(result.masks), "")).names == ("1", "2")
+    heat = view.overlay_sheet(overlay_layers(images, recording(), ""))
     assert heat.names == ("red", "cat", "on", "grass") and heat.width == 48
 
 
 def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
     scores = as_scoring(recording(text="a red cat on grass"))
     result = make_masks(scores, MaskRequest("red cat\ngrass", mode="soft"), each_word=True)
-    found = view.steps_of(result, scores)
+    found = view.step_sheet(result, scores)
     assert found.names == ("red cat", "grass") * 3 and (found.height, found.width) == (32, 48)
     recorded, rescaled, last = tiles(found).reshape(2, 3, 2, 32, 48).swapaxes(0, 1)
     assert (recorded.reshape(2, -1).max(1) == 255).all(), "shares of the largest value of each sample"
@@ -103,14 +103,16 @@ def test_the_steps_to_the_masks_lead_from_the_record_to_the_scores() -> None:
     assert np.corrcoef(small.ravel() / 255, (raw / raw.amax((1, 2), keepdim=True)).numpy().ravel())[0, 1] > 0.8
     assert np.array_equal(rescaled[:, 1], np.rint(word_scores(scores, "grass")[0][:, 0].numpy() * 255))
     assert np.array_equal(last, np.rint(result.masks.numpy() * 255))
-    alone = view.steps_of(make_masks(scores, MaskRequest("grass"), each_word=True), scores)
+    alone = view.step_sheet(make_masks(scores, MaskRequest("grass"), each_word=True), scores)
     assert len(alone.names) == 3
 
 
 def test_the_weights_of_layers_as_plain_data() -> None:
     source = recording(text="a red cat")
     scores = as_scoring(source)
-    told = json.loads(json.dumps(view.weights_of(make_masks(scores, MaskRequest("cat"), each_word=True), scores.maps)))
+    told = json.loads(
+        json.dumps(view.layer_weights_table(make_masks(scores, MaskRequest("cat"), each_word=True), scores.maps))
+    )
     assert told["names"] == [layer.name for layer in source.layers]
     assert told["grids"] == [[layer.width, layer.height] for layer in source.layers]
     assert len(told["weights"]) == source.batch
@@ -123,25 +125,25 @@ def test_all_that_is_sent_of_a_film_is_about_the_same_frames(latent_size: bool) 
     scores = as_scoring(replace(recording(batch=2 * 3, text="a red cat on grass"), frames=3, temporal_compression=4))
     result = make_masks(scores, MaskRequest("red cat\ngrass", latent_size=latent_size), each_word=True)
     samples = 2 * (3 if latent_size else 9)
-    heat = view.heat_of(result, scores)
+    heat = view.heat_sheet(result, scores)
     assert heat is not None
-    for found in (view.masks_of(result), view.steps_of(result, scores), heat):
+    for found in (view.mask_sheet(result), view.step_sheet(result, scores), heat):
         assert found.image.shape[0] == samples
-    assert len(view.weights_of(result, scores.maps)["weights"]) == samples
+    assert len(view.layer_weights_table(result, scores.maps)["weights"]) == samples
     # The last latent frame is what the last pictures come from.
     assert np.array_equal(tiles(heat)[-1], np.rint(word_scores(scores, "\n".join(heat.names))[0][-1].numpy() * 255))
 
 
 def test_a_picture_is_sent_as_it_is_unless_it_is_large() -> None:
     images = torch.rand(2, 20, 30, 4)
-    assert np.array_equal(stored(view.picture_of(images)), np.rint(images[..., :3].numpy() * 255))
-    assert view.picture_of(torch.rand(1, 100, 3000, 3).half()).shape == (1, 34, 1024, 3)
-    Image.fromarray(stored(view.picture_of(images))[0])
+    assert np.array_equal(stored(view.thumbnail(images)), np.rint(images[..., :3].numpy() * 255))
+    assert view.thumbnail(torch.rand(1, 100, 3000, 3).half()).shape == (1, 34, 1024, 3)
+    Image.fromarray(stored(view.thumbnail(images))[0])
 
 
 def test_words_as_plain_data() -> None:
     words = words_of("a red cat , a <b> cat")
-    told = json.loads(json.dumps(view.words_of(words)))
+    told = json.loads(json.dumps(view.word_table(words)))
     assert [word["name"] for word in told["words"]] == list(words.names())
     assert words.names() == ("a#1", "red", "cat#1", ",", "a#2", "<", "b", ">", "cat#2")
     assert told["words"][1] == {

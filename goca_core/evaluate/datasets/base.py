@@ -1,7 +1,7 @@
-"""What a data set is to the evaluation: a list of pictures, their true class of every pixel, and the words for the classes.
+"""The data set interface: a list of images, the true class of every pixel, and the words that name each class.
 
-Opening a data set reads lists of names only. Pictures and labels are read one at a time, and whatever is wrong with one is a
-`DataError` that names it, so a caller may skip the picture and count it.
+Opening a data set reads only lists of file names. Images and labels are read one at a time. A problem with one of them
+raises a `DataError` that names it, so that a caller can skip the image and report it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = -1
-"""Label of pixels that do not count."""
+"""Label of pixels that do not count (void)."""
 
 ERROR_KINDS = ("missing", "unreadable", "size", "value", "words", "caption", "empty", "option")
 
 
 class DataError(ValueError):
-    """Something is wrong with the data: one sentence that names the file, class or picture.
+    """Something is wrong with the data. The message is one sentence that names the file, class or image.
 
-    kind: one of ERROR_KINDS, to count by. missing: no such file; unreadable: a file that is not what it should be; size: a
-    label and a picture that differ in size; value: a label value that is no class; words: a class without words; caption:
-    a caption that is missing or in an unknown form; empty: no pictures; option: a call that makes no sense.
+    kind: one of ERROR_KINDS, by which errors are counted. missing: no such file. unreadable: a damaged file or a wrong
+    format. size: label and image differ in size. value: a label value that is not a class. words: a class without words.
+    caption: a caption that is missing or has an unknown format. empty: no images. option: an invalid argument.
     """
 
     def __init__(self, message: str, kind: str = "option") -> None:
@@ -35,7 +35,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class ClassName:
-    """A class: its display name, and the lower-case words that may name it; prompts use the first of them."""
+    """A class: its display name, and the lower-case words that may name it. Prompts use the first of them."""
 
     name: str
     synonyms: tuple[str, ...]
@@ -46,15 +46,15 @@ class ClassName:
         for word in self.synonyms:
             if not word.strip() or word != " ".join(word.lower().split()) or set(word) & set(",()#"):
                 raise DataError(
-                    f'The class "{self.name}" has the synonym "{word}": words must be lower case, not empty, and without '
-                    "commas, parentheses, number signs and double spaces.",
+                    f'The class "{self.name}" has the synonym "{word}": use lower case words without commas, '
+                    "parentheses, number signs or double spaces.",
                     "words",
                 )
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture, before anything of it is read. key: its unique and stable name in the data set."""
+    """The paths of one image and its label. key: its unique and stable name in the data set."""
 
     key: str
     image: Path | None
@@ -62,18 +62,19 @@ class Item:
 
 
 class Dataset(ABC):
-    """Pictures of one split with their labels.
+    """The images of one split with their labels.
 
-    name: as in `data.DATASETS`. classes: the index is the class id, 0 is the background. scored: the class ids whose mean is
-    the data set's mIoU; all of them under the reference's protocol, but without the background where the authors have no
-    such class. background_word: prompts end with ", background". add_missing: classes that a caption leaves out are
-    appended to it. sentences: captions are sentences, not lists. items: in the order of the split.
-    reference: labels, order and merged classes as the reference implementation has them; otherwise as the authors say.
+    name: key in `registry.DATASETS`. classes: the index is the class id, 0 is the background. scored: class ids that the
+    data set's mIoU is the mean of: all of them under the reference's protocol; otherwise without the background, unless
+    the authors define it as a class. items: the images, in the order of the split.
+    background_word: prompts end with ", background". add_missing: classes that a caption leaves out are appended to it.
+    sentences: captions are sentences, not lists of nouns.
+    reference: labels, order and merged classes follow the reference implementation instead of the data set's authors.
     """
 
     name: ClassVar[str]
     layout: ClassVar[str]
-    """The folders below the root, in one line, for help texts and errors."""
+    """The folders expected below the root, in one line, for help texts and errors."""
     default_split: ClassVar[str]
     reference_split: ClassVar[str]
 
@@ -89,16 +90,16 @@ class Dataset(ABC):
         self.split = split or (self.reference_split if reference else self.default_split)
 
     @abstractmethod
-    def picture(self, item: Item) -> NDArray[np.uint8]:
-        """The picture, uint8 [H, W, 3]. Raises DataError if it is missing or unreadable."""
+    def image(self, item: Item) -> NDArray[np.uint8]:
+        """Read an image, uint8 [H, W, 3]. Raises DataError if it is missing or unreadable."""
 
     @abstractmethod
     def label(self, item: Item) -> NDArray[np.int64]:
-        """The class of every pixel, int64 [H, W] of ids or IGNORE.
+        """Read the class of every pixel, int64 [H, W] of class ids or IGNORE.
 
-        Raises DataError if it is missing, unreadable, not of the picture's size, or holds a value that is no class.
+        Raises DataError if the label is missing, unreadable, differs from the image in size, or holds an unknown value.
         """
 
     def caption(self, item: Item) -> str | None:
-        """The caption that comes with the picture, if the data set has captions."""
+        """The caption that comes with the image; None if the data set has no captions."""
         return None

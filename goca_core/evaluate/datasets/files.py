@@ -1,4 +1,4 @@
-"""Reading pictures, labels and lists, with errors that name what is wrong."""
+"""Read images, labels and lists, with errors that name what is wrong."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from PIL import Image
 from .base import DataError, Dataset, Item
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for a file that is cut off or not a picture at all."""
-
+"""What Pillow raises for a file that is truncated or not an image."""
 
 UNKNOWN = -2
-"""In the table of a `FileDataset`: a value that may not occur."""
+"""In the table of a `FileDataset`: a value that must not occur."""
 
 
 class FileDataset(Dataset):
-    """A data set whose labels are pictures of values.
+    """A data set whose labels are image files.
 
-    table: the class id or IGNORE of each value, from 0 on; UNKNOWN for one that may not occur.
+    table: class id or IGNORE of each label value, from 0 on; UNKNOWN for a value that must not occur.
     """
 
     table: NDArray[np.int64]
 
-    def picture(self, item: Item) -> NDArray[np.uint8]:
-        return read_picture(item)
+    def image(self, item: Item) -> NDArray[np.uint8]:
+        return read_image(item)
 
     def label(self, item: Item) -> NDArray[np.int64]:
         values = self.values(item)
@@ -39,22 +38,22 @@ class FileDataset(Dataset):
         return translate(item, values, self.table)
 
     def values(self, item: Item) -> NDArray[np.int64]:
-        """What the file of the label holds, int64 [H, W]."""
+        """The raw values of the label file, int64 [H, W]."""
         return read_indexed(item)
 
 
 def folder(root: Path | None, dataset: str, layout: str, *candidates: str) -> Path:
-    """The first of some folders below the root that exists. Raises DataError that says how the root must be laid out."""
+    """Return the first candidate below the root that exists. Raises a DataError that says which folders are expected."""
     if root is None:
-        raise DataError(f"The data set {dataset} needs its folder: pass the one that holds {layout}.")
+        raise DataError(f"The data set {dataset} needs its folder: pass the folder that holds {layout} as root.")
     for candidate in candidates:
         if (root / candidate).is_dir():
             return root / candidate
     raise DataError(f"There is no {' or '.join(candidates)} in {root}: {dataset} needs {layout}.", "missing")
 
 
-def names_of(path: Path) -> list[str]:
-    """The first word of every line of a split's list."""
+def read_names(path: Path) -> list[str]:
+    """Read the first word of every line of a split's list."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -66,13 +65,13 @@ def names_of(path: Path) -> list[str]:
     return [line.split()[0] for line in lines if line.strip()]
 
 
-def pictures_in(place: Path, pattern: str) -> list[Path]:
-    """The files of a folder, by path, without the hidden ones that some systems leave."""
-    return sorted(path for path in place.glob(pattern) if not path.name.startswith("."))
+def list_images(directory: Path, pattern: str) -> list[Path]:
+    """The files of a folder that match a pattern, sorted, without the hidden files that some systems add."""
+    return sorted(path for path in directory.glob(pattern) if not path.name.startswith("."))
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
+    """Read a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -81,30 +80,30 @@ def read_json(path: Path) -> Any:
         raise DataError(f"The file {path} is not valid JSON ({error}).", "unreadable") from error
 
 
-def read_picture(item: Item) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3]; grey pictures become colour. A turning note of the camera is not followed: labels do not either."""
-    with _opened(item.image, item, "picture") as image:
-        return np.asarray(_decoded(image, item, "picture").convert("RGB"), np.uint8)
+def read_image(item: Item) -> NDArray[np.uint8]:
+    """Read an image as RGB, uint8 [H, W, 3]. EXIF rotation is not applied, because labels are not rotated either."""
+    with _opened(item.image, item, "image") as image:
+        return np.asarray(_decoded(image, item, "image").convert("RGB"), np.uint8)
 
 
 def read_indexed(item: Item) -> NDArray[np.int64]:
-    """The values of a label with one channel, int64 [H, W]: palette indices, or grey values."""
+    """Read a label with one channel, int64 [H, W]: palette indices or grey values."""
     with _opened(item.label, item, "label") as image:
         if image.mode not in ("P", "L", "I;16", "I"):
             raise DataError(
-                f"The label of {item.key} is a picture of mode {image.mode}: expected one value for each pixel, as a palette "
-                f"or in grey ({item.label}).",
+                f"The label of {item.key} is an image of mode {image.mode}: expected a palette or greyscale image with one "
+                f"value per pixel ({item.label}).",
                 "unreadable",
             )
         return np.asarray(_decoded(image, item, "label"), np.int64)
 
 
 def read_colours(item: Item) -> NDArray[np.int64]:
-    """The numbers that a label writes as colours, red + 256 green + 65536 blue, int64 [H, W]."""
+    """Read a label that stores numbers as colours, red + 256 * green + 65536 * blue, int64 [H, W]."""
     with _opened(item.label, item, "label") as image:
         if image.mode not in ("RGB", "RGBA"):
             raise DataError(
-                f"The label of {item.key} is a picture of mode {image.mode}: expected colours ({item.label}).",
+                f"The label of {item.key} is an image of mode {image.mode}: expected an RGB image ({item.label}).",
                 "unreadable",
             )
         channels = np.asarray(_decoded(image, item, "label"), np.int64)
@@ -113,7 +112,7 @@ def read_colours(item: Item) -> NDArray[np.int64]:
 
 
 def translate(item: Item, values: NDArray[np.int64], table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Class ids for label values: see `FileDataset`."""
+    """Map label values to class ids by the table of a `FileDataset`. Raises DataError for an unknown value."""
     known = (values >= 0) & (values < len(table))
     ids: NDArray[np.int64] = np.where(known, table[np.where(known, values, 0)], UNKNOWN)
     if (ids == UNKNOWN).any():
@@ -127,13 +126,13 @@ def translate(item: Item, values: NDArray[np.int64], table: NDArray[np.int64]) -
 
 
 def check_size(item: Item, label: NDArray[np.int64]) -> None:
-    """Raise unless the label has the size of its picture, of which only the head is read."""
-    with _opened(item.image, item, "picture") as image:
+    """Raise DataError unless the label has the size of its image. Reads only the header of the image file."""
+    with _opened(item.image, item, "image") as image:
         width, height = image.size
     if label.shape != (height, width):
         raise DataError(
-            f"The label of {item.key} has {label.shape[1]}x{label.shape[0]} pixels but its picture {width}x{height}: they "
-            "must be of one size.",
+            f"The label of {item.key} has {label.shape[1]}x{label.shape[0]} pixels but its image {width}x{height}: both "
+            "must have the same size.",
             "size",
         )
 
@@ -153,6 +152,6 @@ def _decoded(image: Image.Image, item: Item, what: str) -> Image.Image:
     try:
         image.load()
     except _BROKEN as error:
-        path = item.image if what == "picture" else item.label
-        raise DataError(f"The {what} of {item.key} is broken: {path} ({error}).", "unreadable") from error
+        path = item.image if what == "image" else item.label
+        raise DataError(f"The {what} of {item.key} is damaged: {path} ({error}).", "unreadable") from error
     return image

@@ -32,11 +32,12 @@ DATASETS: Mapping[str, type[Dataset]] = {
 def open_dataset(
     name: str, root: str | Path | None = None, *, split: str | None = None, reference: bool = False, **options: Any
 ) -> Dataset:
-    """Open a data set.
+    """Open a data set by name.
 
-    name: one of DATASETS. root: the folder its authors' archives were unpacked in. split: None for the official one, or with
-    `reference` the one of the reference implementation. options: of the data set alone, such as count and seed of scenes.
-    Raises DataError for an unknown name, option or split, a folder that is not laid out so, or a split without pictures.
+    name: one of DATASETS. root: the folder that the authors' archives were unpacked in. split: None for the official split,
+    or with `reference` for that of the reference implementation. options: options of this data set only, such as count and
+    seed of scenes.
+    Raises DataError for an unknown name, option or split, missing folders, or a split without images.
     """
     kind = DATASETS.get(name)
     if kind is None:
@@ -49,7 +50,7 @@ def open_dataset(
     make: Any = kind
     dataset: Dataset = make(None if root is None else Path(root), split, reference=reference, **options)
     if not dataset.items:
-        raise DataError(f"The split {dataset.split} of {name} has no pictures in {root}.", "empty")
+        raise DataError(f"The split {dataset.split} of {name} has no images in {root}.", "empty")
     seen: set[str] = set()
     for item in dataset.items:
         if item.key in seen:

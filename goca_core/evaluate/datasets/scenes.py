@@ -1,4 +1,4 @@
-"""The data set `scenes`: pictures drawn on the spot, which needs no download and never runs out."""
+"""The data set `scenes`: generated images, so it needs no download and can have any size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ _PREFIX = "scene-"
 
 
 class Scenes(Dataset):
-    """Coloured shapes on a ground; the classes are the shapes, the ground is the background.
+    """Generated images of coloured shapes on a background. The classes are the shapes.
 
-    count: how many. seed: number of the first one; scene n is the same in every run and on every machine, so runs with
-    seeds 20000 and 20500 of 500 scenes share none. height, width: of the pictures, in pixels.
+    count: number of scenes. seed: number of the first scene. Scene n is the same in every evaluation and on every machine,
+    so 500 scenes from seed 20000 and 500 from seed 20500 have none in common. height, width: image size in pixels.
+    Raises DataError for an unknown split, a count below 1, a negative seed, or a side below 16 pixels.
     """
 
     name = "scenes"
-    layout = "nothing: the pictures are drawn"
+    layout = "nothing: the images are generated"
     default_split = reference_split = "drawn"
     add_missing = True
     sentences = True
@@ -40,10 +41,10 @@ class Scenes(Dataset):
     ) -> None:
         super().__init__(split, reference=reference)
         if self.split != self.default_split:
-            raise DataError(f'The data set scenes has no split "{self.split}": its seed says which scenes are drawn.')
+            raise DataError(f'The data set scenes has no split "{self.split}": use seed to choose the scenes.')
         if count < 1 or seed < 0 or min(height, width) < 16:
             raise DataError(
-                f"{count} scenes of {height}x{width} from seed {seed} cannot be drawn: expected a count of 1 or more, "
+                f"{count} scenes of {height}x{width} from seed {seed} cannot be made: expected a count of 1 or more, "
                 "a seed of 0 or more, and sides of 16 pixels or more.",
                 "empty" if count < 1 else "option",
             )
@@ -53,15 +54,15 @@ class Scenes(Dataset):
         self.items = tuple(Item(f"{_PREFIX}{number}", None, None) for number in range(seed, seed + count))
 
     def scene(self, item: Item) -> Scene:
-        """Everything about the scene."""
+        """The scene of an item. Raises DataError for a key that is not a scene."""
         number = item.key.removeprefix(_PREFIX)
         if number == item.key or not number.isdecimal():
             raise DataError(
-                f'There is no scene "{item.key}": the name of a scene is {_PREFIX} and its seed.', "missing"
+                f'There is no scene "{item.key}": the name of a scene is {_PREFIX} followed by its number.', "missing"
             )
         return _draw(int(number), self.height, self.width)
 
-    def picture(self, item: Item) -> NDArray[np.uint8]:
+    def image(self, item: Item) -> NDArray[np.uint8]:
         return self.scene(item).image.copy()
 
     def label(self, item: Item) -> NDArray[np.int64]:
@@ -76,5 +77,5 @@ class Scenes(Dataset):
 
 @lru_cache(maxsize=8)
 def _draw(seed: int, height: int, width: int) -> Scene:
-    """The picture, the label and the caption of a scene are asked for one after the other."""
+    """Cached, because image, label and caption of a scene are requested one after the other."""
     return draw(seed, height, width, plain=True)

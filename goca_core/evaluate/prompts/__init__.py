@@ -1,1 +1,1 @@
-"""Prompts of an evaluation: composed of class names, or captions."""
+"""Prompts of an evaluation: made from class names or from captions."""

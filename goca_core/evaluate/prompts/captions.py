@@ -1,7 +1,7 @@
-"""Prompts for a picture, and which words of them mean which class.
+"""The prompt of an image, and which of its words name which class.
 
-The paper's benchmarks ask a language model for a caption that is a list of nouns, and take the classes from that; without
-captions a prompt names the classes of the ground truth, or all of them.
+The paper's benchmarks use captions from a language model, written as lists of nouns, and find the classes in them. Without
+captions, a prompt names the classes of the ground truth, or all classes.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NAME_KEYS = ("image", "file_name", "file", "name", "key", "id")
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is encoded, and the phrases in it.
+    """A prompt and its phrases.
 
-    Phrases are written for `words.resolve` and used as they are, several of a class joined by ", ". objects: class id ->
-    phrases that are pooled. supports: phrases without a class, the background. lost: phrases whose tokens belong to nothing,
-    not even to the content words; only the reference's way of finding words leaves such behind. A class whose phrases are
-    all lost is in no objects.
+    Phrases are in the syntax of `words.resolve`; several phrases of a class are joined by ", ". objects: class id -> phrases
+    that are pooled. supports: phrases without a class, which form the background. lost: phrases whose tokens count for
+    nothing, not even as content words; only the reference's way of finding words produces these. A class that has only
+    lost phrases is not in `objects`.
     """
 
     text: str
@@ -41,30 +41,31 @@ class Prompt:
 
 
 def present_classes(label: NDArray[np.int64]) -> tuple[int, ...]:
-    """The classes that occur in a label, ascending, without the background and without pixels that do not count."""
+    """Ids of the classes in a label, ascending, without the background and IGNORE."""
     return tuple(int(value) for value in np.unique(label) if value > 0)
 
 
 def oracle_prompt(dataset: Dataset, present: Iterable[int]) -> Prompt:
-    """The names of the classes that the ground truth holds, and the background if the data set names it."""
+    """A prompt with the names of the present classes, and "background" if the data set names it."""
     names = _names(dataset, present)
-    things = [((name,), number) for number, name in names.items()]
-    return _compose([*things, *([((BACKGROUND,), None)] if dataset.background_word else [])])
+    entities = [((name,), number) for number, name in names.items()]
+    return _compose([*entities, *([((BACKGROUND,), None)] if dataset.background_word else [])])
 
 
 def all_classes_prompt(dataset: Dataset) -> Prompt:
-    """The names of all classes: a prompt of any length."""
+    """A prompt with the names of all classes. It may be longer than what a text encoder accepts at once."""
     return oracle_prompt(dataset, range(1, len(dataset.classes)))
 
 
 def caption_prompt(dataset: Dataset, caption: str, present: Iterable[int], *, reference: bool = False) -> Prompt:
-    """The entities of a caption; those that name a class of `present` are its objects, the others support.
+    """A prompt made from a caption: entities that name a present class are its objects, all others are background.
 
-    caption: a list of nouns, things with their parts in parentheses; a sentence for data sets whose captions are sentences.
-    present: ids of the classes of the ground truth. A class is named by one of its words, in the singular or plural. Of a
-    group that names several classes only those names are kept. The background and classes that are missing are appended
-    where the data set says so. reference: lose words as the reference does: those after a group of one entry, and the
-    tokens of an entity whose text occurs before it as part of another.
+    caption: a list of nouns, with the parts of an object in parentheses; or a sentence, for data sets whose captions are
+    sentences. present: ids of the classes in the label. An entity names a class by one of its words, singular or plural. Of
+    a group that names several classes, only those names are kept. "background" and missing classes are appended where the
+    data set says so.
+    reference: lose the words that the reference implementation loses: those after a group with one entry, and the tokens of
+    an entity whose text occurs earlier as part of another one.
     """
     numbers = tuple(dict.fromkeys(present))
     if dataset.sentences and not reference:
@@ -79,17 +80,17 @@ def caption_prompt(dataset: Dataset, caption: str, present: Iterable[int], *, re
     for key, parts in _entries(dataset, caption, reference):
         named = [part for part in parts if class_of(part) is not None]
         entities.update({part: (part,) for part in named} if len(named) > 1 else {key: parts})
-    things = [(parts, next((n for n in map(class_of, parts) if n is not None), None)) for parts in entities.values()]
+    found = [(parts, next((n for n in map(class_of, parts) if n is not None), None)) for parts in entities.values()]
     if dataset.add_missing:
-        # A set, since the reference appends them in the order in which one gives its numbers.
-        missing = set(numbers) - {number for _, number in things if number is not None}
+        # A set, because the reference appends the classes in the iteration order of a set.
+        missing = set(numbers) - {number for _, number in found if number is not None}
         names = _names(dataset, missing)
-        things += [((names[number],), number) for number in (missing if reference else names)]
-    return _compose(things, reference)
+        found += [((names[number],), number) for number in (missing if reference else names)]
+    return _compose(found, reference)
 
 
 def sentence_prompt(dataset: Dataset, caption: str, present: Iterable[int]) -> Prompt:
-    """A caption in prose: what names a class is its object, with the words that belong to it; the other things support it."""
+    """A prompt made from a sentence: the phrases that name a present class are its objects, all others are background."""
     text = clean(caption.replace("(", " ").replace(")", " "))
     if dataset.background_word:
         text = ", ".join(filter(None, (text, BACKGROUND)))
@@ -104,11 +105,11 @@ def sentence_prompt(dataset: Dataset, caption: str, present: Iterable[int]) -> P
 
 
 def load_captions(path: str | Path) -> Mapping[str, str]:
-    """Captions by picture (the name of its file without the ending) from a JSON file.
+    """Load captions from a JSON file: file name of the image without its extension -> caption.
 
-    The reference's form is {"2007_000033.jpg": {"caption": "..."}}; {"2007_000033": "..."} and
-    [{"image": "2007_000033.jpg", "caption": "..."}] are understood too. Raises DataError for any other form, an entry
-    without text, or two captions for one picture.
+    The reference's format is {"2007_000033.jpg": {"caption": "..."}}. {"2007_000033": "..."} and
+    [{"image": "2007_000033.jpg", "caption": "..."}] are accepted too. Raises DataError for any other format, an entry
+    without text, or two captions for one image.
     """
     path = Path(path)
     data = read_json(path)
@@ -119,51 +120,51 @@ def load_captions(path: str | Path) -> Mapping[str, str]:
         pairs = [(next((e[k] for k in _NAME_KEYS if k in e), None), e.get("caption")) for e in data]
     else:
         raise DataError(
-            f'The captions in {path} are in an unknown form: expected {{"picture.jpg": {{"caption": "..."}}}}.',
+            f'The captions in {path} have an unknown format: expected {{"image.jpg": {{"caption": "..."}}}}.',
             "caption",
         )
     captions: dict[str, str] = {}
     for name, caption in pairs:
         if not isinstance(name, str) or not isinstance(caption, str):
             raise DataError(
-                f"The captions in {path} have an entry without a picture's name or without text: {name!r}: {caption!r}.",
+                f"The captions in {path} have an entry without a file name or without text: {name!r}: {caption!r}.",
                 "caption",
             )
         key = PurePosixPath(name.replace("\\", "/")).name
         key = key.rsplit(".", 1)[0] if "." in key else key
         if captions.setdefault(key, caption) != caption:
-            raise DataError(f"The captions in {path} have two different ones for {key}.", "caption")
+            raise DataError(f"The file {path} has two different captions for {key}: keep one of them.", "caption")
     if not captions:
-        raise DataError(f"There are no captions in {path}.", "caption")
+        raise DataError(f"The file {path} has no captions.", "caption")
     return captions
 
 
 def _entries(dataset: Dataset, caption: str, reference: bool) -> list[tuple[str, Entity]]:
-    """The entities of a caption under the text that tells them apart, with the background where the data set names it."""
+    """The entities of a caption, each with the text that identifies it; "background" is added if the data set names it."""
     ending = f", {BACKGROUND}" if dataset.background_word else ""
     if not reference:
-        things = [*split_list(caption), *([(BACKGROUND,)] if ending else [])]
-        return [(", ".join(parts), parts) for parts in things]
+        entities = [*split_list(caption), *([(BACKGROUND,)] if ending else [])]
+        return [(", ".join(parts), parts) for parts in entities]
     entries = split_list_as_reference(caption.removesuffix(".").lower() + ending)
-    # To the reference "(car)" and "car" are two entities; the tokens of the second are then lost.
+    # The reference takes "(car)" and "car" for two entities, and loses the tokens of the second.
     bare = [(entry, entry.replace("(", "").replace(")", "")) for entry in entries]
     return [(entry, tuple(text.split(", "))) for entry, text in bare]
 
 
-def _compose(things: list[tuple[Entity, int | None]], reference: bool = False) -> Prompt:
-    """Put entities into one text, and find a phrase that means each of them alone."""
-    text = ", ".join(", ".join(parts) for parts, _ in things)
+def _compose(entities: list[tuple[Entity, int | None]], reference: bool = False) -> Prompt:
+    """Join entities to a prompt, and find a phrase that matches each of them and nothing else."""
+    text = ", ".join(", ".join(parts) for parts, _ in entities)
     words = Text(text)
     objects: dict[int, tuple[str, ...]] = {}
     supports: list[str] = []
     lost: list[str] = []
     start = 0
-    for parts, number in things:
+    for parts, number in entities:
         whole = ", ".join(parts)
         end = start + len(whole)
         phrase = words.phrase(start, end)
         if not phrase:
-            pass  # nothing but articles: no object, and no content either
+            pass  # only articles, which are neither an object nor content
         elif reference and text.find(whole) != start:
             lost.append(phrase)
         elif number is None:
@@ -175,7 +176,7 @@ def _compose(things: list[tuple[Entity, int | None]], reference: bool = False) -
 
 
 def _names(dataset: Dataset, numbers: Iterable[int]) -> dict[int, str]:
-    """The first word of each class, or a later one where two classes have the same first word."""
+    """A name for each class: its first word, or a later one where another class already has that word."""
     names: dict[int, str] = {}
     for number in sorted(set(numbers)):
         if not 0 < number < len(dataset.classes):
@@ -183,8 +184,8 @@ def _names(dataset: Dataset, numbers: Iterable[int]) -> dict[int, str]:
         found = next((word for word in dataset.classes[number].synonyms if word not in names.values()), None)
         if found is None:
             raise DataError(
-                f'The class "{dataset.classes[number].name}" of {dataset.name} has no word that is not another class\'s as '
-                "well: give it one of its own.",
+                f'The class "{dataset.classes[number].name}" of {dataset.name} has only words of other '
+                "classes: give it a word of its own.",
                 "words",
             )
         names[number] = found
@@ -192,13 +193,13 @@ def _names(dataset: Dataset, numbers: Iterable[int]) -> dict[int, str]:
 
 
 def _bare(part: str) -> tuple[str, ...]:
-    """The words of a part without a leading article."""
+    """The folded words of a part, without a leading article."""
     words = fold_words(part)
     return words[1:] if len(words) > 1 and words[0] in STOP_WORDS else words
 
 
 def _spellings(name: ClassName) -> frozenset[tuple[str, ...]]:
-    """The words of a class in singular and plural, as `fold_words` gives them."""
+    """The words of a class in singular and plural, folded by `fold_words`."""
     return frozenset(fold_words(form) for word in name.synonyms for form in (word, _plural(word)))
 
 

@@ -1,6 +1,6 @@
-"""Cutting a caption that is a list of nouns into what it names; the reference's own way of doing so is at the end.
+"""Split a caption that is a list of nouns into entities, in our own way and in that of the reference implementation.
 
-A list parts things by commas; parentheses hold one thing with its parts: "sky, (person, hat), grass".
+Entities are separated by commas; parentheses hold one object with its parts: "sky, (person, hat), grass".
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 from ...words.text import fold_words
 
 Entity = tuple[str, ...]
-"""One thing that a caption names: its parts, most often one."""
+"""An entity of a caption: its parts, usually one."""
 
 
 def split_list(caption: str) -> list[Entity]:
-    """The things a caption names, in its order, each once, in lower case.
+    """The entities of a caption in their order, each once, in lower case.
 
-    No word is lost. Groups may hold one part, stand anywhere, touch their neighbours or nest (which changes nothing); of a
-    parenthesis without its partner the sign is dropped. A line break parts like a comma; a full stop at an end is dropped.
+    No word is lost. A group may have one part, be anywhere, lack a comma next to it, or be nested (which changes nothing).
+    An unmatched parenthesis is dropped, and so is a full stop at an end. A line break separates like a comma.
+
+    >>> split_list("sky, (person, hat), grass.")
+    [('sky',), ('person', 'hat'), ('grass',)]
     """
     text = _balanced(clean(caption.replace("\n", ",")).lower())
     items: list[list[str]] = [[""]]
@@ -28,17 +31,17 @@ def split_list(caption: str) -> list[Entity]:
             items[-1].append("")
         else:
             items[-1][-1] += char
-    things = (tuple(dict.fromkeys(part for part in map(_trim, item) if fold_words(part))) for item in items)
-    return list(dict.fromkeys(thing for thing in things if thing))
+    entities = (tuple(dict.fromkeys(part for part in map(_trim, item) if fold_words(part))) for item in items)
+    return list(dict.fromkeys(entity for entity in entities if entity))
 
 
 def clean(text: str) -> str:
-    """Single spaces, and none of the signs that mean something to a prompt or to a phrase."""
+    """Reduce spaces to single ones, and drop the characters that have a meaning in prompts or phrases."""
     return " ".join(text.replace("#", " ").replace("\\", " ").split())
 
 
 _EDGES = " .;:'\""
-"""What may stand around a part without being of it."""
+"""Characters that are stripped from the ends of a part."""
 
 
 def _trim(part: str) -> str:
@@ -46,7 +49,7 @@ def _trim(part: str) -> str:
 
 
 def _balanced(text: str) -> str:
-    """The text with a space for each parenthesis that has no partner."""
+    """Replace each unmatched parenthesis by a space."""
     chars, waiting = list(text), []
     for place, char in enumerate(text):
         if char == "(":
@@ -62,11 +65,11 @@ def _balanced(text: str) -> str:
 
 
 def split_list_as_reference(caption: str) -> list[str]:
-    """The entries as the reference cuts them, those in parentheses with them.
+    """The entries as the reference splits them, including the parentheses.
 
-    It opens a group at a parenthesis and closes it at the next entry with a closing one, without seeing that a group of one
-    entry has closed already. Such a group, unless it starts the caption or follows a comma without a space, swallows what
-    comes after it, and is forgotten with all of that when another group opens or the caption ends.
+    The reference opens a group at an entry with "(" and closes it at the next entry with ")". It misses that a group of one
+    entry has already closed. Unless such a group starts the caption or follows a comma without a space, it absorbs the
+    entries after it, and all of them are lost when another group opens or the caption ends.
     """
     entries: list[str] = []
     held: list[str] = []
@@ -87,7 +90,7 @@ def split_list_as_reference(caption: str) -> list[str]:
 
 
 def _pieces(caption: str) -> list[tuple[str, bool]]:
-    """The text between commas, and whether it is a group that starts right there and was kept whole."""
+    """The pieces between commas, and for each whether it is a complete group that starts right there."""
     pieces: list[tuple[str, bool]] = []
     place = 0
     while place < len(caption):

@@ -54,7 +54,7 @@ class Words(Dataset):
         self.scored = tuple(range(len(self.classes)))
         self.background_word, self.add_missing, self.sentences = background_word, add_missing, sentences
 
-    def picture(self, item: Item) -> np.ndarray:
+    def image(self, item: Item) -> np.ndarray:
         raise NotImplementedError
 
     def label(self, item: Item) -> np.ndarray:

@@ -86,7 +86,7 @@ def test_pictures_of_several_sizes(layout: Layout, reference: bool) -> None:
     assert dataset.name == layout.name
     assert len(dataset.items) == 3
     for item in dataset.items:
-        picture, label = dataset.picture(item), dataset.label(item)
+        picture, label = dataset.image(item), dataset.label(item)
         assert picture.dtype == np.uint8
         assert picture.shape == (*label.shape, 3)
         place = KEYS[layout.name].index(item.key)
@@ -192,10 +192,10 @@ def test_missing_files_are_named(layout: Layout) -> None:
     made.picture(first.key).unlink()
     made.label(second.key).unlink()
     for call in (dataset.picture, dataset.label):
-        with pytest.raises(DataError, match=f"picture of {first.key} is missing") as error:
+        with pytest.raises(DataError, match=f"image of {first.key} is missing") as error:
             call(first)
         assert error.value.kind == "missing"
-    dataset.picture(second)
+    dataset.image(second)
     with pytest.raises(DataError, match=f"label of {second.key} is missing"):
         dataset.label(second)
 
@@ -225,7 +225,7 @@ def test_sizes_that_differ(layout: Layout) -> None:
     height, width = dataset.label(item).shape
     Image.fromarray(paint((width, height))).save(made.picture(item.key))
     with pytest.raises(
-        DataError, match=f"{item.key} has {width}x{height} pixels but its picture {height}x{width}"
+        DataError, match=f"{item.key} has {width}x{height} pixels but its image {height}x{width}"
     ) as error:
         dataset.label(item)
     assert error.value.kind == "size"
@@ -302,7 +302,7 @@ def test_empty_data_sets(tmp_path: Path) -> None:
     made = filled("voc", tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").write_text("\n")
     for name in ("ade20k", made.name):
-        with pytest.raises(DataError, match="no pictures") as error:
+        with pytest.raises(DataError, match="no images") as error:
             open_dataset(name, tmp_path)
         assert error.value.kind == "empty"
     with pytest.raises(DataError) as error:
@@ -333,7 +333,7 @@ def test_pictures_of_other_modes(mode: str, tmp_path: Path) -> None:
     item = opened(made).items[0]
     kind = "TIFF" if mode == "CMYK" else "PNG"
     Image.fromarray(np.full((5, 7, 3), 102, np.uint8)).convert(mode).save(made.picture(item.key), format=kind)
-    picture = opened(made).picture(item)
+    picture = opened(made).image(item)
     assert picture.shape == (5, 7, 3)
     assert np.abs(picture.astype(int) - 102).max() < 8
 
@@ -396,7 +396,7 @@ def test_scenes() -> None:
     assert {item.key for item in dataset.items} & {item.key for item in other.items} == {"scene-50", "scene-51"}
     for item in dataset.items:
         scene = draw(int(item.key.split("-")[1]), 48, 80, plain=True)
-        assert np.array_equal(dataset.picture(item), scene.image)
+        assert np.array_equal(dataset.image(item), scene.image)
         assert dataset.caption(item) == scene.caption
         label = dataset.label(item)
         assert label.shape == (48, 80)
@@ -404,8 +404,8 @@ def test_scenes() -> None:
             shown = label[scene.labels == number]
             assert {dataset.classes[i].name for i in np.unique(shown)} <= {thing.shape}
         assert (label > 0).sum() == (scene.labels > 0).sum()
-    dataset.picture(dataset.items[0])[:] = 0  # what is handed out is the caller's own
-    assert dataset.picture(dataset.items[0]).any()
+    dataset.image(dataset.items[0])[:] = 0  # what is handed out is the caller's own
+    assert dataset.image(dataset.items[0]).any()
 
 
 def test_scenes_that_cannot_be() -> None:

@@ -52,7 +52,7 @@ def test_cells_without_a_pixel_that_counts() -> None:
 
 
 def test_cells_refuse_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="one size"):
+    with pytest.raises(ValueError, match="same size"):
         cells(np.zeros((1, 3, 4), np.int64), np.zeros((4, 3), np.int64), CLASSES, -1)
     with pytest.raises(ValueError, match="label holds classes"):
         cells(np.zeros((1, 2, 2), np.int64), np.full((2, 2), 4), CLASSES, -1)
@@ -153,7 +153,7 @@ def test_other_settings_are_refused(tmp_path: Path, head: dict[str, Any], said: 
 @pytest.mark.parametrize("text", ['{"key": "x"}\n', "nothing of ours\n", "[]\n", '{"goca_evaluation": 0}\n'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.jsonl").write_text(text)
-    with pytest.raises(ResultsLogError, match="not a log"):
+    with pytest.raises(ResultsLogError, match="not a results log"):
         log(tmp_path)
 
 

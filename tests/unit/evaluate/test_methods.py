@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import pytest
 
-from goca_core.evaluate.methods import NAMED, THETAS, UNTUNED, Maps, Method, MethodError, View, needs, parse, views_of
+from goca_core.evaluate.methods import (
+    NAMED,
+    THETAS,
+    UNTUNED,
+    KeptMethods,
+    Method,
+    MethodError,
+    View,
+    needs,
+    parse,
+    views_of,
+)
 from goca_core.masks import BACKGROUND_RULES
 
 from ..recordings import DEFAULTS
 
 
-def settled(text: str, **more: object) -> Method:
-    return parse(text).settled("offset", "auto", 1)
+def resolved(text: str, **more: object) -> Method:
+    return parse(text).resolved("offset", "auto", 1)
 
 
 def test_a_name_alone() -> None:
-    goca = parse("goca").filled(DEFAULTS)
+    goca = parse("goca").with_defaults(DEFAULTS)
     assert (goca.head, goca.layer, goca.rescale, goca.order) == (
         "dot-product w/o clamp",
         "dot-product similarity",
         "sum-1 rescaling + per-token renorm+",
         2,
     )
-    vanilla = parse("vanilla").filled(DEFAULTS)
+    vanilla = parse("vanilla").with_defaults(DEFAULTS)
     assert (vanilla.head, vanilla.layer, vanilla.rescale, vanilla.order) == (
         "average",
         "vanilla",
@@ -65,12 +76,12 @@ def test_parts_alone_and_changes_of_a_name() -> None:
         ("goca,rule=none", "use one of offset"),
         ("goca,order=two", "a whole number"),
         ("goca,order=-2", "order of 0 or more"),
-        ("goca,noise=loud", "no noise level"),
-        ("goca,noise=100%", "no noise level"),
-        ("goca,noise=-1", "no noise level"),
-        ("goca,noise=nan", "no noise level"),
+        ("goca,noise=loud", "not a noise level"),
+        ("goca,noise=100%", "not a noise level"),
+        ("goca,noise=-1", "not a noise level"),
+        ("goca,noise=nan", "not a noise level"),
         ("goca,flip=perhaps", "use one of no, yes"),
-        ("goca,thetas=a", "numbers parted by blanks"),
+        ("goca,thetas=a", "numbers separated by spaces"),
     ],
 )
 def test_what_is_not_understood_is_named(text: str, said: str) -> None:
@@ -78,15 +89,15 @@ def test_what_is_not_understood_is_named(text: str, said: str) -> None:
         parse(text)
 
 
-def test_settled_leaves_nothing_open() -> None:
-    method = parse("goca").settled("max", "75%", 2)
+def test_resolved_leaves_nothing_open() -> None:
+    method = parse("goca").resolved("max", "75%", 2)
     assert (method.rule, method.noise, method.draws, method.thetas) == ("max", ("75%",), 2, THETAS["max"])
-    kept = parse("goca,rule=exact,noise=0.2,draws=4,thetas=1").settled("max", "75%", 2, [0.5])
+    kept = parse("goca,rule=exact,noise=0.2,draws=4,thetas=1").resolved("max", "75%", 2, [0.5])
     assert (kept.rule, kept.noise, kept.draws, kept.thetas) == ("exact", ("0.2",), 4, (1.0,))
-    assert parse("goca").settled("offset", "auto", 1, [0.2, -0.2, 0.2]).thetas == (-0.2, 0.2)
+    assert parse("goca").resolved("offset", "auto", 1, [0.2, -0.2, 0.2]).thetas == (-0.2, 0.2)
     for rule, noise, draws in (("none", "auto", 1), ("max", "loud", 1), ("max", "auto", 0)):
         with pytest.raises(MethodError):
-            parse("goca").settled(rule, noise, draws)
+            parse("goca").resolved(rule, noise, draws)
 
 
 def test_sweeps_hold_the_untuned_threshold() -> None:
@@ -98,23 +109,23 @@ def test_sweeps_hold_the_untuned_threshold() -> None:
 
 def test_all_methods_share_their_looks() -> None:
     auto = View("auto", 0)
-    plain = Maps(False, False)
-    found = needs([settled("vanilla"), settled("goca"), settled("goca,layer=mass-preserving")], DEFAULTS)
+    plain = KeptMethods(False, False)
+    found = needs([resolved("vanilla"), resolved("goca"), resolved("goca,layer=mass-preserving")], DEFAULTS)
     assert found == {auto: plain}
-    more = needs([settled("daam"), settled("goca,draws=2"), settled("goca,noise=auto+10%,flip=yes")], DEFAULTS)
+    more = needs([resolved("daam"), resolved("goca,draws=2"), resolved("goca,noise=auto+10%,flip=yes")], DEFAULTS)
     assert len(more) == 5 + 2 + 2 and set(more.values()) == {plain}
     assert {auto, View("auto", 0, True)} <= set(more)
 
 
 def test_more_is_recorded_only_where_a_method_asks_for_it() -> None:
     methods = ["goca", "head=l2-norm,noise=0.5", "layer=iou-like,noise=0.5+0.7", "vanilla,noise=0.7,affinity=by score"]
-    assert needs(map(settled, methods), DEFAULTS) == {
-        View("auto", 0): Maps(False, False),
-        View("0.5", 0): Maps(True, True),
-        View("0.7", 0): Maps(False, True, True),
+    assert needs(map(resolved, methods), DEFAULTS) == {
+        View("auto", 0): KeptMethods(False, False),
+        View("0.5", 0): KeptMethods(True, True),
+        View("0.7", 0): KeptMethods(False, True, True),
     }
 
 
 def test_shots_of_a_method() -> None:
-    method = settled("goca,noise=auto+0.5,draws=2")
+    method = resolved("goca,noise=auto+0.5,draws=2")
     assert views_of(method) == (View("auto", 0), View("auto", 1), View("0.5", 0), View("0.5", 1))

@@ -23,13 +23,13 @@ class Four(Dataset):
     scored = (0, 1, 2)
     items = ()
 
-    def picture(self, item: Any) -> Any:
+    def image(self, item: Any) -> Any:
         raise NotImplementedError
 
-    label = picture
+    label = image
 
 
-METHOD = parse("goca").settled("offset", "auto", 1, [0.0, 0.2])
+METHOD = parse("goca").resolved("offset", "auto", 1, [0.0, 0.2])
 TRUTH = np.array([[0, 0], [1, 1]])
 
 
@@ -108,7 +108,7 @@ def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
 
 
 def test_a_method_without_counts_scores_nothing(tmp_path: Path) -> None:
-    other: Method = parse("vanilla").settled("offset", "auto", 1)
+    other: Method = parse("vanilla").resolved("offset", "auto", 1)
     found = report.results([other], Four(), log(tmp_path))
     assert found["methods"]["vanilla"]["best"]["miou"] == 0.0
 

@@ -13,11 +13,11 @@ import pytest
 from tqdm import tqdm
 
 from goca_core.evaluate import run
-from goca_core.evaluate.__main__ import main, read
+from goca_core.evaluate.__main__ import main, parse_arguments
 from goca_core.evaluate.datasets import registry as data_module
 from goca_core.evaluate.datasets.base import ClassName, Dataset, Item
 from goca_core.evaluate.datasets.registry import DataError
-from goca_core.evaluate.executors import ExecutorError, executor
+from goca_core.evaluate.executors import ExecutorError, make_executor
 from goca_core.evaluate.methods import parse
 from goca_core.evaluate.results_log import ResultsLogError
 from goca_core.evaluate.worker import Job, Task, Worker, noise_seed
@@ -35,7 +35,7 @@ class Empty(Dataset):
         super().__init__(split, reference=reference)
         self.items = tuple(Item(f"p{number}", None, None) for number in range(count))
 
-    def picture(self, item: Item) -> Any:
+    def image(self, item: Item) -> Any:
         return np.full((4, 5, 3), 200, np.uint8)
 
     def label(self, item: Item) -> Any:
@@ -52,7 +52,7 @@ def empty(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-METHODS = tuple(parse(name).settled("offset", "auto", 1) for name in ("vanilla", "goca"))
+METHODS = tuple(parse(name).resolved("offset", "auto", 1) for name in ("vanilla", "goca"))
 
 
 def job(**changes: Any) -> Job:
@@ -77,11 +77,11 @@ def test_a_second_run_has_nothing_to_do(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_something_wrong_is_fatal_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {
-        "p1": DataError("The picture p1.jpg is missing.", "missing"),
+        "p1": DataError("The image p1.jpg is missing.", "missing"),
         "p3": DataError("p3 is 4 x 5 and its label 4 x 4.", "size"),
     }
     monkeypatch.setattr(Empty, "broken", wrong)
-    with pytest.raises(run.EvaluationError, match=r"The picture p1\.jpg is missing\..*--skip-errors"):
+    with pytest.raises(run.EvaluationError, match=r"The image p1\.jpg is missing\..*--skip-errors"):
         run.evaluate(job(), tmp_path, sheets=0)
     found = run.evaluate(job(), tmp_path, skip_errors=True, sheets=0)
     assert found["pictures"] == 4 and found["skipped_by_kind"] == {"missing": 1, "size": 1}
@@ -199,7 +199,7 @@ def test_noise_is_of_the_picture() -> None:
 
 
 def test_no_workers() -> None:
-    with pytest.raises(ExecutorError, match="1 or more"), executor(job(), 0):
+    with pytest.raises(ExecutorError, match="1 or more"), make_executor(job(), 0):
         pass
 
 
@@ -211,14 +211,14 @@ def test_a_command_line_is_a_job() -> None:
         "--data scenes --count 7 --seed 3 --methods goca head=average --thetas -0.1 0.1 --rule max --noise-level 75% "
         "--draws 2 --size 96 --keep-aspect --prompts present --affinity lean --out x --checkpoint y.safetensors"
     )
-    made, given = read(text.split())
+    made, given = parse_arguments(text.split())
     assert made.options == (("count", 7), ("seed", 3)) and made.seed == 3
     assert [method.name for method in made.methods] == ["goca", "head=average"]
     assert {method.thetas for method in made.methods} == {(-0.1, 0.1)}
     assert {(method.rule, method.noise, method.draws) for method in made.methods} == {("max", ("75%",), 2)}
     assert (made.side, made.keep_aspect, made.lean, made.prompts) == (96, True, True, "present")
     assert made.checkpoint == "y.safetensors" and given.out == Path("x")
-    assert read(["--out", "x", "--prompts", "captions", "c.json"])[0].captions == "c.json"
+    assert parse_arguments(["--out", "x", "--prompts", "captions", "c.json"])[0].captions == "c.json"
 
 
 @pytest.mark.parametrize(
@@ -233,19 +233,19 @@ def test_a_command_line_is_a_job() -> None:
         ("--out x --data empty --count 5", "use --limit for empty"),
         ("--out x --methods best", 'no method "best"'),
         ("--out x --methods goca goca", "given twice"),
-        ("--out x --noise-level loud", "no noise level"),
+        ("--out x --noise-level loud", "not a noise level"),
         ("--data scenes", "--out"),
     ],
 )
 def test_a_wrong_command_line_says_so(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
-        read(text.split())
+        parse_arguments(text.split())
     assert left.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_help_lists_the_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        read(["--help"])
+        parse_arguments(["--help"])
     said = capsys.readouterr().out
     assert all(name in said for name in (*data_module.DATASETS, "goca", "daam", "rescale"))
 

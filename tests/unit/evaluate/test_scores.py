@@ -14,7 +14,7 @@ from goca_core.attention.record import Attention, AttentionError, Layer
 from goca_core.evaluate import scores as scores_module
 from goca_core.evaluate.methods import Method, View, parse
 from goca_core.evaluate.prompts.captions import Prompt
-from goca_core.evaluate.scores import Scorer, alike, columns_of, global_map, manual_layers
+from goca_core.evaluate.scores import Scorer, find_columns, global_map, group_by_scores, manual_layers
 from goca_core.layers import layer_score, normalise_scores, reference_affinity, resize_self_map
 from goca_core.pipeline import MaskRequest, Scoring, make_masks, refined
 from goca_core.refine.methods import REFINEMENTS
@@ -26,8 +26,8 @@ PROMPT = Prompt("a red cat on grass", {3: ("cat",), 1: ("red",)}, ("grass",))
 SIZE = (8, 12)
 
 
-def settled(text: str) -> Method:
-    return parse(text).settled("offset", "auto", 1)
+def resolved(text: str) -> Method:
+    return parse(text).resolved("offset", "auto", 1)
 
 
 def picture(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -52,7 +52,7 @@ def scorer(prompt: Prompt = PROMPT, record: Attention | None = None, size: tuple
     ],
 )
 def test_the_same_scores_as_the_nodes_use(text: str) -> None:
-    method = settled(text).filled(DEFAULTS)
+    method = resolved(text).with_defaults(DEFAULTS)
     found, background = scorer().scores(method)
     maps = Scoring(aggregate(recording(batch=1), method.head, method.layer), method.rescale)
     maps = replace(maps, range_="robust" if method.range == "robust" else "full")
@@ -66,34 +66,34 @@ def test_the_same_scores_as_the_nodes_use(text: str) -> None:
 
 def test_a_refinement_by_self_attention_needs_some() -> None:
     without = scorer(record=recording(batch=1, affinity=False))
-    assert without.scores(settled("goca"))[0].shape == (2, *SIZE)
+    assert without.scores(resolved("goca"))[0].shape == (2, *SIZE)
     with pytest.raises(AttentionError, match="proposal merge needs"):
-        without.scores(settled("goca,refine=proposal merge"))
+        without.scores(resolved("goca,refine=proposal merge"))
 
 
 def test_propagation_by_score() -> None:
     record = recording(batch=1, parts=True)
-    found = scorer(record=record).scores(settled("goca,affinity=by score"))[0]
-    expected = scorer(record=replace(record, affinity=weighted_affinity(record))).scores(settled("goca"))[0]
+    found = scorer(record=record).scores(resolved("goca,affinity=by score"))[0]
+    expected = scorer(record=replace(record, affinity=weighted_affinity(record))).scores(resolved("goca"))[0]
     assert torch.equal(found, expected)
-    assert not torch.equal(found, scorer(record=record).scores(settled("goca"))[0])
+    assert not torch.equal(found, scorer(record=record).scores(resolved("goca"))[0])
     # Both in one run, and neither without propagation.
     both = scorer(record=record)
     texts = ("goca", "goca,affinity=by score", "goca,order=0", "goca,order=0,affinity=by score")
-    first, second, third, fourth = (both.scores(settled(text))[0] for text in texts)
+    first, second, third, fourth = (both.scores(resolved(text))[0] for text in texts)
     assert torch.equal(second, found) and not torch.equal(first, second) and torch.equal(third, fourth)
     with pytest.raises(AttentionError, match="does not hold the self-attention of each"):
-        scorer().scores(settled("goca,affinity=by score"))
+        scorer().scores(resolved("goca,affinity=by score"))
 
 
 def test_without_words_for_the_background() -> None:
-    found, background = scorer(replace(PROMPT, supports=())).scores(settled("goca"))
+    found, background = scorer(replace(PROMPT, supports=())).scores(resolved("goca"))
     assert background is None and found.shape == (2, *SIZE)
 
 
 def test_the_background_is_the_largest_of_its_words() -> None:
     def background(*words: str) -> torch.Tensor:
-        found = scorer(replace(PROMPT, supports=words), size=(4, 6)).scores(settled("goca,order=0"))[1]
+        found = scorer(replace(PROMPT, supports=words), size=(4, 6)).scores(resolved("goca,order=0"))[1]
         assert found is not None
         return found
 
@@ -116,14 +116,14 @@ def test_each_step_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scores_module, name, counting(name))
     one = scorer()
     texts = ["goca", "goca,order=0", "goca,order=1", "goca,rule=max", "goca,rescale=raw", "head=average", "vanilla"]
-    for method in alike(map(settled, texts)):
+    for method in group_by_scores(map(resolved, texts)):
         one.scores(method)
     assert calls == {"global_map": 3, "rescale": 4, "propagate": 5}
 
 
 def test_methods_with_the_same_scores_stand_together() -> None:
     texts = ["goca", "vanilla", "goca,rule=max", "vanilla,rule=avg", "goca,order=2,rule=exact"]
-    order = [method.name for method in alike(map(settled, texts))]
+    order = [method.name for method in group_by_scores(map(resolved, texts))]
     assert abs(order.index("goca") - order.index("goca,rule=max")) == 1
     assert abs(order.index("vanilla") - order.index("vanilla,rule=avg")) == 1
 
@@ -132,9 +132,9 @@ def test_levels_and_draws_are_averaged() -> None:
     views = [View(level, draw) for level in ("auto", "0.5") for draw in (0, 1)]
     records = {view: recording(seed, batch=1) for seed, view in enumerate(views)}
     found = Scorer(records, PROMPT, picture()).scores(
-        parse("goca,noise=auto+0.5,draws=2").settled("offset", "auto", 1)
+        parse("goca,noise=auto+0.5,draws=2").resolved("offset", "auto", 1)
     )[0]
-    expected = scorer(record=merge(list(records.values()))).scores(settled("goca"))[0]
+    expected = scorer(record=merge(list(records.values()))).scores(resolved("goca"))[0]
     torch.testing.assert_close(found, expected)
 
 
@@ -143,7 +143,7 @@ def test_inputs_stay_as_they_are() -> None:
     before = [tensor.clone() for layer in record.layers for tensor in (*layer.maps.values(), *layer.scores.values())]
     one = scorer(record=record)
     for text in ("goca", "manual", "goca,layer=mass-preserving", "vanilla,order=0"):
-        one.scores(settled(text))
+        one.scores(resolved(text))
     after = [tensor for layer in record.layers for tensor in (*layer.maps.values(), *layer.scores.values())]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -154,19 +154,19 @@ def test_inputs_stay_as_they_are() -> None:
 def test_columns_of_a_prompt() -> None:
     tokens = recording(text="red cat and blue cat on grass").tokens
     prompt = Prompt("", {2: ("red cat#1", "blue"), 1: ("cat#2",)}, ("grass",), lost=("on",))
-    found = columns_of(prompt, tokens)
+    found = find_columns(prompt, tokens)
     assert found.ids == (2, 1)
     assert found.objects == ((1, 2, 4), (5,))
     assert found.supports == ((7,),)
     assert found.content == (1, 2, 4, 5, 7)
-    assert columns_of(replace(prompt, lost=()), tokens).content == (1, 2, 4, 5, 6, 7)
+    assert find_columns(replace(prompt, lost=()), tokens).content == (1, 2, 4, 5, 6, 7)
     # Words of an object count, whatever else was lost.
-    assert columns_of(replace(prompt, lost=("grass", "on")), tokens).content == (1, 2, 4, 5, 7)
+    assert find_columns(replace(prompt, lost=("grass", "on")), tokens).content == (1, 2, 4, 5, 7)
 
 
 def test_a_phrase_that_is_not_there_is_named() -> None:
     with pytest.raises(PhraseError, match='"dog" is not in the prompt'):
-        columns_of(Prompt("", {1: ("dog",)}, ()), recording().tokens)
+        find_columns(Prompt("", {1: ("dog",)}, ()), recording().tokens)
 
 
 # -- layers ------------------------------------------------------------------------------------------------------------

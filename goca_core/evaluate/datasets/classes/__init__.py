@@ -1,4 +1,4 @@
-"""The classes of the data sets: ids and names as their authors number them, and a few other words for each."""
+"""The classes of the data sets, with ids and names as their authors define them, and a few synonyms for each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from ..base import ClassName
 
 
 def table(text: str) -> tuple[ClassName, ...]:
-    """Classes from lines in the order of their ids: the words of a class parted by commas, the first also its name.
+    """Parse a list of classes, one per line in the order of their ids: the words of a class, separated by commas.
 
-    "name = word, word" where the name is another than the first word. The background is put before the first.
+    The first word is also the name; write "name = word, word" for another name. The background is added as class 0.
     """
     classes = [ClassName("background", ("background",))]
     for line in text.strip().splitlines():

@@ -1,4 +1,4 @@
-"""ADE20K, the 150 classes of the scene parsing benchmark; the id is the value in the label, 0 is anything else."""
+"""ADE20K, the 150 classes of the scene parsing benchmark; the id is the label value, and 0 is everything else."""
 
 from . import table
 

@@ -1,4 +1,4 @@
-"""Cityscapes: the 19 classes that are scored, among the ids of its labels."""
+"""Cityscapes: the 19 scored classes and their label values."""
 
 from . import table
 
@@ -27,8 +27,8 @@ bicycle, bike
 )
 
 VALUES: tuple[int, ...] = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Value in the label of each class, class 1 first; the others are not scored."""
+"""Label value of each class, class 1 first. Other values are not scored."""
 
 LAST_VALUE = 33
 UNNUMBERED = 255
-"""What the id -1 (licence plate) becomes in an 8-bit picture."""
+"""The value of id -1 (licence plate) in an 8-bit image."""

@@ -1,4 +1,4 @@
-"""COCO: the 80 classes of things."""
+"""COCO: the 80 object classes."""
 
 from . import table
 
@@ -89,4 +89,4 @@ toothbrush
 
 NOT_USED = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
 CATEGORIES: tuple[int, ...] = tuple(number for number in range(1, 91) if number not in NOT_USED)
-"""Category id of each class in the annotations, class 1 first: ten of the ids up to 90 were never used."""
+"""Category id of each class in the annotations, class 1 first. Ten of the ids up to 90 are not used."""

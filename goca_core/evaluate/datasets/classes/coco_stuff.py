@@ -1,4 +1,4 @@
-"""COCO-Stuff: the 27 coarse classes, each a branch of the hierarchy of its 182 labels."""
+"""COCO-Stuff: the 27 coarse classes; each is a branch of the hierarchy of its 182 labels."""
 
 from . import table
 
@@ -37,7 +37,7 @@ water, sea, river
 FOOD, FURNITURE, FOOD_STUFF, FURNITURE_STUFF = 3, 4, 15, 16
 
 _THINGS = {1: 10, 2: 12, 10: 9, 16: 8, 26: 7, 34: 11, 44: 6, 52: 3, 62: 4, 72: 1, 78: 2, 84: 5}
-"""Things stand together by branch: label id (1 to 91) that a branch begins with -> coarse class."""
+"""Coarse classes of the object labels 1 to 91, which are ordered by branch: first label id of a branch -> coarse class."""
 
 _STUFF: dict[int, tuple[int, ...]] = {
     13: (102, 103),
@@ -68,6 +68,6 @@ def _coarse() -> tuple[int, ...]:
 
 
 COARSE: tuple[int, ...] = _coarse()
-"""Coarse class of each of the labels 1 to 182; in the published pictures label n has the value n - 1."""
+"""Coarse class of each of the labels 1 to 182; in the published files, label n has the value n - 1."""
 
 UNLABELLED = 255

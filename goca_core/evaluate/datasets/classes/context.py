@@ -1,4 +1,4 @@
-"""Pascal Context: the 59 classes that are usually scored, among the 459 of the labels."""
+"""Pascal Context: the 59 classes that are usually scored, of the 459 in the labels."""
 
 from . import table
 
@@ -71,6 +71,6 @@ VALUES: tuple[int, ...] = (
     *(104, 105, 113, 115, 144, 158, 159, 162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308),
     *(324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440, 445, 454, 458),
 )
-"""Value in the label of each class, class 1 first; the 459 are in the order of the alphabet, and so are the 59."""
+"""Label value of each class, class 1 first. Both the 459 labels and the 59 classes are in alphabetical order."""
 
 LAST_VALUE = 459

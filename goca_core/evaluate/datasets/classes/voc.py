@@ -1,4 +1,4 @@
-"""Pascal VOC 2012: 20 classes; the id is the value in the label."""
+"""Pascal VOC 2012: 20 classes; the id is the label value."""
 
 from . import table
 
