@@ -1,6 +1,6 @@
 """Regional prompts: which prompt belongs to which mask, how much each counts at each pixel, and one conditioning of all.
 
-The result is what the host's own Conditioning Set Mask and Conditioning Combine make: entries with a mask, whose
+The result is what ComfyUI's own Conditioning Set Mask and Conditioning Combine make: entries with a mask, whose
 predictions the sampler averages by weight at each pixel. Nothing here knows ComfyUI.
 """
 
@@ -19,11 +19,11 @@ from .words.text import fold
 from .words.word_map import parse_phrases
 
 Conditioning = list[list[Any]]
-"""The host's CONDITIONING: a list of [tensor, dictionary]."""
+"""ComfyUI's CONDITIONING: a list of [tensor, dictionary]."""
 
 # A prompt that counts less than this everywhere is left out: it would cost a forward pass at each step.
 _NOTHING = 1e-6
-# The host compares noise levels so that at the very edge of two ranges both would work.
+# ComfyUI compares noise levels so that at the very edge of two ranges both would work.
 _EDGE = 1e-5
 # Keys of an entry that say when a schedule of text encoders lets it work.
 _SCHEDULE = ("clip_start_percent", "clip_end_percent")
@@ -112,34 +112,34 @@ def _short(text: str) -> str:
 
 
 def count_labels(masks: Tensor, labels: Sequence[str], background: Tensor | None = None) -> tuple[str, ...]:
-    """The labels of masks [B * K, H, W], picture by picture: the given ones, or the numbers from 1 on.
+    """The labels of masks [B * K, H, W], image by image: the given ones, or the numbers from 1 on.
 
-    Without labels, ``background`` says how many pictures there are (one if there is none either). Raises RegionalError
-    when the masks cannot be shared out.
+    Without labels, ``background`` says how many images there are (one without it). Raises RegionalError
+    when they cannot be divided among the labels.
     """
     total = masks.reshape(-1, *masks.shape[-2:]).shape[0]
     if labels:
         if total == 0 or total % len(labels):
             raise RegionalError(
-                f"{total} masks cannot be shared out among {len(labels)} labels ({_listed(labels)}); wire masks and "
+                f"{total} masks cannot be divided among {len(labels)} labels ({_listed(labels)}); wire masks and "
                 "labels of the same Mask From Tokens."
             )
         return tuple(labels)
-    pictures = 1 if background is None else background.reshape(-1, *background.shape[-2:]).shape[0]
-    if total == 0 or total % pictures:
+    images = 1 if background is None else background.reshape(-1, *background.shape[-2:]).shape[0]
+    if total == 0 or total % images:
         raise RegionalError(
-            f"{total} masks cannot be shared out among {pictures} pictures of the background; wire in the labels too."
+            f"{total} masks cannot be divided among the {images} images of the background; wire in the labels too."
         )
-    return tuple(str(number + 1) for number in range(total // pictures))
+    return tuple(str(number + 1) for number in range(total // images))
 
 
 def region_weights(masks: Tensor, count: int, background: Tensor | None = None, feather: float = 0.0) -> Tensor:
-    """How much of each pixel belongs to each mask, and last to none of them: [B, K + 1, H, W], summing to one.
+    """How much each mask counts at each pixel, and last how much the background does: [B, K + 1, H, W], summing to one.
 
-    masks: [B * K, H, W] in 0..1, picture by picture, with ``count`` = K. background: [B or 1, h, w], or None for what the
-    masks leave over; it is brought to the size of the masks. Where masks overlap they share; what nothing covers is
-    background. feather: width of the seams in pixels, a Gaussian of half that deviation over all shares alike, so that
-    they still sum to one. Raises RegionalError when the background is for another number of pictures.
+    masks: [B * K, H, W] in 0..1, image by image, with ``count`` = K. background: [B or 1, h, w], or None for what the
+    masks leave over; it is resized to the masks. Overlapping masks share a pixel; what nothing covers is
+    background. feather: width of the seams in pixels, a Gaussian of half that deviation over all weights alike, so that
+    they still sum to one. Raises RegionalError when the background is for another number of images.
     """
     parts = finite(masks.reshape(-1, *masks.shape[-2:])).clamp(0, 1).unflatten(0, (-1, count))
     rest = 1 - parts.sum(1, keepdim=True) if background is None else _fit(background, parts)
@@ -154,11 +154,11 @@ def region_weights(masks: Tensor, count: int, background: Tensor | None = None, 
 
 
 def _fit(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [b, h, w] as [B, 1, H, W] in the batch, size, precision and place of ``like``."""
+    """A mask [b, h, w] as [B, 1, H, W] in the batch, size, precision and on the device of ``like``."""
     mask = finite(mask.reshape(-1, 1, *mask.shape[-2:])).to(like)
     if mask.shape[0] not in (1, like.shape[0]):
         raise RegionalError(
-            f"There are masks for {like.shape[0]} pictures but a background for {mask.shape[0]}; wire both from the same "
+            f"There are masks for {like.shape[0]} images but a background for {mask.shape[0]}; wire both from the same "
             "Mask From Tokens."
         )
     return resize_bilinear(mask, (like.shape[-2], like.shape[-1])).expand(like.shape[0], -1, -1, -1)
@@ -174,15 +174,15 @@ def compose(
     strength: float = 1.0,
     to_bounds: bool = False,
 ) -> Conditioning:
-    """One conditioning in which each mask follows its own prompt and the rest of the picture the base.
+    """One conditioning in which each mask follows its own prompt and the rest of the image the base.
 
     prompts: the encoded prompt of each of the K masks, None where there is none; the same object for several masks makes
-    one region of them. parts: [B, K + 1, H, W] from `shares`. strength: share of the own prompt within its mask, 0..1; the
-    base has what is missing, so weights sum to one at every pixel. to_bounds: let each prompt paint only the bounds of its
-    mask (the host's "mask bounds").
+    one region of them. parts: [B, K + 1, H, W] from `region_weights`. strength: weight of the own prompt within its mask, 0..1; the
+    base has the rest, so weights sum to one at every pixel. to_bounds: sample each prompt only within the bounds of its
+    mask (ComfyUI's "mask bounds").
 
     Everything else that the base says (ControlNet, guidance, sizes, time ranges, an earlier mask) holds for every region.
-    Prompts and base without any share of the picture are left out. The inputs stay as they are.
+    Prompts and base that cover nothing are left out. The inputs stay as they are.
     """
     found = regions_of(prompts, parts)
     rest = (1 - strength * sum((weight for weight, _ in found), torch.zeros_like(parts[:, 0]))).clamp_min(0)
@@ -191,7 +191,7 @@ def compose(
         return [[tensor, dict(extra)] for tensor, extra in base]
     result = []
     for tensor, extra in base:
-        if extra.get("default"):  # the host gives it what all others leave, which is just this
+        if extra.get("default"):  # ComfyUI gives it what all others leave, which is just this
             result.append([tensor, dict(extra)])
         elif is_visible(rest):
             result.append([tensor, {**extra, **_masked(extra, rest, 1.0, bool(extra.get("set_area_to_bounds")))}])
@@ -204,7 +204,7 @@ def compose(
 
 
 def delayed(base: Conditioning, regional: Conditioning, start: float) -> Conditioning:
-    """The base alone up to ``start`` (a share of sampling, 0..1), from there on the regional prompts.
+    """The base alone up to ``start`` (a fraction of sampling, 0..1), from there on the regional prompts.
 
     Time ranges that entries have already are narrowed; an entry whose range is left empty goes.
     """
@@ -259,7 +259,7 @@ def _masked(base: Mapping[str, Any], weight: Tensor, strength: float, bounds: bo
         earlier = before if before.ndim > 2 else before[None]
         if weight.shape[0] not in (1, earlier.shape[0]) and earlier.shape[0] != 1:
             raise RegionalError(
-                f"There are masks for {weight.shape[0]} pictures, but the base conditioning has a mask for "
+                f"There are masks for {weight.shape[0]} images, but the base conditioning has a mask for "
                 f"{earlier.shape[0]}; use the same number."
             )
         earlier = finite(earlier.reshape(-1, 1, *earlier.shape[-2:])).to(weight)

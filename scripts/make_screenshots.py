@@ -85,7 +85,7 @@ VIEWS = [
     View("GOCA_Overlay", DEMO, OVERLAY, "Heat map of every word"),
     View("viewer_steps", DEMO, MASKS, show="steps"),
     View("viewer_layers", DEMO, MASKS, show="layers"),
-    View("viewer_light", DEMO, OVERLAY, "Masks over the picture", light=True),
+    View("viewer_light", DEMO, OVERLAY, "Masks over the image", light=True),
 ]
 
 

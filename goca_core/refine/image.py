@@ -124,7 +124,7 @@ def check_picture(picture: Tensor, batch: int) -> None:
     check_ndim("picture", picture, "B H W 3")
     if picture.shape[-1] < 3:
         raise ValueError(
-            f"picture has {picture.shape[-1]} channels: expected the three of a colour image, as the last axis."
+            f"The image has {picture.shape[-1]} channels: expected the three of a colour image, as the last axis."
         )
     if picture.shape[0] not in (1, batch):
         raise ValueError(

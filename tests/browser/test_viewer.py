@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
 
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
-OVER, HEAT = "Masks over the picture", "Heat map of every word"
+OVER, HEAT = "Masks over the image", "Heat map of every word"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 

@@ -192,7 +192,7 @@ def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
     for kind, title in (
         (PROMPT, "Prompt"),
         (MASKS, ""),
-        (OVERLAY, "Masks over the picture"),
+        (OVERLAY, "Masks over the image"),
         (OVERLAY, "Heat map of every word"),
     ):
         panel = editor.look_at(kind, title)

@@ -53,13 +53,13 @@ def test_regional_prompts(server: ComfyServer) -> None:
     prompt[by_type(prompt, "GOCA_RegionalPrompt")]["inputs"]["prompts"] = ""
     run = server.run(prompt)
     assert by_type(prompt, "KSampler", "First pass") in run.cached
-    assert np.array_equal(saved(server, run, prompt, "Second picture"), first)
+    assert np.array_equal(saved(server, run, prompt, "Second image"), first)
 
 
 def test_regional_prompts_with_another_model(server: ComfyServer) -> None:
     prompt = with_demo_model(short("regional_prompts_sd15_sdxl", 2))
     run = server.run(prompt)
-    assert saved(server, run, prompt, "Second picture").shape == (64, 64, 3)
+    assert saved(server, run, prompt, "Second image").shape == (64, 64, 3)
 
 
 # -- replace by word --------------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_replace_by_word(server: ComfyServer) -> None:
 def test_outside_the_mask_the_sampler_itself_changes_little(server: ComfyServer) -> None:
     """Without the final composite: what is far from the mask is denoised once from the least noise, no more."""
     prompt = short("replace_by_word_demo", 12)
-    last = by_type(prompt, "SaveImage", "Second picture")
+    last = by_type(prompt, "SaveImage", "Second image")
     prompt[last]["inputs"]["images"] = [by_type_of_input(prompt, "ImageCompositeMasked", "source"), 0]
     run = server.run(prompt)
     first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
@@ -123,7 +123,7 @@ def test_the_inpainting_row(server: ComfyServer) -> None:
     assert demo.put(prompt, 64, ["width", "height"], ["EmptyLatentImage"]) == 2
     assert demo.put(prompt, 2, ["steps"]) == 3
     run = server.run(prompt)
-    assert saved(server, run, prompt, "Picture of the inpainting model").shape == (64, 64, 3)
+    assert saved(server, run, prompt, "Image of the inpainting model").shape == (64, 64, 3)
 
 
 # -- semantic guidance ------------------------------------------------------------------------------------------------

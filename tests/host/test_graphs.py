@@ -68,7 +68,7 @@ def test_the_demo_graph_runs(server: ComfyServer) -> None:
     prompt = graph("masks_from_words_demo")
     run = server.run(prompt)
     check_masks(server, run, prompt, ["red circle", "blue square"], 64)
-    (picture,) = pictures(server, run, by_type(prompt, "SaveImage", "Picture"))
+    (picture,) = pictures(server, run, by_type(prompt, "SaveImage", "Image"))
     assert picture.shape == (64, 64, 3)
     assert picture.std() > 5, "the picture is empty"
     (overlay,) = pictures(server, run, by_type(prompt, "SaveImage", "Overlay"))
@@ -143,7 +143,7 @@ def test_the_graph_of_a_film_runs_with_another_model(server: ComfyServer) -> Non
     run = server.run(prompt)
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens", "The fox alone")]["goca_masks"]
     assert table["phrases"] == ["fox"] and len(table["area"]) == 5
-    for title in ("Film", "Overlay", "Mask of the fox"):
+    for title in ("Video", "Overlay", "Mask of the fox"):
         (image,) = run.outputs[by_type(prompt, "SaveAnimatedWEBP", title)]["images"]
         with Image.open(io.BytesIO(server.fetch(image))) as film:
             assert getattr(film, "n_frames", 1) > 1

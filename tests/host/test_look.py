@@ -73,9 +73,9 @@ def test_masks_words_and_pictures_of_a_run(server: ComfyServer) -> None:
             assert (mask > 0).mean() == pytest.approx(table["area"][sample][k], abs=1e-4)
         for name in view["heat"]["names"]:
             assert tile(server, view["heat"], sample, name).shape == (64, 64)
-    (over,) = shown(outputs, prompt, "GOCA_Overlay", "Masks over the picture")["goca_view"]
+    (over,) = shown(outputs, prompt, "GOCA_Overlay", "Masks over the image")["goca_view"]
     assert over["masks"]["digest"] == view["masks"]["digest"]
-    painted = shown(outputs, prompt, "SaveImage", "Picture")["images"]
+    painted = shown(outputs, prompt, "SaveImage", "Image")["images"]
     for file, original in zip(over["picture"]["files"], painted, strict=True):
         difference = np.asarray(picture(server, file), int) - np.asarray(picture(server, original), int)
         assert np.abs(difference).max() <= 1, "the host cuts off where this rounds"

@@ -44,14 +44,14 @@ def test_in_one_pass(server: ComfyServer) -> None:
     first, second, rest = told.splitlines()
     assert first.startswith("red circle (") and first.endswith("a yellow circle and a blue square on grass")
     assert second.startswith("blue square (") and second.endswith("the base prompt") and "everything else" in rest
-    plain, regional = (saved(server, run, prompt, title) for title in ("Plain picture", "Picture"))
+    plain, regional = (saved(server, run, prompt, title) for title in ("Plain image", "Image"))
     assert plain.shape == regional.shape == (64, 64, 3)
     # Other phrases paint that picture again, and not the plain one; without prompts it is the plain one, bit for bit.
     inputs = prompt[by_type(prompt, "GOCA_RegionalPass")]["inputs"]
     inputs["prompts"] = ""
     run = server.run(prompt)
     assert by_type(prompt, "KSampler", "The prompt alone") in run.cached
-    assert np.array_equal(saved(server, run, prompt, "Picture"), plain)
+    assert np.array_equal(saved(server, run, prompt, "Image"), plain)
 
 
 @pytest.mark.parametrize("kind", ["sd15_sdxl", "flux"])
@@ -59,7 +59,7 @@ def test_in_one_pass_with_another_model(server: ComfyServer, kind: str) -> None:
     prompt = on_the_demo_model(f"regional_one_pass_{kind}")
     prompt[by_type(prompt, "GOCA_RegionalPass")]["inputs"]["prompts"] = "a yellow circle\na green square"
     run = server.run(prompt)
-    assert saved(server, run, prompt, "Picture").shape == (64, 64, 3)
+    assert saved(server, run, prompt, "Image").shape == (64, 64, 3)
     assert "a green square" in run.outputs[by_type(prompt, "GOCA_CollectMasks")]["text"][0]
 
 
@@ -73,14 +73,14 @@ def test_two_passes_with_flux(server: ComfyServer) -> None:
         0,
     ]
     prompt[by_type(prompt, "GOCA_RegionalPrompt")]["inputs"]["prompts"] = "red circle: a yellow circle"
-    assert saved(server, server.run(prompt), prompt, "Second picture").shape == (64, 64, 3)
+    assert saved(server, server.run(prompt), prompt, "Second image").shape == (64, 64, 3)
 
 
 def test_replace_by_word_with_flux(server: ComfyServer) -> None:
     prompt = on_the_demo_model("replace_by_word_flux", 2, "blue square")
     prompt[by_type(prompt, "GrowMask")]["inputs"]["expand"] = 2
     prompt[by_type(prompt, "ImageBlur")]["inputs"] |= {"blur_radius": 2, "sigma": 1.0}
-    assert saved(server, server.run(prompt), prompt, "Second picture").shape == (64, 64, 3)
+    assert saved(server, server.run(prompt), prompt, "Second image").shape == (64, 64, 3)
 
 
 # -- into other nodes -------------------------------------------------------------------------------------------------
@@ -92,7 +92,7 @@ def test_masks_into_the_nodes_of_the_host(server: ComfyServer, kind: str) -> Non
     name = f"masks_into_other_nodes_{kind}"
     prompt = short(name) if kind == "demo" else on_the_demo_model(name)
     run = server.run(prompt)
-    second = saved(server, run, prompt, "Second picture")
+    second = saved(server, run, prompt, "Second image")
     texts = [prompt[by_type(prompt, "CLIPTextEncode", f"Prompt of mask {n}")]["inputs"]["text"] for n in (1, 2)]
     masks = by_type(prompt, "GOCA_MaskFromTokens")
     base = prompt[by_type(prompt, "ConditioningSetDefaultCombine")]["inputs"]["cond_DEFAULT"]
@@ -107,9 +107,9 @@ def test_masks_into_the_nodes_of_the_host(server: ComfyServer, kind: str) -> Non
     rest = {"strength": 1.0, "feather": 0.0, "start_percent": 0.0, "set_cond_area": "default"}
     prompt["900"] = {"class_type": "GOCA_RegionalPrompt", "inputs": {**regional, **rest}, "_meta": {"title": "Ours"}}
     prompt[by_type(prompt, "KSampler", "Second pass")]["inputs"]["positive"] = ["900", 0]
-    ours = saved(server, server.run(prompt), prompt, "Second picture")
+    ours = saved(server, server.run(prompt), prompt, "Second image")
     assert np.abs(ours - second).max() <= 2
-    assert np.abs(saved(server, run, prompt, "First picture") - second).mean() > 1, "the prompts changed nothing"
+    assert np.abs(saved(server, run, prompt, "First image") - second).mean() > 1, "the prompts changed nothing"
 
 
 # -- semantic guidance ------------------------------------------------------------------------------------------------

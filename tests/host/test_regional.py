@@ -224,7 +224,7 @@ def test_bare_prompts_and_no_labels(regional: Callable[..., Any]) -> None:
     [
         ("circle\ngrass", "dog: a cat", '"dog" is none of the masks, which are: circle, grass'),
         ("circle\ngrass", "a\nb\nc", "3 prompts for 2 masks"),
-        ("a\nb\nc", "a: x", "2 masks cannot be shared out among 3 labels"),
+        ("a\nb\nc", "a: x", "2 masks cannot be divided among 3 labels"),
     ],
 )
 def test_what_does_not_fit_is_one_sentence(

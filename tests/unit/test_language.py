@@ -28,12 +28,14 @@ WORDS = re.compile(rf"\b(?:{'|'.join(BANNED)})\b", re.IGNORECASE)
 
 # Where such a word is right: (pattern of the file, pattern of the text) and the reason.
 ALLOWED = {
-    (r".*", r"goca_core\.picture\b|goca_core/picture\b|\bpicture\.py\b"): "the name of a module",
-    (r".*", r"\bnodes/look\.py\b"): "the name of a file",
+    (
+        r".*",
+        r"goca_core\.picture\b|goca_core/picture\b|\bpicture\.py\b|`picture` \||\bpicture=None\b",
+    ): "the name of a module",
     (r".*", r"https?://[^\s)>]+"): "addresses are not ours to choose",
     (r".*", r"\bground[- ]truth\b"): "the term for the labels of a data set",
-    (r"goca_core/evaluate/classes/.*", r".+"): "the names of the classes as the data sets give them",
-    (r"goca_core/wordscan\.py", r"\bbehind below beneath\b"): "function words that a prompt may hold",
+    (r"goca_core/evaluate/datasets/classes/.*", r".+"): "the names of the classes as the data sets give them",
+    (r"goca_core/words/text\.py", r"\bbehind below beneath\b"): "function words that a prompt may hold",
 }
 
 

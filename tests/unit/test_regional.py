@@ -72,9 +72,9 @@ def test_masks_are_shared_out_among_labels() -> None:
     assert count_labels(masks, ()) == ("1", "2", "3", "4", "5", "6")
     assert count_labels(masks, (), torch.zeros(3, 4, 5)) == ("1", "2")
     assert count_labels(torch.zeros(4, 5), ("a",)) == ("a",)
-    with pytest.raises(RegionalError, match=re.escape("6 masks cannot be shared out among 4 labels (a, b, c, d)")):
+    with pytest.raises(RegionalError, match=re.escape("6 masks cannot be divided among 4 labels (a, b, c, d)")):
         count_labels(masks, ("a", "b", "c", "d"))
-    with pytest.raises(RegionalError, match="6 masks cannot be shared out among 4 pictures"):
+    with pytest.raises(RegionalError, match="6 masks cannot be divided among the 4 images"):
         count_labels(masks, (), torch.zeros(4, 4, 5))
     with pytest.raises(RegionalError, match="0 masks"):
         count_labels(masks[:0], ("a",))
@@ -131,7 +131,7 @@ def test_feathering_widens_the_seam_only() -> None:
 
 
 def test_a_background_for_another_batch_is_refused(rng: torch.Generator) -> None:
-    with pytest.raises(RegionalError, match="masks for 2 pictures but a background for 3"):
+    with pytest.raises(RegionalError, match="masks for 2 images but a background for 3"):
         region_weights(random_masks(rng, 4), 2, random_masks(rng, 3))
 
 
@@ -210,7 +210,7 @@ def test_a_base_that_has_a_mask_keeps_it(rng: torch.Generator) -> None:
     assert isinstance(total, Tensor)
     torch.testing.assert_close(total[..., [0, 1, 2, 3, 5, 6, 7, 8]], expected[..., [0, 1, 2, 3, 5, 6, 7, 8]])
     assert all(entry[1]["set_area_to_bounds"] for entry in result)
-    with pytest.raises(RegionalError, match="masks for 2 pictures, but the base conditioning has a mask for 3"):
+    with pytest.raises(RegionalError, match="masks for 2 images, but the base conditioning has a mask for 3"):
         compose(text(0, mask=random_masks(rng, 3)), [text(1)], region_weights(random_masks(rng, 2), 1))
 
 

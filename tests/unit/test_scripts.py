@@ -147,7 +147,7 @@ def test_the_graph_of_the_demo_saves_what_it_promises() -> None:
     nodes = json.loads(demo.GRAPH.read_text("utf-8")).values()
     assert any(node["class_type"] == demo.MASK_NODE for node in nodes)
     titles = [demo.title(node).lower() for node in nodes if node["class_type"] == "SaveImage"]
-    for wanted in ("picture", "mask", "overlay"):
+    for wanted in ("image", "mask", "overlay"):
         assert any(wanted in title for title in titles), f"no SaveImage node is titled {wanted}"
 
 

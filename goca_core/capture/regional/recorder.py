@@ -62,7 +62,7 @@ def regional_pass(
     feather: float = 0.0,
     words: WordMap | None = None,
 ) -> tuple[Any, RegionalPass]:
-    """A copy of a MODEL that paints each phrase of a request by a prompt of its own, and what hands out the masks.
+    """A copy of a MODEL that samples each phrase of a request with its own prompt, and the regions to collect masks from.
 
     prompts: lines ``phrase: prompt``, or bare prompts in the order of the phrases. Phrases without one follow the positive
     prompt of the sampler. The rest as in `RegionalPlan`. Raises RegionalError for prompts that do not fit the phrases, ValueError

@@ -1,7 +1,7 @@
-"""One sampling run under a regional pass: plain until the masks are known, each mask by its own prompt from there on.
+"""One sampling run under a regional pass: the base prompt until the masks are known, then each mask by its own prompt.
 
-The prompts of the regions are put beside the base before the host prepares its conditionings, so that it treats them like
-all others (text, ControlNets, sizes, hooks). They wait, unused, until there are masks.
+The prompts of the regions are put beside the base before ComfyUI prepares its conditionings, so that it treats them like
+all others (text, ControlNets, sizes, hooks). They are not used until there are masks.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from .prompts import report
 _REGION = "goca_region"
 _log = logging.getLogger("goca")
 PreparedCond = dict[str, Any]
-"""A conditioning as the host's guiders hold it: one dictionary, the text among its keys."""
+"""A conditioning as ComfyUI's guiders hold it: one dictionary, the text among its keys."""
 
 
 @dataclass(frozen=True)
 class RegionalPlan:
     """What a regional pass was asked for.
 
-    ``request``: how masks are cut. ``prompts``: the prompt of each label that has one, as text. ``start``: share of
-    sampling from which regions work. ``evaluations``: evaluations before it whose attention is averaged. ``strength``,
+    ``request``: how masks are made. ``prompts``: the prompt of each label that has one, as text. ``start``: fraction of
+    sampling from which regions work. ``evaluations``: how many evaluations before it are recorded and averaged. ``strength``,
     ``feather``: as in ``goca_core.regional``.
     """
 
@@ -56,7 +56,7 @@ class RegionalPlan:
 
 
 class RegionalRun(RecordingRun):
-    """Records like any run; then cuts the masks and lets the host go on with them."""
+    """Records like any run; then makes the masks and lets ComfyUI go on with them."""
 
     def __init__(
         self,
@@ -98,9 +98,9 @@ class RegionalRun(RecordingRun):
         resolve_request(self._asked.request, known)
 
     def _regions(self, base: Sequence[PreparedCond]) -> Iterator[PreparedCond]:
-        """The prompts of the regions under each entry of the base, as the host has them before it prepares them."""
+        """The prompts of the regions for each entry of the base, as ComfyUI has them before it prepares them."""
         for label, prompt in enumerate(self._encoded):
-            # Labels with the same words become one region, painted once.
+            # Labels with the same prompt become one region, sampled once.
             if prompt is None or self._first[id(prompt)] != label:
                 continue
             for extra in base:
@@ -124,11 +124,11 @@ class RegionalRun(RecordingRun):
         if self.used is not None or self._trouble or sigma > self._switch_sigma:
             return
         if not self._means and not self.failed:
-            return  # nothing to be seen yet; the next evaluation may show more
+            return  # nothing was recorded yet; the next evaluation may be
         try:
             self._use_regions(guider, x)
         except Exception as error:
-            # The picture is worth more than its regions.
+            # The image is worth more than its regions.
             self._trouble = str(error)
             _log.warning("GoCA: Regional Pass went on with the base prompt alone: %s", error)
 
@@ -139,7 +139,7 @@ class RegionalRun(RecordingRun):
         self.report = report(found.labels, dict(self._asked.prompts), parts)
         small = resize_bilinear(parts, (x.shape[-2], x.shape[-1])).to(x.device)
         if x.ndim == 5:
-            # The axis of a film's frames, of which some image models have one, stands before rows and columns.
+            # The axis of frames, of which some image models have one, comes before rows and columns.
             small = latent_frames(small, record).unflatten(0, (-1, record.frames)).movedim(1, 2)
         guider.conds[self._name] = self._masked(guider.conds[self._name], small)
         self.used = found
@@ -152,7 +152,7 @@ class RegionalRun(RecordingRun):
         if not covering:
             return base
         rest = (1 - strength * sum(weights.values())).clamp_min(0)
-        # The host gives default entries what all others leave, which is just the rest.
+        # ComfyUI gives default entries what all others leave, which is just the rest.
         default = [entry for entry in base if entry.get("default")]
         plain = [_with(entry, rest) for entry in base if not entry.get("default")] if is_visible(rest) else []
         own = [entry for entry in self._waiting or () if entry[_REGION] in covering]
@@ -171,7 +171,7 @@ class RegionalRun(RecordingRun):
         if self.used is not None:
             return self.used
         if self._trouble:
-            raise AttentionError(f"The picture was made with the base prompt alone: {self._trouble}")
+            raise AttentionError(f"The image was sampled with the base prompt alone: {self._trouble}")
         self.attention(0)  # says why nothing was recorded, if so
         raise AttentionError(
             f"No masks were used: sampling ended before a step past {self._asked.start:g} of it; let it run more steps, or "
@@ -180,6 +180,6 @@ class RegionalRun(RecordingRun):
 
 
 def _with(entry: Mapping[str, Any], weight: Tensor) -> PreparedCond:
-    """An entry that the host has prepared, with a mask of the latent's size, within the one that it has already."""
+    """An entry that ComfyUI has prepared, with a mask of the latent's size, within the one that it has already."""
     before = entry.get("mask")
     return {**entry, "mask": weight if before is None else before.to(weight) * weight}
