@@ -190,7 +190,7 @@ class RecordingRun(SamplingRun):
         """Release everything that belongs to the model."""
         self._plan = self._percent_to_sigma = self._on_site = None
 
-    # -- looking them up -------------------------------------------------------------------------------------------------
+    # -- access ------------------------------------------------------------------------------------------------------------
 
     def attention(self, entry: int) -> Attention:
         """The recording of one positive conditioning. Raises AttentionError when there is none; the message says why."""

@@ -226,6 +226,6 @@ def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.Mo
     assert torch.equal(latent, plain)
     assert count_hooks(built.model) == 0
     with pytest.raises(
-        AttentionError, match=r"the picture was made, but .*input\.1\.0.*not enough memory for this map"
+        AttentionError, match=r"the image was generated, but .*input\.1\.0.*not enough memory for this map"
     ):
         recorder.collect(latent)

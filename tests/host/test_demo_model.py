@@ -77,9 +77,14 @@ def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, 
     assert (is_grass.mean((1, 2)) > 0.4).sum() >= 3
 
 
-def test_missing_weights_are_named(demo: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"weights are missing: gone\.safetensors"):
-        demo.module.load(tmp_path / "gone.safetensors")
+def test_missing_weights_are_named(demo: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = sys.modules[f"{demo.module.__package__}.headless.host"]
+    gone = tmp_path / "gone.safetensors"
+    with pytest.raises(host.ComfyUIError, match=r"checkpoint is missing: .*gone\.safetensors"):
+        demo.module.load(gone)
+    monkeypatch.setattr(host, "DEMO_WEIGHTS", gone)
+    with pytest.raises(host.ComfyUIError, match=r"demo model's weights are missing: .*gone\.safetensors.*train_demo"):
+        demo.module.load(gone)
 
 
 def train(folder: Path, *more: str) -> str:

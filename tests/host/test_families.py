@@ -225,7 +225,7 @@ def test_a_sequence_with_tokens_of_another_node() -> None:
     latent = work.run(recording)["samples"]
     assert torch.equal(latent, work.run(model)["samples"])
     with pytest.raises(
-        AttentionError, match=r"places of the words are not known.*130 tokens.*30 of the prompt.*adds tokens"
+        AttentionError, match=r"positions of the words are unknown.*130 tokens.*30 for the prompt.*adds tokens"
     ):
         recorder.collect(latent)
 

@@ -195,7 +195,7 @@ def test_attention_out_of_sight(rule: str, warned: Callable[[str], list[str]]) -
     area = speaking(built, area=(8, 8, 0, 4))
     run = work(built, positive=area)
     assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
-    assert len(warned("Semantic CFG")) == 1 and "not to be seen" in warned("Semantic CFG")[0]
+    assert len(warned("Semantic CFG")) == 1 and "was not recorded" in warned("Semantic CFG")[0]
 
 
 def test_a_step_that_is_not_seen_is_plain_and_the_next_one_is_not(

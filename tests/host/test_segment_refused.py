@@ -89,12 +89,12 @@ def refused(words: str, samples: Any = None, model: Any = None, positive: Any = 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: torch.zeros(1, 4, 0, 8), r"empty \(its size is 1x4x0x8\).*at least one cell"),
+        (lambda: torch.zeros(1, 4, 0, 8), r"empty \(its size is 1x4x0x8\).*at least one latent pixel"),
         (lambda: torch.zeros(1, 4, 8, 8), "Empty Latent Image.*VAE Encode"),
         (lambda: latents(channels=12), "has 12 channels but this model works with 4.*own VAE"),
-        (lambda: torch.rand(1, 4, 5, 8, 8), "1x4x5x8x8 is not a picture"),
-        (lambda: torch.rand(1, 4, 1, 8, 8), "1x4x1x8x8 is not a picture"),
-        (lambda: torch.rand(4, 8, 8), "not a picture"),
+        (lambda: torch.rand(1, 4, 5, 8, 8), "1x4x5x8x8 is not an image"),
+        (lambda: torch.rand(1, 4, 1, 8, 8), "1x4x1x8x8 is not an image"),
+        (lambda: torch.rand(4, 8, 8), "not an image"),
         (lambda: latents() * torch.nan, "not finite .*higher precision"),
         (lambda: latents() / 0, "not finite"),
         (lambda: comfy.nested_tensor.NestedTensor([latents(), latents()]), "several latents in one"),
@@ -110,11 +110,11 @@ def test_a_noise_level_that_the_model_does_not_know(sigma: float) -> None:
 
 
 def test_numbers_that_make_no_sense() -> None:
-    refused("at least once", draws=0)
+    refused("at least 1", draws=0)
     refused("give at least one", sigmas=[])
     model = tiny.build("sd15").model
     for percent in (-0.1, 1.01, float("nan")):
-        with pytest.raises(AttentionError, match=r"share of sampling cannot be .*; choose one from 0") as caught:
+        with pytest.raises(AttentionError, match=r"fraction of sampling cannot be .*; choose one from 0") as caught:
             sigmas_at(model, [0.5, percent])
         sentence(caught)
 
@@ -139,8 +139,8 @@ def test_what_cannot_be_mirrored() -> None:
     built = tiny.build("sd15")
     whole = built.conditioning(seed=1)
     for extra in ({"area": (8, 8, 0, 4)}, {"gligen": ("position", None, [])}):
-        refused("cannot be mirrored; turn flip off", positive=whole + built.conditioning(seed=2, **extra), flip=True)
-    refused("hint of object cannot be mirrored", positive=built.conditioning(seed=1, control=object()), flip=True)
+        refused("cannot be flipped; turn flip off", positive=whole + built.conditioning(seed=2, **extra), flip=True)
+    refused("hint of object cannot be flipped", positive=built.conditioning(seed=1, control=object()), flip=True)
 
 
 def test_another_node_in_place_of_the_sampler() -> None:
@@ -148,7 +148,7 @@ def test_another_node_in_place_of_the_sampler() -> None:
     model = built.model.clone()
     kind = comfy.patcher_extension.WrappersMP.OUTER_SAMPLE
     model.add_wrapper_with_key(kind, "other", lambda _executor, noise, *_args, **_kwargs: noise)
-    refused("answers in place of the sampler", model=model)
+    refused("replaces the sampler", model=model)
 
 
 def test_a_model_of_another_family() -> None:

@@ -144,5 +144,5 @@ def test_a_run_that_starts_later_has_its_first_level() -> None:
 
 @pytest.mark.parametrize(("end", "maximum"), [(-0.1, 2), (1.1, 2), (0.5, 0)])
 def test_a_window_before_nothing_is_refused(end: float, maximum: int) -> None:
-    with pytest.raises(ValueError, match=r"share of sampling|at least one"):
+    with pytest.raises(ValueError, match=r"fraction of sampling|at least one"):
         Before(False, 0.0, end, maximum)

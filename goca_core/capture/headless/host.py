@@ -49,7 +49,7 @@ def boot(*arguments: str) -> None:
     """
     if "comfy.cli_args" in sys.modules:
         return
-    host = find()
+    folder = find()
     try:
         import torch
     except ImportError:
@@ -58,8 +58,8 @@ def boot(*arguments: str) -> None:
             "prints the one that 'make host' installed)."
         ) from None
     # The pack's folder goes last: its `nodes` must not shadow ComfyUI's.
-    other_paths = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, host)]
-    sys.path[:] = [str(host), *other_paths, str(ROOT)]
+    other_paths = [entry for entry in sys.path if Path(entry or ".").resolve() not in (ROOT, folder)]
+    sys.path[:] = [str(folder), *other_paths, str(ROOT)]
     # This may be the user's own ComfyUI, so not even bytecode is written there.
     sys.dont_write_bytecode = True
     kinds = (torch.cuda, getattr(torch, "xpu", None), torch.backends.mps)

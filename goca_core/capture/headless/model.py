@@ -87,15 +87,15 @@ class LoadedModel:
         return rows, columns
 
     def encode(
-        self, picture: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False
+        self, image: NDArray[np.uint8], text: str, side: int | None = None, keep_aspect: bool = False
     ) -> EncodedImage:
         """Encode an image, uint8 [H, W, 3], and a prompt. The image is first resized to `size` with bicubic interpolation."""
-        rows, columns = self.size(int(picture.shape[0]), int(picture.shape[1]), side, keep_aspect)
-        if picture.shape[:2] != (rows, columns):
-            resized = Image.fromarray(picture).resize((columns, rows), Image.Resampling.BICUBIC)
-            picture = np.asarray(resized, dtype=np.uint8)
+        rows, columns = self.size(int(image.shape[0]), int(image.shape[1]), side, keep_aspect)
+        if image.shape[:2] != (rows, columns):
+            resized = Image.fromarray(image).resize((columns, rows), Image.Resampling.BICUBIC)
+            image = np.asarray(resized, dtype=np.uint8)
         with torch.inference_mode():
-            samples = self.vae.encode(torch.from_numpy(picture.copy())[None].float() / 255)
+            samples = self.vae.encode(torch.from_numpy(image.copy())[None].float() / 255)
             return EncodedImage(samples, self._encode(text))
 
     def _encode(self, text: str) -> Any:
