@@ -97,7 +97,7 @@ def test_a_window_without_a_step(built: tiny.Tiny) -> None:
         AttentionError, match=r"no step of this run \(2 steps\) falls into the step window from 0\.4 to 0\.41"
     ) as caught:
         collected(short(built), built.model, Window(False, 0.4, 0.41, 4))
-    assert "widen it" in sentence(caught)
+    assert "widen the window" in sentence(caught)
 
 
 def test_a_latent_from_elsewhere(built: tiny.Tiny) -> None:

@@ -97,7 +97,7 @@ def refused(words: str, samples: Any = None, model: Any = None, positive: Any = 
         (lambda: torch.rand(4, 8, 8), "not an image"),
         (lambda: latents() * torch.nan, "not finite .*higher precision"),
         (lambda: latents() / 0, "not finite"),
-        (lambda: comfy.nested_tensor.NestedTensor([latents(), latents()]), "several latents in one"),
+        (lambda: comfy.nested_tensor.NestedTensor([latents(), latents()]), "holds several latents"),
     ],
 )
 def test_a_latent_that_is_no_picture(make: Callable[[], Any], words: str) -> None:
