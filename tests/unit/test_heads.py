@@ -152,3 +152,19 @@ def test_errors(layer: tuple[Tensor, Tensor, Tensor]) -> None:
         heads.head_weights(post[0], weight, HEADS, "cosine")
     with pytest.raises(ValueError, match=r"weights has shape .* expected \[B, N, H\] = \[2, 15, 3\]"):
         heads.aggregate_heads(torch.ones(2, 3, 15, 4), torch.ones(2, 3, 15))
+
+
+def test_heads_that_cancel_to_rounding_count_alike(rng: torch.Generator) -> None:
+    """Two heads that undo each other leave a sum in which no digit is right; a sum that is merely small is still used."""
+    own = torch.randn(BATCH, TOKENS, 1, WIDTH, generator=rng).double()
+    columns = torch.randn(OUT, 1, WIDTH, generator=rng).double()
+    weight = columns.expand(-1, 2, -1).flatten(1)
+
+    def weights(rest: float) -> Tensor:
+        return heads.head_weights(torch.cat([own, (rest - 1) * own], 2).flatten(2), weight, 2, "dot-product w/o clamp")
+
+    torch.testing.assert_close(weights(1e-8), torch.full((BATCH, TOKENS, 2), 0.5).double())
+    torch.testing.assert_close(weights(1e-3), torch.tensor([1e3, 1 - 1e3]).double().expand(BATCH, TOKENS, 2))
+    scores = torch.rand(2, 3, 5, generator=rng).double() + 0.1
+    scores[..., 0] = 1e-8 - scores[..., 1:].sum(-1)
+    torch.testing.assert_close(heads.normalise_heads(scores), torch.full_like(scores, 0.2))

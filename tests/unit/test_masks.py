@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from goca_core import masks
 
@@ -167,3 +168,44 @@ def test_tidying_is_per_sample_and_keeps_its_input(clean, dtype: torch.dtype, rn
     for sample in range(3):
         assert torch.equal(clean(found[[sample]]), result[[sample]])
     assert torch.equal(clean(found.mT), result.mT)
+
+
+def enclosed(mask: Tensor) -> list[set[tuple[int, int]]]:
+    """The holes of a mask [h, w]: its cells outside that cannot be left by steps along rows and columns."""
+    height, width = mask.shape
+    outside = {(y, x) for y in range(height) for x in range(width) if not mask[y, x]}
+    holes = []
+    while outside:
+        patch, edge = set(), [outside.pop()]
+        while edge:
+            y, x = edge.pop()
+            patch.add((y, x))
+            near = {(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)} & outside
+            outside -= near
+            edge += near
+        if all(0 < y < height - 1 and 0 < x < width - 1 for y, x in patch):
+            holes.append(patch)
+    return holes
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_hole_belongs_to_the_innermost_mask_and_on_a_tie_to_the_first(seed: int) -> None:
+    """Against the rule written out, with masks that overlap and masks that are there twice."""
+    rng = torch.Generator().manual_seed(seed)
+    drawn = torch.rand(3, 3, 12, 17, generator=rng) < torch.tensor([0.55, 0.6, 0.65])[:, None, None]
+    drawn = drawn[:, torch.randint(0, 3, (5,), generator=rng)]
+    expected, decided = drawn.clone(), 0
+    for sample, own in zip(drawn, expected, strict=True):
+        taken = sample.any(0)
+        holes = [(len(hole), number, hole) for number, mask in enumerate(sample) for hole in enclosed(mask)]
+        for y, x in {cell for _, _, hole in holes for cell in hole if not taken[cell]}:
+            around = [(size, number) for size, number, hole in holes if (y, x) in hole]
+            own[min(around)[1], y, x] = True
+            decided += len({number for size, number in around if size == min(around)[0]}) > 1
+    assert decided, "no hole has two masks of one size around it, so the test shows nothing"
+    assert torch.equal(masks.fill_holes(drawn, apart=True), expected)
+    plain = drawn.clone()
+    for number, mask in enumerate(drawn.flatten(0, 1)):
+        for cell in {cell for hole in enclosed(mask) for cell in hole}:
+            plain.flatten(0, 1)[number][cell] = True
+    assert torch.equal(masks.fill_holes(drawn), plain)

@@ -86,6 +86,23 @@ def test_pixel_without_content_mass(maps: Tensor) -> None:
     assert not actual[:, :, 0, 0].any() and torch.isfinite(actual).all()
 
 
+@pytest.mark.parametrize("method", [m for m in rescale.RESCALE_METHODS if "sum-1" in m])
+def test_pixels_with_next_to_no_content_mass_say_nothing(maps: Tensor, method: str, rng: torch.Generator) -> None:
+    """Where all attention goes to special tokens, the quotient of what is left of the words is noise."""
+    lost = torch.rand(2, 1, 6, 9, generator=rng) < 0.4
+    words = torch.isin(torch.arange(7), torch.tensor(CONTENT))[:, None, None]
+    faint = torch.where(lost & words, maps * 1e-9, maps)
+    nothing = torch.where(lost & words, 0.0, maps)
+    found = rescale.rescale(faint, OBJECTS, CONTENT, method)
+    torch.testing.assert_close(found, rescale.rescale(nothing, OBJECTS, CONTENT, method), rtol=0, atol=1e-6)
+    # A thousandth of the attention is enough to go by.
+    weak = torch.where(lost & words, maps * 1e-3, maps)
+    if "x raw" not in method:
+        torch.testing.assert_close(
+            rescale.rescale(weak, OBJECTS, CONTENT, method), rescale.rescale(maps, OBJECTS, CONTENT, method)
+        )
+
+
 def test_rounding_noise_is_not_stretched() -> None:
     nearly = torch.ones(1, 4, 4)
     nearly[0, 1, 1] += torch.finfo(torch.float32).eps
