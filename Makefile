@@ -49,7 +49,7 @@ $(CHECK)/done: requirements-check.txt
 	@touch $@
 
 clean: ## remove outputs and caches
-	rm -rf output .pytest_cache .ruff_cache .mypy_cache .cache .host/pycache
+	rm -rf output .pytest_cache .ruff_cache .mypy_cache .hypothesis .cache .host/pycache
 	find . -name __pycache__ -not -path './.host/*' -prune -exec rm -rf {} +
 
 distclean: clean ## remove .host/ too

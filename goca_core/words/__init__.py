@@ -5,7 +5,7 @@ from __future__ import annotations
 from .match import PhraseError
 from .text import FUNCTION_WORDS, STOP_WORDS
 from .word import Piece, Word
-from .word_map import Phrase, WordMap, WordMapError, parse_phrases, resolve
+from .word_map import Phrase, WordMap, WordMapError, label_of, parse_phrases, resolve
 
 __all__ = [
     "FUNCTION_WORDS",
@@ -16,6 +16,7 @@ __all__ = [
     "Word",
     "WordMap",
     "WordMapError",
+    "label_of",
     "parse_phrases",
     "resolve",
 ]

@@ -98,6 +98,21 @@ def test_a_users_checkout_is_used_in_place(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [f"dir={tmp_path}", f"python={sys.executable}"]
 
 
+@pytest.mark.parametrize("changed", ["requirements.txt", "requirements-test.txt", "host-lock.txt"])
+def test_another_requirement_is_installed_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    for name in ("requirements.txt", "requirements-test.txt", "host-lock.txt"):
+        (tmp_path / name).write_text("a==1\n", encoding="utf-8")
+    monkeypatch.setattr(provider, "TEST_REQUIREMENTS", tmp_path / "requirements-test.txt")
+    monkeypatch.setattr(provider, "LOCK", tmp_path / "host-lock.txt")
+    at = provider.Host(tmp_path, Path(sys.executable))
+    before = provider._digest(at)
+    assert provider._digest(at) == before
+    (tmp_path / changed).write_text("a==1\nb==2\n", encoding="utf-8")
+    assert provider._digest(at) != before
+
+
 def packed(release: provider.Release) -> None:
     """The source archive of a release, with what must not come out of it too."""
     release.archive.parent.mkdir()
