@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 def effective_weight(module: nn.Module, device: torch.device) -> Tensor:
     """[C_out, C] in float32 on ``device``, including LoRA patches. Call it while the model is running."""
+    if type(module) is nn.Linear:
+        return module.weight.detach().to(device, torch.float32)
     import comfy.ops
 
     if isinstance(module, comfy.ops.CastWeightBiasOp):
@@ -21,9 +23,6 @@ def effective_weight(module: nn.Module, device: torch.device) -> Tensor:
             return weight.detach().to(torch.float32, copy=True)
         finally:
             comfy.ops.uncast_bias_weight(module, weight, bias, stream)
-    weight = getattr(module, "weight", None)
-    if type(module) is nn.Linear and isinstance(weight, Tensor):
-        return weight.detach().to(device, torch.float32)
     return _probe(module, device)
 
 
