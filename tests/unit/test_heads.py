@@ -146,10 +146,8 @@ def test_errors(layer: tuple[Tensor, Tensor, Tensor]) -> None:
             heads.head_weights(post, weight, HEADS, method, value=value.flatten(0, 1)[None])
     with pytest.raises(ValueError, match="12 channels cannot be split into 5 heads"):
         heads.head_weights(post, weight, 5, "average")
-    with pytest.raises(ValueError, match="10 input columns"):
+    with pytest.raises(ValueError, match=r"10 input columns .* \[C_out, C\]\.$"):
         heads.head_weights(post, weight.T, HEADS, "cosine")
-    with pytest.raises(ValueError, match="post_value has shape"):
-        heads.head_weights(post[0], weight, HEADS, "cosine")
     with pytest.raises(ValueError, match=r"weights has shape .* expected \[B, N, H\] = \[2, 15, 3\]"):
         heads.aggregate_heads(torch.ones(2, 3, 15, 4), torch.ones(2, 3, 15))
 
@@ -168,3 +166,39 @@ def test_heads_that_cancel_to_rounding_count_alike(rng: torch.Generator) -> None
     scores = torch.rand(2, 3, 5, generator=rng).double() + 0.1
     scores[..., 0] = 1e-8 - scores[..., 1:].sum(-1)
     torch.testing.assert_close(heads.normalise_heads(scores), torch.full_like(scores, 0.2))
+
+
+@pytest.mark.parametrize("method", heads.HEAD_METHODS)
+def test_each_pixel_has_a_scale_of_its_own(
+    layer: tuple[Tensor, Tensor, Tensor], method: str, rng: torch.Generator
+) -> None:
+    """Activations of one pixel may be far larger than those of another; neither overflows nor vanishes."""
+    post, weight, value = layer
+    scale = 10.0 ** (50 * torch.rand(BATCH, TOKENS, 1, generator=rng) - 25)
+    expected = heads.head_weights(post, weight, HEADS, method, value=value)
+    torch.testing.assert_close(
+        heads.head_weights(post * scale, weight, HEADS, method, value=value), expected, rtol=1e-3, atol=1e-4
+    )
+    scores = torch.rand(BATCH, TOKENS, HEADS, generator=rng) - 0.2
+    torch.testing.assert_close(
+        heads.normalise_heads(scores * scale), heads.normalise_heads(scores), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("method", [m for m in heads.HEAD_METHODS if m != "average"])
+def test_a_head_that_gives_nothing_weighs_nothing(layer: tuple[Tensor, Tensor, Tensor], method: str) -> None:
+    post, weight, value = layer
+    split = post.unflatten(-1, (HEADS, WIDTH)).clone()
+    split[0, :, 1] = split[1, ::2, 0] = 0
+    found = heads.head_weights(split.flatten(2), weight, HEADS, method, value=value)
+    equal = (found == 1 / HEADS).all(-1)  # where what is left cancels
+    assert equal.float().mean() < 0.3
+    assert not found[0, :, 1][~equal[0]].any() and not found[1, ::2, 0][~equal[1, ::2]].any()
+    others = heads.head_weights(
+        split[:1, :, [0, 2]].flatten(2),
+        weight.unflatten(1, (HEADS, WIDTH))[:, [0, 2]].flatten(1),
+        2,
+        method,
+        value=value[:1, [0, 2]],
+    )
+    torch.testing.assert_close(found[:1, :, [0, 2]][~equal[:1]], others[~equal[:1]], rtol=1e-3, atol=1e-4)

@@ -57,6 +57,25 @@ def test_reference_affinity(rng: torch.Generator) -> None:
         )
 
 
+def test_reference_affinity_in_blocks_and_other_precisions(
+    rng: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = torch.randn(2, 3, 5, 7, generator=rng)
+    whole = layers.reference_affinity(feature)
+    assert layers.reference_affinity(feature, dtype=torch.float16).dtype == torch.float16
+    torch.testing.assert_close(layers.reference_affinity(feature, dtype=torch.float16), whole.half())
+    assert layers.reference_affinity(feature.double()).dtype == torch.float64
+    half = layers.reference_affinity(feature.half())
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, layers.reference_affinity(feature.half().float()))
+    # A number that is none counts as zero, and the others of its pixel count as they are.
+    broken, mended = feature.clone(), feature.clone()
+    broken[0, 1, 2, 3], mended[0, 1, 2, 3] = torch.nan, 0
+    torch.testing.assert_close(layers.reference_affinity(broken), layers.reference_affinity(mended))
+    monkeypatch.setattr(layers, "_ROWS_AT_ONCE", 4)
+    torch.testing.assert_close(layers.reference_affinity(feature), whole)
+
+
 @pytest.mark.parametrize("grid", GRIDS)
 def test_resize_self_map(attention: Attention, grid: Grid) -> None:
     self_map = attention(2, area(grid), area(grid))
@@ -85,6 +104,13 @@ def test_mass_preserving() -> None:
     torch.testing.assert_close(layers.resize_keys(rows, (2, 3), (4, 6)).sum(-1), torch.full((1, 3), 4.0))
     kept = layers.resize_keys(rows, (2, 3), (4, 6), mass_preserving=True)
     torch.testing.assert_close(kept.sum(-1), torch.ones(1, 3))
+
+    for size in ((4, 6), (1, 2), (5, 3)):
+        whole = torch.full((1, 6, 6), 1 / 6)
+        kept = layers.resize_self_map(whole, (2, 3), size, mass_preserving=True)
+        torch.testing.assert_close(kept.sum(-1), torch.ones(1, area(size)))
+        changed = layers.resize_self_map(whole, (2, 3), size)
+        torch.testing.assert_close(changed.sum(-1), torch.full((1, area(size)), area(size) / 6))
 
     uniform = [torch.full((1, area(g), area(g)), 1 / area(g)) for g in GRIDS]
     reference = torch.full((1, area(REFERENCE), area(REFERENCE)), 1 / area(REFERENCE))
@@ -141,6 +167,17 @@ def test_normalise_scores() -> None:
     torch.testing.assert_close(layers.normalise_scores(scores), expected)
 
 
+def test_scores_beyond_all_numbers() -> None:
+    """An infinite one outweighs the largest finite one, minus infinity counts as nothing, and each sample is for itself."""
+    scores = torch.tensor([[torch.inf, 1e38, 3e38], [-torch.inf, 0.5, 0.25], [6e-38, 2e-38, 0.0]])
+    expected = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2 / 3, 1 / 3], [0.75, 0.25, 0.0]])
+    torch.testing.assert_close(layers.normalise_scores(scores), expected)
+    half = torch.tensor([[0.1, 0.7], [0.3, 0.3]]).half()
+    found = layers.normalise_scores(half)
+    assert found.dtype == torch.float32 and layers.normalise_scores(half.double()).dtype == torch.float64
+    torch.testing.assert_close(found, layers.normalise_scores(half.float()))
+
+
 def test_exact_match_takes_all_the_weight(affinity: Tensor, self_maps: list[Tensor]) -> None:
     weights = layers.layer_scores(affinity, REFERENCE, [self_maps[2], affinity], [REFERENCE, REFERENCE], "mse")
     torch.testing.assert_close(weights, torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
@@ -194,6 +231,17 @@ def test_pixel_with_everything_clamped() -> None:
     torch.testing.assert_close(bad, torch.full((1, 2, 1, 2), 0.5))
 
 
+def test_pixels_with_everything_clamped_are_told_apart() -> None:
+    """In two samples of three tokens: one pixel takes the weighted sum, one the plain mean, and one has neither."""
+    first = torch.tensor([[0.3, 0.1, 0.6], [-4.0, -4.0, -4.0], [-1.0, -1.0, -1.0]])
+    second = torch.tensor([[0.1, 0.1, 0.1], [4.1, 4.3, 3.0], [0.5, 0.5, 0.5]])
+    maps = [torch.stack([first, first.flip(0)]), torch.stack([second, second.flip(0)])]
+    actual = layers.aggregate_layers(maps, [(1, 3)] * 2, torch.tensor([[1.0, 0.0]] * 2), (1, 3))
+    expected = torch.tensor([[0.3, 0.1, 0.6], [0.25, 0.75, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    torch.testing.assert_close(actual[0, :, 0].T, expected)
+    torch.testing.assert_close(actual[1, :, 0].T, expected.flip(0))
+
+
 def test_errors(affinity: Tensor, self_maps: list[Tensor]) -> None:
     with pytest.raises(ValueError, match="Unknown layer method 'cosine'"):
         layers.layer_scores(affinity, REFERENCE, self_maps, GRIDS, "cosine")
@@ -205,12 +253,12 @@ def test_errors(affinity: Tensor, self_maps: list[Tensor]) -> None:
         layers.layer_scores(affinity, REFERENCE, [], [], "mse")
     with pytest.raises(ValueError, match="differ: resize the layer"):
         layers.layer_score(affinity, self_maps[0], "mse")
-    with pytest.raises(ValueError, match="No rows were added"):
+    with pytest.raises(ValueError, match=r"^No rows were added: .*\.$"):
         layers.LayerScore("mse").result()
     maps = [torch.ones(2, 6, 4), torch.ones(2, 6, 3)]
     with pytest.raises(ValueError, match="map 1 has shape"):
         layers.aggregate_layers(maps, [(2, 3)] * 2, torch.ones(2, 2), (4, 4))
     with pytest.raises(ValueError, match=r"expected \[B, L\] = \[2, 1\]"):
         layers.aggregate_layers(maps[:1], [(2, 3)], torch.ones(1, 1), (4, 4))
-    with pytest.raises(ValueError, match="no layers"):
+    with pytest.raises(ValueError, match=r"^scores has no layers: .*\.$"):
         layers.normalise_scores(torch.ones(2, 0))

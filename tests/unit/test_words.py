@@ -185,6 +185,23 @@ def test_chunks_are_the_things_that_the_prompt_names() -> None:
     assert named == ["red cat sitting", "wooden-table", "man's hat", "blue sky"]
 
 
+@pytest.mark.parametrize("sign", ["-", "_", "'", "’", "\u2010", "\u2011"])
+def test_signs_that_tie_words(sign: str) -> None:
+    """Between two words without a space; nowhere else."""
+
+    def named(text: str) -> list[str]:
+        words = words_of(text)
+        return [words.plain[words.words[c[0]].start : words.words[c[-1]].end] for c in words.chunks()]
+
+    tied = f"wooden{sign}table"
+    assert named(tied) == [tied]
+    assert named(f"big {tied}, chair") == [f"big {tied}", "chair"]
+    assert named(f"wooden {sign} table") == named(f"wooden{sign} table") == ["wooden", "table"]
+    assert named(f"{sign} wooden {sign}") == ["wooden"]
+    assert named(f"{sign}wooden") == ["wooden"] and named(f"wooden{sign}") == ["wooden"]
+    assert named("cat,dog.bird") == ["cat", "dog", "bird"]
+
+
 def test_the_rest_shares_no_token_with_the_phrases() -> None:
     words = words_of("a red cat on a wooden table, sky, a cat, grass, sky")
     assert words.rest(["red cat"]) == ["wooden table", "sky", "cat#2", "grass"]
@@ -287,8 +304,33 @@ def test_an_empty_prompt_has_no_words() -> None:
 def test_another_length_is_refused() -> None:
     words = words_of("cat")
     words.check(LENGTH)
-    with pytest.raises(WordMapError, match="400 tokens but this one has 77"):
+    with pytest.raises(WordMapError, match=r"400 tokens but this one has 77: .* second one\.$"):
         words.check(77)
+
+
+def test_each_word_has_a_name_of_its_own() -> None:
+    words = words_of("a cat, red Cat and the CAFÉ cafe\u0301, dog")
+    assert words.names() == ("a", "cat#1", ",#1", "red", "Cat#2", "and", "the", "CAFÉ#1", "cafe\u0301#2", ",#2", "dog")
+    for word, name in zip(words.words, words.names(), strict=True):
+        if word.keys:
+            assert words.find(name) == word.positions
+    assert words_of("").names() == ()
+
+
+def test_the_table_is_in_columns() -> None:
+    assert words_of("cat").describe().splitlines() == ["1 word in 1 of 400 tokens (toy)", "cat  1"]
+    long = "pneumonoultramicroscopicsilicosis"
+    lines = words_of(f"a cats {long}").describe().splitlines()[1:]
+    assert lines[0] == "a" + " " * 23 + "  1  (not content)" and lines[1] == "cats" + " " * 20 + "  2"
+    assert lines[2].startswith(f"{long}  3 4 5")
+    # Two pieces are worth showing, parts of a character are not.
+    tokens = [
+        Token(0, 1, "photo", "word", 0, 5),
+        Token(1, 2, "graph", "word", 5, 10),
+        Token(2, 3, "\ufffd", "word", 11, 12),
+    ]
+    words = build("photograph 猫", "photograph 猫", "toy", 4, [*tokens, Token(3, 4, "\ufffd", "word", 11, 12)])
+    assert [line.split()[1:] for line in words.describe().splitlines()[1:]] == [["0", "1", "(photo·graph)"], ["2", "3"]]
 
 
 def test_the_table_names_what_to_type() -> None:
