@@ -1,5 +1,5 @@
 // Words and phrases as text: which words a prompt has, which of them a phrase means, and how clicks change the phrases.
-// Independent of the page. Follows the same rules as goca_core/words.py, which finds the words and tokens of a run.
+// Independent of the page. Follows the same rules as goca_core/words/, which finds the words and tokens of a run.
 
 const ALONE = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}" +
   "\\p{Script=Myanmar}\\p{Script=Khmer}々〇]";
