@@ -36,7 +36,7 @@ def test_from_a_film_to_masks(tmp_path: Any) -> None:
         4,
         9,
     )
-    assert attention.describe().startswith("2 x 9 frames (3 of the latent) x 192 x 128 pixels, 3 layers\n")
+    assert attention.describe().startswith("2 x 9 frames (3 latent frames) x 192 x 128 pixels, 3 layers\n")
     masks = make_masks(attention, MaskRequest("red cat\ngrass")).masks
     assert masks.shape == (2 * 9, 2, 128, 192)
     save(str(tmp_path / "film.safetensors"), attention)

@@ -78,9 +78,11 @@ def test_several_in_a_row(node: Callable[..., Any], attention: Any) -> None:
 
 
 def test_what_is_missing_is_named(node: Callable[..., Any], attention: Any) -> None:
-    with pytest.raises(ValueError, match=r"guided filter needs the picture: wire the decoded picture into image\."):
+    with pytest.raises(
+        ValueError, match=r"guided filter needs the image: connect the decoded image to the image input\."
+    ):
         node("Refine", attention, GUIDED)
-    with pytest.raises(ValueError, match="There are 3 pictures but scores for 2"):
+    with pytest.raises(ValueError, match="There are 3 images but scores for 2"):
         node("Refine", attention, PAMR, torch.rand(3, 8, 8, 3))
 
 
@@ -152,7 +154,7 @@ def test_a_change_of_it_makes_new_masks_and_no_new_picture(server: ComfyServer, 
 
 def test_errors_as_a_user_sees_them(server: ComfyServer, graph: Prompt) -> None:
     image = graph["100"]["inputs"].pop("image")
-    with pytest.raises(NodeError, match="pamr needs the picture: wire the decoded picture into image"):
+    with pytest.raises(NodeError, match="pamr needs the image: connect the decoded image to the image input"):
         server.run(graph)
     graph["100"]["inputs"] |= {"image": image, "method.iterations": 0}
     # The host refuses a number that is out of range, and makes only what does not depend on it.

@@ -270,5 +270,5 @@ def test_encode_prompt_is_the_hosts_encoding(host: Any, pack: ModuleType, kind: 
     words = extra["goca_words"]
     assert words.length == cond.shape[1] + (extra["conditioning_mt5xl"].shape[1] if kind == "hunyuan" else 0)
     assert tokens.attached(extra) is words
-    with pytest.raises(ValueError, match="belong to another prompt"):
+    with pytest.raises(ValueError, match="belongs to a conditioning of"):
         tokens.attach([[cond[:, :-1], extra]], words)

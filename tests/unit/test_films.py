@@ -209,7 +209,7 @@ def test_refining_by_the_pictures_of_a_film() -> None:
 
 
 def test_what_is_told_of_a_film() -> None:
-    assert film().describe().startswith("2 x 9 frames (3 of the latent) x 48 x 32 pixels, 3 layers\n")
+    assert film().describe().startswith("2 x 9 frames (3 latent frames) x 48 x 32 pixels, 3 layers\n")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

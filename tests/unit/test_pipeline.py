@@ -194,8 +194,8 @@ def test_the_table() -> None:
 @pytest.mark.parametrize(
     ("request_", "error", "words"),
     [
-        (MaskRequest(""), PhraseError, "No phrase"),
-        (MaskRequest(" \n , "), PhraseError, "No phrase"),
+        (MaskRequest(""), PhraseError, "There is no phrase"),
+        (MaskRequest(" \n , "), PhraseError, "There is no phrase"),
         (MaskRequest("dog"), PhraseError, "a, red, cat, on, grass|cat"),
         (MaskRequest("cat\ncat"), PhraseError, "twice"),
         (MaskRequest("cat\nCat"), PhraseError, "twice"),
@@ -222,7 +222,7 @@ def test_words_that_are_unknown_or_another_prompts() -> None:
         make_masks(recording(text=None), MaskRequest("cat"))
     found = make_masks(recording(text=None), MaskRequest("cat"), words_of("a red cat"))
     assert found.labels == ("cat",)
-    with pytest.raises(WordMapError, match="another prompt"):
+    with pytest.raises(WordMapError, match="belongs to a conditioning of 24 tokens"):
         make_masks(recording(), MaskRequest("cat"), words_of("a red cat", length=24))
     with pytest.raises(AttentionError, match="were not recorded"):
         make_masks(recording(text="a cat"), MaskRequest("grass"), words_of("a red cat on grass"))
@@ -252,7 +252,7 @@ def test_pictures_and_masks_in_order() -> None:
     result = make_masks(recording(), MaskRequest(PHRASES))
     drawn = overlay_batch(images, flatten(result.masks), "red cat\ngrass", 0.5)
     assert drawn.shape[0] == 2 and drawn.shape[3] == 3 and drawn.min() >= 0 and drawn.max() <= 1
-    with pytest.raises(ValueError, match="3 masks cannot be shared out among 2 pictures"):
+    with pytest.raises(ValueError, match="3 masks cannot be divided among 2 images"):
         overlay_batch(images, flatten(result.masks)[:3], "", 0.5)
     with pytest.raises(ValueError, match="1 labels for 2 masks"):
         overlay_batch(images, flatten(result.masks), "cat", 0.5)

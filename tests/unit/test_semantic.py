@@ -261,7 +261,7 @@ def test_each_pixel_keeps_the_regions_of_the_conditioning_that_counts_most(rng: 
         ({"layer": "best"}, "Unknown layer method"),
         ({"rescale": "best"}, "Unknown rescale method"),
         ({"ties": "none"}, "Unknown ties"),
-        ({"minimum": 2.0, "maximum": 1.0}, "between 2 and 1; minimum must not be above maximum"),
+        ({"minimum": 2.0, "maximum": 1.0}, "minimum rate 2 is above the maximum 1"),
     ],
 )
 def test_settings_that_make_no_sense(given: dict[str, Any], message: str) -> None:

@@ -257,11 +257,11 @@ def test_the_label_of_a_comma_that_belongs_to_the_phrase() -> None:
 @pytest.mark.parametrize(
     ("phrases", "said"),
     [
-        ("", "No phrase was given"),
-        (" \n,", "No phrase was given"),
+        ("", "There is no phrase"),
+        (" \n,", "There is no phrase"),
         ("cat\nCAT", "given twice"),
         ("cat\ncat#1", "mean the same words"),
-        ("!!", "has no word"),
+        ("!!", "contains no word"),
         ("bird", '"bird" is not in the prompt, whose words are: red, cat, big, dog, cat#2'),
         ("cta", r'did you mean "cat"\?'),
         ("red cot", r'did you mean "red cat"\?'),

@@ -378,8 +378,8 @@ def test_caption_files(tmp_path: Path) -> None:
         ("[]", "no captions"),
         ('{"a.jpg": {"text": "cat"}}', "'a.jpg': None"),
         ('{"a.jpg": ["cat"]}', "without text"),
-        ('[{"caption": "cat"}]', "without a picture's name"),
-        ('{"a.jpg": "cat", "a.png": "dog"}', "two different ones for a"),
+        ('[{"caption": "cat"}]', "without a file name"),
+        ('{"a.jpg": "cat", "a.png": "dog"}', "two different captions for a"),
     ],
 )
 def test_caption_files_in_unknown_forms(content: str, message: str, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_missing_files_are_named(layout: Layout) -> None:
     first, second = dataset.items[:2]
     made.picture(first.key).unlink()
     made.label(second.key).unlink()
-    for call in (dataset.picture, dataset.label):
+    for call in (dataset.image, dataset.label):
         with pytest.raises(DataError, match=f"image of {first.key} is missing") as error:
             call(first)
         assert error.value.kind == "missing"
@@ -209,8 +209,8 @@ def test_broken_files_are_named(layout: Layout) -> None:
     made.picture(text.key).write_text("<html>404</html>")
     made.label(short.key).write_bytes(made.label(short.key).read_bytes()[:60])
     for item, call, what in (
-        (cut, dataset.picture, "picture"),
-        (text, dataset.picture, "picture"),
+        (cut, dataset.image, "image"),
+        (text, dataset.image, "image"),
         (short, dataset.label, "label"),
     ):
         with pytest.raises(DataError, match=f"{what} of {item.key}") as error:

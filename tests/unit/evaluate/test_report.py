@@ -103,7 +103,7 @@ def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
         one.add(Record(key, {"goca": cells(np.zeros((2, 2, 2), np.int64), TRUTH, 3, -1)}, unnamed=classes))
     found = report.results([METHOD], Four(), ResultsLog(one.path, {"settings": {}}))
     assert found["unnamed"] == {"dog": 2, "cat": 1}
-    assert report.unnamed(found).endswith("does not name count as not found: dog in 2, cat in 1.")
+    assert report.unnamed(found).endswith("such a class counts as not found: dog in 2, cat in 1.")
     assert report.unnamed(results(tmp_path / "whole")) == ""
 
 

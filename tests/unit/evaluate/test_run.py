@@ -93,7 +93,7 @@ def test_something_wrong_is_fatal_or_left_out(tmp_path: Path, monkeypatch: pytes
 
 def test_nothing_counted_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Empty, "broken", {f"p{n}": DataError("no label", "missing") for n in range(6)})
-    with pytest.raises(run.EvaluationError, match=r"No picture could be counted: 6 of 6"):
+    with pytest.raises(run.EvaluationError, match=r"No image could be counted: 6 of 6"):
         run.evaluate(job(), tmp_path, skip_errors=True)
 
 
@@ -143,7 +143,7 @@ def test_a_class_without_words_in_the_prompt_is_counted(
     assert main([*out, *captions, "--methods", "goca"]) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert found["unnamed"] == {"cat": 6} and found["methods"]["goca"]["best"]["miou"] == 0.0
-    said = "Classes in an image that its prompt does not name count as not found: cat in 6."
+    said = "Some prompts do not name every class of their image; such a class counts as not found: cat in 6."
     assert said in capsys.readouterr().err and said in (tmp_path / "out" / "results.md").read_text("utf-8")
 
 
@@ -156,7 +156,7 @@ def test_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
 
     shown = io.StringIO()
     run.evaluate(job(), tmp_path, sheets=0, progress=bar)
-    assert "pictures:   0%" in shown.getvalue() and "6/6" in shown.getvalue()
+    assert "images:   0%" in shown.getvalue() and "6/6" in shown.getvalue()
     # What was counted before is done from the beginning.
     (tmp_path / "again").mkdir()
     lines = (tmp_path / "log.jsonl").read_bytes().splitlines(keepends=True)
@@ -186,7 +186,7 @@ def test_an_interrupt_keeps_what_was_counted(
     finally:
         signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
-    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert "run the same command again to continue" in said and "Traceback" not in said
     assert main(command) == 0
     assert seen == [0, 1, 2, 2, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["pictures"] == 6
