@@ -203,7 +203,7 @@ def test_phrases_that_cannot_be_found(built: tiny.Tiny) -> None:
     assert caught.type is PhraseError
     assert all(word in str(caught.value) for word in ("dog", "red", "cat", "grass"))
     assert "twice" in str(words_error(built, words_of("a red cat on grass"), "cat\ncat").value)
-    assert "No phrase" in str(words_error(built, words_of("a red cat on grass"), "").value)
+    assert "There is no phrase" in str(words_error(built, words_of("a red cat on grass"), "").value)
 
 
 def test_an_empty_prompt(built: tiny.Tiny) -> None:

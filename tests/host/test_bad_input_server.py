@@ -22,7 +22,7 @@ MASKS, RECORD, PROMPT = "GOCA_MaskFromTokens", "GOCA_RecordAttention", "GOCA_Enc
     [
         (MASKS, {"phrases": "red dog"}, MASKS, '"red dog" is not in the prompt, whose words are.*circle.*grass'),
         (MASKS, {"phrases": "circle\ncircle"}, MASKS, "twice"),
-        (MASKS, {"phrases": " "}, MASKS, "No phrase"),
+        (MASKS, {"phrases": " "}, MASKS, "There is no phrase"),
         (MASKS, {"size": "custom", "width": 0}, MASKS, "0 x 512 pixels.*at least 1"),
         (RECORD, {"window": "percent", "start_percent": 0.4, "end_percent": 0.41}, "GOCA_CollectAttention", "widen it"),
         (PROMPT, {"text": ""}, MASKS, "red circle"),

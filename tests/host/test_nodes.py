@@ -216,7 +216,7 @@ def test_layers_that_keep_the_sum_of_their_rows(node: Callable[..., Any], chain:
     [
         ({"phrases": "dog"}, '"dog".*red, cat'),
         ({"phrases": "cat\ncat"}, "twice"),
-        ({"phrases": ""}, "No phrase"),
+        ({"phrases": ""}, "There is no phrase"),
         ({"size": "custom", "width": 0, "height": 9}, "0 x 9 pixels.*at least 1"),
         ({"words": words_of("a cat", length=154)}, "154 tokens but this one has 77"),
     ],

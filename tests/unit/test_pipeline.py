@@ -258,7 +258,7 @@ def test_pictures_and_masks_in_order() -> None:
         overlay_batch(images, flatten(result.masks), "cat", 0.5)
     heat = overlay_batch(images, recording(), "", 0.5)
     assert heat.shape[0] == 2
-    with pytest.raises(ValueError, match="1 pictures but attention for 2"):
+    with pytest.raises(ValueError, match="1 images but attention for 2"):
         overlay_batch(images[:1], recording(), "", 0.5)
 
 
