@@ -195,7 +195,7 @@ def test_a_conditioning_without_its_words(built: tiny.Tiny) -> None:
 def test_a_conditioning_joined_with_another(built: tiny.Tiny) -> None:
     """Conditioning (Concat) keeps the words of the first part only."""
     caught = words_error(built, words_of("a red cat"), "cat", tokens=154)
-    assert caught.type is WordMapError and "joined with a second one" in str(caught.value)
+    assert caught.type is WordMapError and "not combined with another one" in str(caught.value)
 
 
 def test_phrases_that_cannot_be_found(built: tiny.Tiny) -> None:
