@@ -217,7 +217,7 @@ def test_a_hole_belongs_to_the_innermost_mask_and_on_a_tie_to_the_first(seed: in
             own[min(around)[1], y, x] = True
             decided += len({number for size, number in around if size == min(around)[0]}) > 1
     assert decided, "no hole has two masks of one size around it, so the test shows nothing"
-    assert torch.equal(masks.fill_holes(drawn, apart=True), expected)
+    assert torch.equal(masks.fill_holes(drawn, disjoint=True), expected)
     plain = drawn.clone()
     for number, mask in enumerate(drawn.flatten(0, 1)):
         for cell in {cell for hole in enclosed(mask) for cell in hole}:

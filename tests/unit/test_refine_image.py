@@ -219,7 +219,7 @@ def test_errors(scores: Tensor, picture: Tensor) -> None:
             method(scores, torch.rand(3, 13, 18, 3))
         with pytest.raises(ValueError, match="picture has shape"):
             method(scores, picture[0])
-        with pytest.raises(ValueError, match="picture has 1 channels"):
+        with pytest.raises(ValueError, match="image has 1 channels"):
             method(scores, picture[..., :1])
         with pytest.raises(ValueError, match="scores has shape"):
             method(scores[0], picture)

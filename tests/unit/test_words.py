@@ -304,7 +304,7 @@ def test_an_empty_prompt_has_no_words() -> None:
 def test_another_length_is_refused() -> None:
     words = words_of("cat")
     words.check(LENGTH)
-    with pytest.raises(WordMapError, match=r"400 tokens but this one has 77: .* second one\.$"):
+    with pytest.raises(WordMapError, match=r"400 tokens but this one has 77: .* another one\.$"):
         words.check(77)
 
 
