@@ -32,7 +32,7 @@ check: host $(CHECK)/done ## check lint, formatting, types, who imports whom (we
 	$(CHECK)/ruff format --check .
 	@mkdir -p .host/types/goca_pack
 	@for part in __init__.py goca_core nodes; do ln -sfn "../../../$$part" ".host/types/goca_pack/$$part"; done
-	$(MYPY) -p scripts
+	$(MYPY) -p scripts -p benchmarks
 	cd .host/types && "$(CURDIR)"/$(MYPY) -p goca_pack.goca_core -p goca_pack.nodes
 	cd .host/types && PYTHONPATH=. "$(CURDIR)"/$(CHECK)/lint-imports "$(CURDIR)/pyproject.toml"
 	$(PYTHON) scripts/check_browser_types.py $(CHECK)/../js

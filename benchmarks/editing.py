@@ -25,7 +25,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +32,14 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from boot import use
-from judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
-from painting import Painter, add_arguments, start_host
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
+from goca_core.capture.regional.prompts import regional_prompt
+from goca_core.capture.regional.recorder import regional_pass
+from goca_core.demo.scenes import COLOURS, SHAPES, SceneObject, draw
+from goca_core.pipeline import MaskRequest, MaskResult, make_masks
+from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
 # If more than this fraction of the image has the new colour elsewhere, the edit has failed.
 SPILL = 0.01
@@ -69,171 +71,165 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Wish:
+class Edit:
     """The two objects of a scene, the new colour and shape of the first one, and the background."""
 
-    first: Any
-    second: Any
+    first: SceneObject
+    second: SceneObject
     colour: str
     shape: str
-    ground: str
+    background: str
 
     def prompt(self, shape: str) -> str:
-        return f"{_some(f'{self.colour} {shape}')} and {_some(self.second.name)} on {self.ground}"
+        return f"{_some(f'{self.colour} {shape}')} and {_some(self.second.name)} on {self.background}"
 
 
 @dataclass(frozen=True)
-class Work:
+class Batch:
     """The images of one prompt: latents, masks and seeds."""
 
-    painter: Painter
+    sampler: DemoSampler
     options: argparse.Namespace
-    wish: Wish
+    edit: Edit
     caption: str
     latent: Tensor
-    cut: Any
+    result: MaskResult
     seeds: list[int]
 
     @property
     def labels(self) -> str:
-        return "\n".join(self.cut.labels)
+        return "\n".join(self.result.labels)
 
     @property
-    def own(self) -> str:
-        return f"{self.cut.labels[0]}: {self.wish.prompt(self.wish.first.shape)}"
+    def prompts(self) -> str:
+        """The prompt of the first object, as Regional Prompt and Regional Pass take it."""
+        return f"{self.result.labels[0]}: {self.edit.prompt(self.edit.first.shape)}"
 
 
-# Images [B, H, W, 3], and the masks [B, H, W] that were used for the first object.
-Edited = tuple[np.ndarray, np.ndarray]
-Way = Callable[[Work], Edited]
+# Returns images [B, H, W, 3], and the masks [B, H, W] that were used for the first object.
+Method = Callable[[Batch], tuple[np.ndarray, np.ndarray]]
 
 
-def regional(start: float) -> Way:
-    """A second run with the same seed, in which the mask has its own prompt."""
+def two_passes(start_percent: float) -> Method:
+    """Regional Prompt: a second run with the same seed, in which the mask has its own prompt."""
 
-    def edit(work: Work) -> Edited:
-        painter, masks = work.painter, work.cut.masks
-        make = use("goca_core.capture.regional.prompts").regional_prompt
-        positive, _ = make(
-            painter.encode(work.caption), painter.clip, masks.flatten(0, 1), work.labels, work.own,
-            feather=work.options.feather, start=start,
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        sampler, masks = batch.sampler, batch.result.masks
+        positive, _ = regional_prompt(
+            sampler.encode(batch.caption), sampler.clip, masks.flatten(0, 1), batch.labels, batch.prompts,
+            feather=batch.options.feather, start=start_percent,
         )  # fmt: skip
-        return painter.pictures(painter.paint(painter.model, positive, work.seeds)), masks[:, 0].numpy()
+        return sampler.decode(sampler.sample(sampler.model, positive, batch.seeds)), masks[:, 0].numpy()
 
-    return edit
-
-
-def one_pass(turn: float) -> Way:
-    """The same in one run, with masks made during the run."""
-
-    def edit(work: Work) -> Edited:
-        painter, options = work.painter, work.options
-        request = use("goca_core.pipeline").Request(work.labels, theta=options.theta)
-        make = use("goca_core.capture.regional.recorder").regional_pass
-        model, regions = make(painter.model, painter.clip, request, work.own, turn, feather=options.feather)
-        samples = painter.paint(model, painter.encode(work.caption), work.seeds)
-        return painter.pictures(samples), regions.masks(samples)[0].masks[:, 0].numpy()
-
-    return edit
+    return run
 
 
-def again(shape: Callable[[Wish], str]) -> Way:
+def one_pass(start_percent: float) -> Method:
+    """Regional Pass: the same in one run, with masks made during the run."""
+
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        sampler, options = batch.sampler, batch.options
+        request = MaskRequest(batch.labels, theta=options.theta)
+        model, regions = regional_pass(
+            sampler.model, sampler.clip, request, batch.prompts, start_percent, feather=options.feather
+        )
+        samples = sampler.sample(model, sampler.encode(batch.caption), batch.seeds)
+        return sampler.decode(samples), regions.masks(samples)[0].masks[:, 0].numpy()
+
+    return run
+
+
+def inpainting(shape: Callable[[Edit], str]) -> Method:
     """Inpaint the grown mask with a soft edge, using ComfyUI's nodes, as in the graph replace_by_word."""
 
-    def edit(work: Work) -> Edited:
+    def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
         from comfy_extras.nodes_mask import GrowMask
         from comfy_extras.nodes_post_processing import Blur
 
-        painter, options = work.painter, work.options
-        grown = GrowMask.execute(work.cut.masks[:, 0].contiguous(), options.grow, True).result[0]
+        sampler = batch.sampler
+        grown = GrowMask.execute(batch.result.masks[:, 0].contiguous(), batch.options.grow, True).result[0]
         soft = Blur.execute(grown[..., None].repeat(1, 1, 1, 3), 3, 2.0).result[0][..., 0]
-        model = DifferentialDiffusion.execute(painter.model).result[0]
-        positive = painter.encode(work.wish.prompt(shape(work.wish)))
-        seeds = [seed + 1_000_000 for seed in work.seeds]
-        samples = painter.paint(model, positive, seeds, work.latent, soft[:, None])
-        return painter.pictures(samples), soft.numpy()
+        model = DifferentialDiffusion.execute(sampler.model).result[0]
+        positive = sampler.encode(batch.edit.prompt(shape(batch.edit)))
+        seeds = [seed + 1_000_000 for seed in batch.seeds]
+        samples = sampler.sample(model, positive, seeds, batch.latent, soft[:, None])
+        return sampler.decode(samples), soft.numpy()
 
-    return edit
-
-
-def judge_recoloured(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
-    """before, after: colour of each pixel [H, W]; thing: the pixels of the first object."""
-    old, new = index(wish.first.colour), index(wish.colour)
-    done = (after[thing] == new).mean() >= 0.5 and (after[thing] == old).mean() <= 0.2
-    result.add(bool(done), alone(wish, before, after))
+    return run
 
 
-def judge_replaced(result: Result, wish: Wish, before: np.ndarray, after: np.ndarray, thing: np.ndarray) -> None:
-    near = ndimage.binary_dilation(thing, iterations=MARGIN)
-    found = [piece for piece in pieces(after == index(wish.colour)) if (piece & near).sum() >= 0.5 * piece.sum()]
+def judge_recoloured(result: Result, edit: Edit, before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> None:
+    """before, after: colour of each pixel [H, W]; pixels: those of the first object."""
+    old, new = index(edit.first.colour), index(edit.colour)
+    done = (after[pixels] == new).mean() >= 0.5 and (after[pixels] == old).mean() <= 0.2
+    result.add(bool(done), alone(edit, before, after))
+
+
+def judge_replaced(result: Result, edit: Edit, before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> None:
+    near = ndimage.binary_dilation(pixels, iterations=MARGIN)
+    found = [piece for piece in pieces(after == index(edit.colour)) if (piece & near).sum() >= 0.5 * piece.sum()]
     result.coloured.add(bool(found))
     if found:
-        result.nearer.add(likeness(found[0], wish.shape) > likeness(found[0], wish.first.shape))
-    done = bool(found) and shape_of(found[0]) == wish.shape
-    result.add(done, alone(wish, before, after))
+        result.nearer.add(likeness(found[0], edit.shape) > likeness(found[0], edit.first.shape))
+    done = bool(found) and shape_of(found[0]) == edit.shape
+    result.add(done, alone(edit, before, after))
 
 
-def alone(wish: Wish, before: np.ndarray, after: np.ndarray) -> bool:
+def alone(edit: Edit, before: np.ndarray, after: np.ndarray) -> bool:
     """Whether only the first object changed its colour. It may be there twice; every copy counts as the first object."""
-    near = ndimage.binary_dilation(before == index(wish.first.colour), iterations=MARGIN)
-    new, other = index(wish.colour), before == index(wish.second.colour)
+    near = ndimage.binary_dilation(before == index(edit.first.colour), iterations=MARGIN)
+    new, other = index(edit.colour), before == index(edit.second.colour)
     spilled = ((after == new) & (before != new) & ~near).mean()
     return bool(spilled <= SPILL and (after[other] == before[other]).mean() >= 0.7)
 
 
 def one_prompt(
-    painter: Painter, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: list[Count]
+    sampler: DemoSampler,
+    seed: int,
+    size: int,
+    options: argparse.Namespace,
+    results: dict[str, Result],
+    drawn: list[Count],
 ) -> None:
     """Generate some images of one prompt, edit them with every method, and count."""
-    scenes, pipeline, recorder = (
-        use("goca_core.demo.scenes"),
-        use("goca_core.pipeline"),
-        use("goca_core.capture.recorder"),
-    )
-    scene = scenes.draw(seed, plain=True, count=2)
+    scene = draw(seed, plain=True, count=2)
     first, second = scene.objects
     rng = np.random.default_rng(seed)
-    colour = str(rng.choice([c for c in scenes.COLOURS if c not in (first.colour, second.colour)]))
-    shape = str(rng.choice([s for s in scenes.SHAPES if s not in (first.shape, second.shape)]))
-    wish = Wish(first, second, colour, shape, scene.background)
+    colour = str(rng.choice([c for c in COLOURS if c not in (first.colour, second.colour)]))
+    shape = str(rng.choice([s for s in SHAPES if s not in (first.shape, second.shape)]))
+    edit = Edit(first, second, colour, shape, scene.background)
     seeds = [1000 * seed + number for number in range(size)]
-    model, kept = recorder.record(painter.model, recorder.Window())
-    latent = painter.paint(model, painter.encode(scene.caption), seeds)
-    pictures = painter.pictures(latent)
-    request = pipeline.Request(f"{first.name}\n{second.name}", theta=options.theta)
-    cut = pipeline.make_masks(kept.collect(latent), request)
-    before = [colours_of(picture, scene) for picture in pictures]
-    things = [named(colours, first) for colours in before]
-    coloured = [all((c == index(thing.colour)).mean() >= DRAWN for thing in scene.objects) for c in before]
-    present = [n for n in range(size) if things[n] is not None and coloured[n]]
+    latent, attention = sampler.record(scene.caption, seeds)
+    images = sampler.decode(latent)
+    result = make_masks(attention, MaskRequest(f"{first.name}\n{second.name}", theta=options.theta))
+    before = [colours_of(image, scene) for image in images]
+    pixels = [named(colours, first) for colours in before]
+    coloured = [all((c == index(item.colour)).mean() >= DRAWN for item in scene.objects) for c in before]
+    counted = {n: found for n, found in enumerate(pixels) if found is not None and coloured[n]}
     for number in range(size):
         drawn[0].add(coloured[number])
-        drawn[1].add(number in present)
-    if not present:
+        drawn[1].add(number in counted)
+    if not counted:
         return
-    work = Work(painter, options, wish, scene.caption, latent, cut, seeds)
-    for way, (edit, judge) in ways(options).items():
-        edited, masks = edit(work)
-        for sample in present:
-            thing = things[sample]
-            assert thing is not None
-            judge(results[way], wish, before[sample], colours_of(edited[sample], scene), thing)
-            far = ~ndimage.binary_dilation(masks[sample] > 0, iterations=MARGIN)
+    batch = Batch(sampler, options, edit, scene.caption, latent, result, seeds)
+    for name, (method, judge) in methods(options).items():
+        edited, masks = method(batch)
+        for n, found in counted.items():
+            judge(results[name], edit, before[n], colours_of(edited[n], scene), found)
+            far = ~ndimage.binary_dilation(masks[n] > 0, iterations=MARGIN)
             if far.any():
-                results[way].outside.append(float(np.abs(edited[sample] - pictures[sample])[far].mean()))
+                results[name].outside.append(float(np.abs(edited[n] - images[n])[far].mean()))
 
 
-def ways(options: argparse.Namespace) -> dict[str, tuple[Way, Callable[..., None]]]:
+def methods(options: argparse.Namespace) -> dict[str, tuple[Method, Callable[..., None]]]:
     """The editing methods by name, each with its judge."""
-    found: dict[str, tuple[Way, Callable[..., None]]] = {}
-    for start in options.start:
-        found[f"Regional Prompt, start at {start:.0%}"] = regional(start), judge_recoloured
-    for turn in options.turn:
-        found[f"Regional Pass, start at {turn:.0%}"] = one_pass(turn), judge_recoloured
-    found["inpainting the mask"] = again(lambda wish: wish.first.shape), judge_recoloured
-    found["replacing by word (inpainting)"] = again(lambda wish: wish.shape), judge_replaced
-    return found
+    return {
+        **{f"Regional Prompt, start at {at:.0%}": (two_passes(at), judge_recoloured) for at in options.start},
+        **{f"Regional Pass, start at {at:.0%}": (one_pass(at), judge_recoloured) for at in options.turn},
+        "inpainting the mask": (inpainting(lambda edit: edit.first.shape), judge_recoloured),
+        "replacing by word (inpainting)": (inpainting(lambda edit: edit.shape), judge_replaced),
+    }
 
 
 def _some(noun: str) -> str:
@@ -254,27 +250,27 @@ def main() -> None:
     parser.add_argument("--grow", type=int, default=4, help="pixels by which a mask is grown before inpainting")
     add_arguments(parser)
     options = parser.parse_args()
-    start_host(options)
-    painter = Painter(options.weights, options.steps, options.cfg)
-    chosen = ways(options)
-    results = {way: Result() for way in chosen}
+    start(options)
+    sampler = DemoSampler(options.weights, options.steps, options.cfg)
+    chosen = methods(options)
+    results = {name: Result() for name in chosen}
     drawn = [Count(), Count()]
     with torch.inference_mode():
         for number in tqdm(range(math.ceil(options.images / options.batch)), disable=not sys.stderr.isatty()):
             size = min(options.batch, options.images - number * options.batch)
-            one_prompt(painter, options.seed + number, size, options, results, drawn)
-    print(f"{options.images} images, {painter}")
+            one_prompt(sampler, options.seed + number, size, options, results, drawn)
+    print(f"{options.images} images, {sampler}")
     print(f"both colours: {drawn[0]}; with the first object as named: {drawn[1]} (these count)\n")
     last = "nothing else changed | both | change outside, of 255"
     print(f"| method | recoloured | {last} |\n|---|---|---|---|---|")
-    for way, result in results.items():
-        if chosen[way][1] is judge_recoloured:
-            print(f"| {way} | {result.done} | {result.alone} | {result.both} | {result.change()} |")
+    for name, result in results.items():
+        if chosen[name][1] is judge_recoloured:
+            print(f"| {name} | {result.done} | {result.alone} | {result.both} | {result.change()} |")
     heads = f"has the new colour | of these, closer to the new shape | has the new shape | {last}"
     print(f"\n| method | {heads} |\n|---|---|---|---|---|---|---|")
-    for way, r in results.items():
-        if chosen[way][1] is judge_replaced:
-            print(f"| {way} | {r.coloured} | {r.nearer} | {r.done} | {r.alone} | {r.both} | {r.change()} |")
+    for name, r in results.items():
+        if chosen[name][1] is judge_replaced:
+            print(f"| {name} | {r.coloured} | {r.nearer} | {r.done} | {r.alone} | {r.both} | {r.change()} |")
 
 
 if __name__ == "__main__":

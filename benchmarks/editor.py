@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from scripts.comfy_server import ComfyServer
-from tests.browser.browser import launch
+from tests.browser.browser import open_editor
 from tests.browser.editor import DEMO, Editor
 
 NODES, RUNS = 20, 5
@@ -50,17 +49,11 @@ def opening(editor: Editor) -> float:
 
 
 def main() -> None:
-    from playwright.sync_api import sync_playwright
-
-    with ComfyServer() as server, sync_playwright() as playwright:
-        for vue in (False, True):
-            page = launch(playwright).new_context(viewport={"width": 1280, "height": 900}).new_page()
-            editor = Editor(page, server, vue=vue).open()
+    for vue in (False, True):
+        with open_editor(vue=vue) as editor:
             spent = [opening(editor) for _ in range(RUNS)]
-            name = "Vue" if vue else "classic"
-            print(
-                f"{name} nodes: first {spent[0]:.1f} ms, then {statistics.median(spent[1:]):.1f} ms (median of {RUNS - 1})"
-            )
+        name, median = "Vue" if vue else "classic", statistics.median(spent[1:])
+        print(f"{name} nodes: first {spent[0]:.1f} ms, then {median:.1f} ms (median of {RUNS - 1})")
 
 
 if __name__ == "__main__":

@@ -18,17 +18,18 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from boot import use
-from judging import Count, colours_of, named, rate
-from painting import Painter, add_arguments, start_host
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.judging import Count, colours_of, named, rate
+from goca_core.capture.guidance.patch import guide
+from goca_core.demo.scenes import Scene, draw
+from goca_core.guidance.semantic import REGION_RULES, Settings
+from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
 PLAIN = "plain"
 
@@ -37,15 +38,15 @@ PLAIN = "plain"
 class Result:
     """The results of one kind of guidance: which prompts were followed, and how many of their objects appeared."""
 
-    obeyed: dict[int, bool] = field(default_factory=dict)
-    things: Count = field(default_factory=Count)
+    followed: dict[int, bool] = field(default_factory=dict)
+    objects: Count = field(default_factory=Count)
 
-    def add(self, seed: int, picture: np.ndarray, scene: Any) -> None:
-        colours = colours_of(picture, scene)
-        there = [named(colours, thing) is not None for thing in scene.objects]
-        self.obeyed[seed] = all(there)
+    def add(self, seed: int, image: np.ndarray, scene: Scene) -> None:
+        colours = colours_of(image, scene)
+        there = [named(colours, item) is not None for item in scene.objects]
+        self.followed[seed] = all(there)
         for one in there:
-            self.things.add(one)
+            self.objects.add(one)
 
 
 def difference(ours: list[bool], plain: list[bool]) -> str:
@@ -57,14 +58,14 @@ def difference(ours: list[bool], plain: list[bool]) -> str:
     return f"{mean:+.1%} ({mean - half:+.1%} to {mean + half:+.1%}); {gains} gained, {losses} lost"
 
 
-def batches(painter: Painter, drawn: dict[int, Any], size: int) -> Iterator[list[int]]:
+def batches(sampler: DemoSampler, drawn: dict[int, Scene], size: int) -> Iterator[list[int]]:
     """The seeds of scenes whose prompts fit into one batch, at most ``size`` at once."""
     groups = defaultdict(list)
     for seed, scene in drawn.items():
-        groups[painter.alike(scene.caption)].append(seed)
+        groups[sampler.alike(scene.caption)].append(seed)
     for seeds in groups.values():
-        for start in range(0, len(seeds), size):
-            yield seeds[start : start + size]
+        for first in range(0, len(seeds), size):
+            yield seeds[first : first + size]
 
 
 def main() -> None:
@@ -76,41 +77,32 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, one table each")
     add_arguments(parser)
     options = parser.parse_args()
-    start_host(options)
-    scenes, scfg, semantic = (
-        use("goca_core.demo.scenes"),
-        use("goca_core.capture.guidance.patch"),
-        use("goca_core.guidance.semantic"),
-    )
+    start(options)
     seeds = range(options.seed, options.seed + options.prompts)
-    drawn = {seed: scenes.draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
+    drawn = {seed: draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
     judge = Result()
     for seed, scene in drawn.items():
         judge.add(seed, scene.image, scene)
-    painter = Painter(options.weights, options.steps, options.cfg[0])
-    models = {PLAIN: painter.model}
-    models |= {rule: scfg.guide(painter.model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
-    work = list(batches(painter, drawn, options.batch))
-    for painter.cfg in options.cfg:
-        results = {way: Result() for way in models}
+    sampler = DemoSampler(options.weights, options.steps, options.cfg[0])
+    models = {PLAIN: sampler.model} | {rule: guide(sampler.model, Settings(rule)) for rule in REGION_RULES}
+    work = list(batches(sampler, drawn, options.batch))
+    for sampler.cfg in options.cfg:
+        results = {name: Result() for name in models}
         with torch.inference_mode():
             for group in tqdm(work, disable=not sys.stderr.isatty()):
-                positive = painter.encode(*(drawn[seed].caption for seed in group))
-                for way, model in models.items():
-                    pictures = painter.pictures(painter.paint(model, positive, group))
-                    for seed, picture in zip(group, pictures, strict=True):
-                        results[way].add(seed, picture, drawn[seed])
-        print(f"\n{options.prompts} prompts, {painter}")
-        print(f"the judge is right on drawn scenes: {rate(list(judge.obeyed.values()))}\n")
-        print(
-            "| guidance | prompt followed completely | compared with plain | objects that appear |\n|---|---|---|---|"
-        )
-        for way, found in results.items():
-            ours, plain = ([one.obeyed[seed] for seed in seeds] for one in (found, results[PLAIN]))
-            print(
-                f"| {way} | {rate(ours)} | {'' if way == PLAIN else difference(ours, plain)} | {found.things} |",
-                flush=True,
-            )
+                positive = sampler.encode(*(drawn[seed].caption for seed in group))
+                for name, model in models.items():
+                    images = sampler.decode(sampler.sample(model, positive, group))
+                    for seed, image in zip(group, images, strict=True):
+                        results[name].add(seed, image, drawn[seed])
+        print(f"\n{options.prompts} prompts, {sampler}")
+        print(f"the judge is right on drawn scenes: {rate(list(judge.followed.values()))}\n")
+        heads = ("guidance", "prompt followed completely", "compared with plain", "objects that appear")
+        print(f"| {' | '.join(heads)} |\n|---|---|---|---|")
+        for name, found in results.items():
+            ours, plain = ([one.followed[seed] for seed in seeds] for one in (found, results[PLAIN]))
+            compared = "" if name == PLAIN else difference(ours, plain)
+            print(f"| {name} | {rate(ours)} | {compared} | {found.objects} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,30 +6,51 @@ Prints a Markdown table: the cost of each way as a multiple of the attention cal
 softmax in double precision. The text columns come from (a) a pass over blocks of query rows, (b) fused attention with
 one-hot values, or (c) the logarithm of the denominators from the fused kernel. Ways (a) and (c) are also measured with
 self-attention, (a) on the image's own grid and both on a grid with a quarter of its tokens. The recorder's own code is in
-``goca_core/capture/joint.py``.
+``goca_core/capture/reduce/one_pass.py``.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from overhead import seconds
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from boot import boot, use
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.timing import device, medians
+from goca_core.capture.families.base import JointSpans
+from goca_core.capture.reduce.call import AttentionCall
+from goca_core.capture.reduce.fused import FUSED
+from goca_core.capture.reduce.one_pass import joint_pass
+from goca_core.capture.reduce.self_maps import SelfMaps
+from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.tensors import Grid
+from scripts.boot import boot
 
 TEXT, KEPT = 512, 20
 
 
-def exact(call: Any, spans: Any, rows: Tensor) -> Tensor:
+class Kept:
+    """Takes the self-attention on one grid and keeps it."""
+
+    def __init__(self, target: Grid) -> None:
+        self.target = target
+        self.parts: list[Tensor] = []
+
+    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+        self.parts.append(part)
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        if whole is not None:
+            self.parts.append(whole[0])
+
+
+def exact(call: AttentionCall, spans: JointSpans, rows: Tensor) -> Tensor:
     """Text columns of some rows of the image, in double precision."""
     queries = call.q[:, :, spans.image][:, :, rows].double()
     logits = queries @ call.k.double().transpose(-1, -2) * call.scale
@@ -46,25 +67,27 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="repetitions; the median is reported")
     options = parser.parse_args()
     boot()
-    family, film, joint, reduce = (use(f"goca_core.capture.{name}") for name in ("family", "film", "joint", "reduce"))
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    kind = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if kind.type == "cuda" else torch.float32
     image, grid = options.side**2, (options.side, options.side)
     shape = (1, options.heads, TEXT + image, options.width)
-    generator = torch.Generator(device).manual_seed(0)
-    q, k, v = (torch.randn(shape, generator=generator, device=device, dtype=dtype) for _ in range(3))
-    call = reduce.Call(q, k, v, None, options.width**-0.5)
-    spans = family.text_first()(TEXT + image, TEXT, image, 0)
-    columns = reduce.Columns.make(TEXT, TEXT, tuple(range(KEPT)), False, device)
-    weights = {"average": torch.full((1, image, options.heads), 1 / options.heads, device=device)}
+    generator = torch.Generator(kind).manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator, device=kind, dtype=dtype) for _ in range(3))
+    call = AttentionCall(q, k, v, None, options.width**-0.5)
+    spans = JointSpans(slice(TEXT), slice(TEXT, TEXT + image))
+    columns = TokenColumns.make(TEXT, TEXT, tuple(range(KEPT)), False, kind)
+    weights = {"average": torch.full((1, image, options.heads), 1 / options.heads, device=kind)}
     quarter = (options.side // 2, options.side // 2)
 
-    def ours(fused: bool, targets: list[tuple[int, int]]) -> Tensor:
-        joint.FUSED.clear()
-        joint.FUSED.update({device.type} if fused else set())
-        selves = film.FilmMaps(grid, targets) if targets else None
-        return joint.joint_maps(call.queries(spans.image), spans, weights, columns, selves)["average"]
+    def ours(fused: bool, target: Grid | None = None) -> Tensor:
+        FUSED.clear()
+        FUSED.update({kind.type} if fused else set())
+        maps = None if target is None else SelfMaps(grid, [Kept(target)])
+        text = TextMaps(weights, columns)
+        joint_pass(call.queries(spans.image), spans, text, maps)
+        if maps is not None:
+            maps.finish()
+        return text.result()["average"]
 
     def one_hot() -> Tensor:
         values = torch.zeros_like(v)
@@ -72,24 +95,18 @@ def main() -> None:
         return F.scaled_dot_product_attention(q[:, :, spans.image], k, values, scale=call.scale)[..., :KEPT].mean(1)
 
     ways: dict[str, Callable[[], Tensor]] = {
-        "text: (a) pass": lambda: ours(False, []),
+        "text: (a) pass": lambda: ours(False),
         "text: (b) one-hot values": one_hot,
-        "text: (c) fused denominators": lambda: ours(True, []),
-        "text and self-attention, own grid: (a)": lambda: ours(False, [grid]),
-        "text and self-attention, quarter grid: (a)": lambda: ours(False, [quarter]),
-        "text and self-attention, quarter grid: (c)": lambda: ours(True, [quarter]),
+        "text: (c) fused denominators": lambda: ours(True),
+        "text and self-attention, own grid: (a)": lambda: ours(False, grid),
+        "text and self-attention, quarter grid: (a)": lambda: ours(False, quarter),
+        "text and self-attention, quarter grid: (c)": lambda: ours(True, quarter),
     }
-    plain = lambda: F.scaled_dot_product_attention(q, k, v, scale=call.scale)  # noqa: E731
-    times: dict[str, list[float]] = {name: [] for name in ["attention", *ways]}
-    for _ in range(options.repeat + 1):  # the first round warms up
-        times["attention"].append(seconds(plain))
-        for name, way in ways.items():
-            times[name].append(seconds(way))
-    cost = {name: statistics.median(found[1:]) for name, found in times.items()}
-    rows = torch.arange(0, image, max(1, image // 64), device=device)
+    plain = {"attention": lambda: F.scaled_dot_product_attention(q, k, v, scale=call.scale)}
+    cost = medians({**plain, **ways}, options.repeat)
+    rows = torch.arange(0, image, max(1, image // 64), device=kind)
     true = exact(call, spans, rows)
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    print(f"{options.heads} heads of {options.width}, {TEXT} + {image} tokens, {KEPT} kept, {dtype}, {where}\n")
+    print(f"{options.heads} heads of {options.width}, {TEXT} + {image} tokens, {KEPT} kept, {dtype}, {device()}\n")
     print("| | times the attention call | largest relative error |\n|---|---|---|")
     for name, way in ways.items():
         error = ((way()[:, rows].double() - true) / true).abs().max()

@@ -11,11 +11,11 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from boot import use
 from scipy import ndimage
+
+from goca_core.demo.scenes import COLOURS, SHAPES, Scene, SceneObject, stencil
 
 # A pixel has a colour of the scenes if it is closer to it than to any other colour, and not further away than this.
 FAR = 70.0
@@ -39,30 +39,30 @@ class Count:
         """The rate with its 95 % interval (Wilson)."""
         if not self.of:
             return "none"
-        share, z = self.yes / self.of, 1.96
-        middle = (share + z * z / (2 * self.of)) / (1 + z * z / self.of)
-        half = z * math.sqrt(share * (1 - share) / self.of + z * z / (4 * self.of**2)) / (1 + z * z / self.of)
-        return f"{share:.1%} of {self.of} ({middle - half:.1%} to {middle + half:.1%})"
+        rate, z = self.yes / self.of, 1.96
+        middle = (rate + z * z / (2 * self.of)) / (1 + z * z / self.of)
+        half = z * math.sqrt(rate * (1 - rate) / self.of + z * z / (4 * self.of**2)) / (1 + z * z / self.of)
+        return f"{rate:.1%} of {self.of} ({middle - half:.1%} to {middle + half:.1%})"
 
 
 def rate(found: Sequence[bool]) -> Count:
     return Count(sum(found), len(found))
 
 
-def colours_of(picture: np.ndarray, scene: Any) -> np.ndarray:
+def colours_of(image: np.ndarray, scene: Scene) -> np.ndarray:
     """Index [H, W] of the palette colour at each pixel of an image [H, W, 3] in 0..255; -1 for background or no colour.
 
     scene: has the background that the image should have.
     """
-    ground = np.median(scene.image[scene.labels == 0], 0)
-    known = np.array([*use("goca_core.demo.scenes").COLOURS.values(), ground], float)
-    distance = np.linalg.norm(picture[:, :, None].astype(float) - known, axis=-1)
+    background = np.median(scene.image[scene.labels == 0], 0)
+    known = np.array([*COLOURS.values(), background], float)
+    distance = np.linalg.norm(image[:, :, None].astype(float) - known, axis=-1)
     nearest = distance.argmin(-1)
     return np.where((nearest < len(known) - 1) & (distance.min(-1) < FAR), nearest, -1)
 
 
 def index(colour: str) -> int:
-    return list(use("goca_core.demo.scenes").COLOURS).index(colour)
+    return list(COLOURS).index(colour)
 
 
 def pieces(where: np.ndarray) -> list[np.ndarray]:
@@ -81,9 +81,8 @@ def _model(shape: str, turn: float, side: int) -> tuple[int, float, float]:
 
 
 def _stencil(shape: str, turn: float, x: float, y: float, radius: float, side: int) -> np.ndarray:
-    scenes = use("goca_core.demo.scenes")
-    thing = scenes.SceneObject("red", shape, x / side, y / side, radius / side, turn)
-    return np.asarray(scenes.stencil(thing, side, side) >= 0.5)
+    item = SceneObject("red", shape, x / side, y / side, radius / side, turn)
+    return np.asarray(stencil(item, side, side) >= 0.5)
 
 
 def outline(shape: str, turn: float, area: float, centre: tuple[float, float], side: int) -> np.ndarray:
@@ -105,10 +104,10 @@ def likeness(piece: np.ndarray, shape: str) -> float:
 
 def shape_of(piece: np.ndarray) -> str:
     """The shape whose outline covers a piece [H, W] best."""
-    return max(use("goca_core.demo.scenes").SHAPES, key=lambda shape: likeness(piece, shape))
+    return max(SHAPES, key=lambda shape: likeness(piece, shape))
 
 
-def named(colours: np.ndarray, thing: Any) -> np.ndarray | None:
+def named(colours: np.ndarray, item: SceneObject) -> np.ndarray | None:
     """The largest piece that has the colour and shape of an object, or None if the object is not there."""
-    found = pieces(colours == index(thing.colour))
-    return next((piece for piece in found if shape_of(piece) == thing.shape), None)
+    found = pieces(colours == index(item.colour))
+    return next((piece for piece in found if shape_of(piece) == item.shape), None)

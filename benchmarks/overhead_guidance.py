@@ -9,64 +9,23 @@ regions, alternating. On a CPU it measures processor time, which other work on t
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-from boot import boot, use
-from overhead import TOKENS, WORDS, build
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.random_models import clip_prompt, sample, sd15
+from benchmarks.timing import device, medians
+from goca_core.capture.guidance.patch import guide
+from goca_core.guidance.semantic import REGION_RULES, Settings
+from scripts.boot import boot
 
 PLAIN = "plain"
-
-
-def conditioning(words: int, seed: int) -> list[Any]:
-    """A random conditioning with the given number of words between a start and an end token."""
-    wordbuild, tokens = use("goca_core.words.build"), use("goca_core.capture.conditioning")
-    text, found = "", [wordbuild.Token(0, 49406, "<start>", "start")]
-    for number in range(1, words + 1):
-        word = f"word{number}"
-        found.append(wordbuild.Token(number, number, word, "word", len(text), len(text) + len(word)))
-        text += f"{word} "
-    kinds = ["end", *["pad"] * (TOKENS - words - 2)]
-    found += [wordbuild.Token(words + 1 + place, 49407, "<end>", kind) for place, kind in enumerate(kinds)]
-    context = torch.randn(1, TOKENS, 768, generator=torch.Generator().manual_seed(seed))
-    known = wordbuild.build(text, text, "clip-l", TOKENS, found)
-    return tokens.attach([[context, {"pooled_output": None}]], known)
-
-
-def step(model: Any, positive: list[Any], negative: list[Any], side: int) -> tuple[float, torch.Tensor]:
-    """Seconds of one guided step, and its samples."""
-    import comfy.sample
-    import comfy.samplers
-
-    latent = torch.zeros(1, 4, side, side)
-    noise = comfy.sample.prepare_noise(latent, 1)
-    cuda = torch.cuda.is_available()
-    clock = time.perf_counter if cuda else time.process_time
-    start = clock()
-    with torch.inference_mode():
-        samples = comfy.samplers.sample(
-            model,
-            noise,
-            positive,
-            negative,
-            7.5,
-            model.load_device,
-            comfy.samplers.ksampler("euler"),
-            torch.tensor([2.0, 0.0]),
-            latent_image=latent,
-            disable_pbar=True,
-            seed=1,
-        )
-    if cuda:
-        torch.cuda.synchronize()
-    return clock() - start, samples
 
 
 def main() -> None:
@@ -76,27 +35,23 @@ def main() -> None:
     options = parser.parse_args()
     boot()
     torch.set_num_threads(1)
-    scfg, semantic = use("goca_core.capture.guidance.patch"), use("goca_core.guidance.semantic")
-    model, positive, negative = build(), conditioning(WORDS, 1), conditioning(0, 2)
-    models = {PLAIN: model} | {rule: scfg.guide(model, semantic.Settings(rule)) for rule in semantic.REGION_RULES}
-    side = options.size // 8
-    plain = step(model, positive, negative, side)[1]
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(options.repeat):
-        for name, guided in models.items():
-            seconds, samples = step(guided, positive, negative, side)
-            times[name].append(seconds)
-            if torch.equal(samples, plain) != (name == PLAIN):
-                sys.exit(
-                    f"The timing is not valid: a step with {name} guidance should "
-                    f"{'equal' if name == PLAIN else 'differ from'} the plain step."
-                )
-    median = {name: statistics.median(found) for name, found in times.items()}
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else "1 CPU thread"
-    print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {where}\n")
+    model, positive, negative = sd15(), clip_prompt(), clip_prompt(words=0, seed=2)
+    models = {PLAIN: model} | {rule: guide(model, Settings(rule)) for rule in REGION_RULES}
+
+    def step(guided: Any) -> torch.Tensor:
+        return sample(guided, positive, (2.0, 0.0), options.size // 8, negative=negative, cfg=7.5)
+
+    plain = step(model)
+    for name, guided in models.items():
+        if torch.equal(step(guided), plain) != (name == PLAIN):
+            wanted = "equal" if name == PLAIN else "differ from"
+            sys.exit(f"The timing is not valid: a step with {name} guidance should {wanted} the plain step.")
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    seconds = medians({name: partial(step, guided) for name, guided in models.items()}, options.repeat, clock)
+    print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {device()}\n")
     print(f"| guidance | one step (median of {options.repeat}) | ratio |\n|---|---|---|")
-    for name, seconds in median.items():
-        print(f"| {name} | {seconds:.2f} s | {seconds / median[PLAIN]:.3f} |")
+    for name, found in seconds.items():
+        print(f"| {name} | {found:.2f} s | {found / seconds[PLAIN]:.3f} |")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from boot import boot, use
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from goca_core.demo.scenes import draw
+from goca_core.demo.wavelet import WaveletCodec
+from goca_core.evaluate.methods import parse
+from goca_core.evaluate.run import evaluate
+from goca_core.evaluate.worker import Job
+from scripts.boot import boot
 
 NAMES = {
     "vanilla": "head=average,layer=vanilla,rescale=per-token renorm+",
@@ -40,15 +46,12 @@ class Stage(NamedTuple):
 
 def validation_loss(weights: Path, first: int, count: int) -> float:
     """Mean squared error of the v-prediction, over new scenes and all `LEVELS`."""
-    demo, scenes, wavelet = (
-        use("goca_core.capture.demo_model"),
-        use("goca_core.demo.scenes"),
-        use("goca_core.demo.wavelet"),
-    )
-    model, clip, _ = demo.load(weights)
-    drawn = [scenes.draw(first + number) for number in range(count)]
-    pictures = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
-    latents = wavelet.WaveletCodec().encode(pictures.float() / 127.5 - 1)
+    from goca_core.capture.demo_model import load
+
+    model, clip, _ = load(weights)
+    drawn = [draw(first + number) for number in range(count)]
+    images = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
+    latents = WaveletCodec().encode(images.float() / 127.5 - 1)
     sigmas, errors = model.model.model_sampling.sigmas, []
     with torch.inference_mode():
         words = [clip.encode_from_tokens_scheduled(clip.tokenize(scene.caption))[0][0] for scene in drawn]
@@ -66,20 +69,17 @@ def validation_loss(weights: Path, first: int, count: int) -> float:
 
 
 def measure(weights: Path, options: argparse.Namespace, progress: Callable[..., Any]) -> Stage:
-    methods, run = use("goca_core.evaluate.methods"), use("goca_core.evaluate.run")
-    found = tuple(
-        methods.parse(f"{parts},order={options.order}").resolved("offset", "auto", 1) for parts in NAMES.values()
-    )
-    job = use("goca_core.evaluate.worker").Job(
+    methods = tuple(parse(f"{parts},order={options.order}").resolved("offset", "auto", 1) for parts in NAMES.values())
+    job = Job(
         data="scenes",
-        methods=found,
+        methods=methods,
         checkpoint=str(weights.resolve()),
         seed=options.first,
         options=(("count", options.scenes), ("seed", options.first)),
     )
     with tempfile.TemporaryDirectory() as scratch:
-        result = run.evaluate(job, Path(scratch), workers=options.workers, sheets=0, progress=progress)
-    scores = [result["methods"][method.name] for method in found]
+        result = evaluate(job, Path(scratch), workers=options.workers, sheets=0, progress=progress)
+    scores = [result["methods"][method.name] for method in methods]
     return Stage(
         weights.stem,
         validation_loss(weights, options.first, options.scenes),

@@ -22,8 +22,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
-from boot import boot, use
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from goca_core.evaluate.methods import Method
+from goca_core.evaluate.run import evaluate
+from goca_core.evaluate.worker import Job
+from scripts.boot import boot
 
 AVERAGE, VANILLA, RENORM = "average", "vanilla", "per-token renorm+"
 HEADS, LAYERS, RESCALE = "dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+"
@@ -62,21 +66,17 @@ EXTRAS = {
 }
 DRAWS = 3
 # Row title -> its methods, one for each number of propagation steps.
-Table = dict[str, list[Any]]
+Table = dict[str, list[Method]]
 
 
 def rows(parts: dict[str, dict[str, Any]], orders: Sequence[int], rule: str, level: str) -> Table:
     """One method for each part and each number of propagation steps."""
-    method = use("goca_core.evaluate.methods").Method
-    return {
-        title: [
-            method(
-                f"{title}, order {order}, {rule}, noise {level}", order=order, **{"noise": (level,), **part}
-            ).resolved(rule, level, 1)
-            for order in orders
-        ]
-        for title, part in parts.items()
-    }
+
+    def method(title: str, part: dict[str, Any], order: int) -> Method:
+        name = f"{title}, order {order}, {rule}, noise {level}"
+        return Method(name, order=order, **{"noise": (level,), **part}).resolved(rule, level, 1)
+
+    return {title: [method(title, part, order) for order in orders] for title, part in parts.items()}
 
 
 def plan(options: argparse.Namespace) -> dict[str, Table]:
@@ -165,10 +165,9 @@ def main() -> None:
     boot()
     from tqdm import tqdm
 
-    run, worker = use("goca_core.evaluate.run"), use("goca_core.evaluate.worker")
     tables = plan(options)
     methods = {method.name: method for lines in tables.values() for found in lines.values() for method in found}
-    job = worker.Job(
+    job = Job(
         data="scenes",
         methods=tuple(methods.values()),
         checkpoint=None if options.checkpoint is None else str(options.checkpoint),
@@ -179,7 +178,7 @@ def main() -> None:
             seed = options.first + number * options.scenes
             one = replace(job, seed=seed, options=(("count", options.scenes), ("seed", seed)))
             out = (options.out or Path(scratch)) / f"seed-{seed}"
-            runs.append(run.evaluate(one, out, workers=options.workers, sheets=0, progress=tqdm))
+            runs.append(evaluate(one, out, workers=options.workers, sheets=0, progress=tqdm))
     print(f"{options.scenes} scenes x {options.seeds} seeds, {runs[0]['settings']['weights']}, mIoU in percent")
     print("\n".join(markdown(tables, runs, options.orders)))
 

@@ -1,29 +1,19 @@
-"""Starts ComfyUI and imports the pack, for scripts that train or measure.
+"""Starts ComfyUI in this process, for scripts that train or measure.
 
 ComfyUI is in COMFYUI_DIR, or where ``make host`` put it. Run these scripts with an interpreter that has ComfyUI's packages.
+Modules of the pack that need ComfyUI, such as goca_core.capture.demo_model, can only be imported after `boot`.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
-from pathlib import Path
-from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
-# Appended last, because the pack's folder ``nodes`` would hide ComfyUI's module ``nodes``.
-sys.path.append(str(ROOT))
+from goca_core.capture import headless
 
 
 def boot(*arguments: str) -> None:
     """Make ComfyUI's modules importable in this process. ``arguments`` is ComfyUI's command line."""
-    headless = use("goca_core.capture.headless")
     try:
         headless.boot(*arguments)
     except headless.ComfyUIError as error:
         sys.exit(str(error))
-
-
-def use(module: str) -> ModuleType:
-    """A module of the pack, such as ``goca_core.demo.scenes``."""
-    return importlib.import_module(module)

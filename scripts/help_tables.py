@@ -10,6 +10,7 @@ The descriptions are the tooltips in nodes/*.py; the models come from FAMILIES. 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
@@ -17,23 +18,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from goca_core.capture.families import FAMILIES
-from scripts import boot
+from scripts.boot import boot
 
+ROOT = Path(__file__).resolve().parents[1]
 PACK = "goca_pack"
-FOLDER = boot.ROOT / "web" / "docs"
+FOLDER = ROOT / "web" / "docs"
 Info = dict[str, Any]
 
 
 def load_infos() -> dict[str, Info]:
     """What ComfyUI tells the editor about each node; ComfyUI's modules are loaded in this process."""
-    boot.boot("--cpu")
+    boot("--cpu")
     # The pack's folder may have any name; its nodes import one another as parts of a package.
     package = sys.modules[PACK] = ModuleType(PACK)
-    package.__path__ = [str(boot.ROOT)]
-    infos = [node.GET_NODE_INFO_V1() for node in boot.use(f"{PACK}.nodes").NODES]
+    package.__path__ = [str(ROOT)]
+    infos = [node.GET_NODE_INFO_V1() for node in importlib.import_module(f"{PACK}.nodes").NODES]
     return {info["name"]: info for info in infos}
 
 

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from scripts.comfy_server import ComfyServer
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from scripts.comfy_server import ComfyServer  # noqa: E402
-
 LANGUAGES = ("zh", "ja")
 Texts = dict[str, Any]
 

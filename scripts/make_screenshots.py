@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import ViewportSize
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from tests.browser.browser import open_editor
+from tests.browser.editor import WORKFLOWS, Editor
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
-
-from tests.browser.browser import open_editor  # noqa: E402
-from tests.browser.editor import WORKFLOWS, Editor  # noqa: E402
-
 HELP, PAGES = ROOT / "web" / "docs" / "images", ROOT / "docs" / "images"
 EDGE = 12  # pixels around a node
 COLOURS = 128  # enough for the editor, and the file is a third of the size

@@ -1,8 +1,8 @@
 """Build the bundled demo model from ComfyUI's own classes.
 
 It is a small text-to-image diffusion model: ComfyUI's UNet over a wavelet code of 64x64 images, the real CLIP tokenizer
-with a two-layer causal text encoder, and the noise schedule of Stable Diffusion. ``scripts/train_demo.py`` trains its
-weights.
+with a two-layer causal text encoder, and the noise schedule of Stable Diffusion. ``scripts/demo_model/train.py``
+trains its weights.
 """
 
 from __future__ import annotations

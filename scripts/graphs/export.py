@@ -17,11 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from tests.browser.browser import open_editor  # noqa: E402
-from tests.browser.editor import WORKFLOWS  # noqa: E402
+from tests.browser.browser import open_editor
+from tests.browser.editor import WORKFLOWS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def read(path: Path) -> Any:

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from tests.browser.browser import open_editor
+from tests.browser.editor import WORKFLOWS, Editor
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT))
-
-from tests.browser.browser import open_editor  # noqa: E402
-from tests.browser.editor import WORKFLOWS, Editor  # noqa: E402
-
 WIDTH, SIDE, GAP = 400, 196, 8  # pixels: of a screenshot, of one of two images, between them
 
 # Which nodes' images the thumbnail shows, by their titles: one as it is, or two side by side.

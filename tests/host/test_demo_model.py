@@ -17,7 +17,7 @@ from goca_core.demo.scenes import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
-SCRIPT = ROOT / "scripts" / "train_demo.py"
+SCRIPT = ROOT / "scripts" / "demo_model" / "train.py"
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def train(folder: Path, *more: str) -> str:
 def test_training_learns_saves_and_resumes(demo: SimpleNamespace, tmp_path: Path) -> None:
     before = WEIGHTS.read_bytes()
     # Twenty steps at once, and the same twenty with a stop on the way, end at the same weights.
-    legs = "--steps", "14", "--mend", "6"
+    legs = "--steps", "14", "--repair", "6"
     train(tmp_path / "whole", *legs)
     train(tmp_path / "parts", *legs, "--until", "16")
     assert "resumed at step 16" in train(tmp_path / "parts", *legs, "--resume")

@@ -1,4 +1,4 @@
-"""The demo model with sampler settings, for benchmarks that generate many images."""
+"""The demo model with sampler settings, for scripts that generate many images. Start ComfyUI first (`start` or boot.py)."""
 
 from __future__ import annotations
 
@@ -9,31 +9,37 @@ from typing import Any
 
 import numpy as np
 import torch
-from boot import boot, use
 from torch import Tensor
+
+from goca_core.attention.record import Attention
+from goca_core.capture.conditioning import attach, word_map
+from goca_core.capture.recorder import record
+from goca_core.capture.window import Window
+from scripts.boot import boot
 
 SAMPLER, SCHEDULER = "dpmpp_2m", "karras"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `start_host`."""
+    """Add the options of `start`."""
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--weights", type=Path, help="other weights of the demo model (default: the bundled ones)")
     parser.add_argument("--bf16", action="store_true", help="bfloat16: faster on processors that support it")
 
 
-def start_host(options: argparse.Namespace) -> None:
+def start(options: argparse.Namespace) -> None:
     """Start ComfyUI with torch's attention, which is faster on a CPU than ComfyUI's own."""
     boot("--use-pytorch-cross-attention", *(["--bf16-unet"] if options.bf16 else []))
     torch.set_num_threads(options.threads)
 
 
-class Painter:
+class DemoSampler:
     """MODEL, CLIP and VAE of the demo model, with sampler settings."""
 
-    def __init__(self, weights: Path | None, steps: int, cfg: float) -> None:
-        demo = use("goca_core.capture.demo_model")
-        self.model, self.clip, self.vae = demo.load(weights or demo.WEIGHTS)
+    def __init__(self, weights: Path | None = None, steps: int = 20, cfg: float = 4.0) -> None:
+        from goca_core.capture import demo_model
+
+        self.model, self.clip, self.vae = demo_model.load(weights or demo_model.WEIGHTS)
         self.steps, self.cfg = steps, cfg
         form = self.model.model.latent_format
         self._cell = (form.latent_channels, 64 // form.spacial_downscale_ratio, 64 // form.spacial_downscale_ratio)
@@ -42,25 +48,19 @@ class Painter:
         precision = str(self.model.model.get_dtype()).removeprefix("torch.")
         return f"{SAMPLER} {SCHEDULER}, {self.steps} steps, cfg {self.cfg:g}, {precision}"
 
-    def words(self, text: str) -> Any:
-        return use("goca_core.capture.conditioning").word_map(self.clip, text)
-
     def encode(self, *texts: str) -> list[Any]:
         """One CONDITIONING for a batch of prompts, one row each. Their words must have the same positions (see `alike`)."""
         encoded = [self.clip.encode_from_tokens_scheduled(self.clip.tokenize(text)) for text in texts]
         (tensor, extra), *rest = (entry for (entry,) in encoded)
         tensors = [tensor, *(other for other, _ in rest)]
-        return use("goca_core.capture.conditioning").attach([[torch.cat(tensors), extra]], self.words(texts[0]))
+        return attach([[torch.cat(tensors), extra]], word_map(self.clip, texts[0]))
 
     def alike(self, text: str) -> tuple[Any, ...]:
         """A key that is equal for prompts whose words have the same positions."""
-        words = self.words(text)
+        words = word_map(self.clip, text)
         return words.length, tuple((word.positions, word.content) for word in words.words)
 
-    def empty(self, count: int) -> Tensor:
-        return torch.zeros(count, *self._cell)
-
-    def paint(
+    def sample(
         self,
         model: Any,
         positive: list[Any],
@@ -71,7 +71,7 @@ class Painter:
         """Sample one latent per seed, as KSampler does. With ``latent`` and ``mask``, inpaint that part of the latent."""
         import comfy.sample
 
-        latent = self.empty(len(seeds)) if latent is None else latent
+        latent = torch.zeros(len(seeds), *self._cell) if latent is None else latent
         noise = torch.cat([comfy.sample.prepare_noise(latent[:1], seed) for seed in seeds])
         done: Tensor = comfy.sample.sample(
             model, noise, self.steps, self.cfg, SAMPLER, SCHEDULER, positive, self.encode(""), latent,
@@ -79,7 +79,13 @@ class Painter:
         )  # fmt: skip
         return done
 
-    def pictures(self, samples: Tensor) -> np.ndarray:
-        """Decoded images [B, H, W, 3] in 0..255."""
+    def record(self, prompt: str, seeds: Sequence[int]) -> tuple[Tensor, Attention]:
+        """Sample one latent per seed, and record the attention."""
+        model, recorder = record(self.model, Window())
+        samples = self.sample(model, self.encode(prompt), seeds)
+        return samples, recorder.collect(samples)
+
+    def decode(self, samples: Tensor) -> np.ndarray:
+        """Images [B, H, W, 3] in 0..255."""
         found: np.ndarray = self.vae.decode(samples).float().clamp(0, 1).numpy() * 255
         return found

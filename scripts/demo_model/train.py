@@ -1,8 +1,8 @@
 """Train the bundled demo model on scenes that this script draws.
 
-    python scripts/train_demo.py                      the full recipe (about two hours on two cores)
-    python scripts/train_demo.py --resume             continue after an interruption
-    python scripts/train_demo.py --steps 20 --smoke   check that everything runs, without changing the pack
+    python scripts/demo_model/train.py                      the full recipe (about two hours on two cores)
+    python scripts/demo_model/train.py --resume             continue after an interruption
+    python scripts/demo_model/train.py --steps 20 --smoke   check that everything runs, without changing the pack
 
 Run it with ComfyUI's interpreter. ComfyUI is in ``COMFYUI_DIR`` or ``.host``.
 """
@@ -20,15 +20,28 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from boot import ROOT, boot, use
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-def vocabulary(scenes) -> list[int]:
+from goca_core.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, corrupt, draw
+from goca_core.demo.wavelet import WaveletCodec
+from scripts.boot import boot
+
+ROOT = Path(__file__).resolve().parents[2]
+# AdamW's learning rate as a fraction of Muon's, and the fraction of all steps over which the rate falls.
+ADAM_RATE, COOLING = 0.5, 0.4
+# The repair stage: its learning rate as a fraction, the fraction of images with a wrong object, and the noise level above
+# which they are used.
+REPAIR_RATE, CORRUPTED, REPAIR_FROM = 0.4, 0.4, 0.45
+RECIPE = ("steps", "repair", "batch", "rate", "warmup", "average", "seed")
+
+
+def vocabulary() -> list[int]:
     from comfy.sd1_clip import SD1Tokenizer
 
-    text = " ".join([*scenes.COLOURS, *scenes.SHAPES, *scenes.BACKGROUNDS, "a an and on ,"])
+    text = " ".join([*COLOURS, *SHAPES, *BACKGROUNDS, "a an and on ,"])
     ids = {token for token, _ in SD1Tokenizer().tokenize_with_weights(text)["l"][0]}
     return sorted(ids)
 
@@ -36,14 +49,16 @@ def vocabulary(scenes) -> list[int]:
 class TextEncoder(nn.Module):
     """ComfyUI's CLIP text model with a small embedding table. ComfyUI's forward adds residuals in place and blocks gradients."""
 
-    def __init__(self, demo_model, ids: list[int]) -> None:
+    def __init__(self, ids: list[int]) -> None:
         super().__init__()
         from comfy.sd1_clip import SD1Tokenizer
 
-        model = demo_model.DemoTextModel(device="cpu", dtype=torch.float32)
+        from goca_core.capture.demo_model import WIDTH, DemoTextModel
+
+        model = DemoTextModel(device="cpu", dtype=torch.float32)
         self.body = model.clip_l.transformer.text_model
         self.projection = model.clip_l.transformer.text_projection
-        self.body.embeddings.token_embedding = nn.Embedding(len(ids), demo_model.WIDTH)
+        self.body.embeddings.token_embedding = nn.Embedding(len(ids), WIDTH)
         self.register_buffer("ids", torch.tensor(ids))
         self.row = {token: row for row, token in enumerate(ids)}
         self.tokenizer = SD1Tokenizer()
@@ -114,8 +129,8 @@ class Optimiser:
         return weight.view(len(weight), -1)
 
     def step(self, rate: float) -> None:
-        for optimiser, share in ((self.muon, 1.0), (self.adam, ADAM_SHARE)):
-            optimiser.param_groups[0]["lr"] = share * rate
+        for optimiser, factor in ((self.muon, 1.0), (self.adam, ADAM_RATE)):
+            optimiser.param_groups[0]["lr"] = factor * rate
         for weight, matrix in self.matrices:
             if weight.grad is not None:
                 # A gradient may have another memory layout than its weight.
@@ -136,17 +151,14 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.demo_model, self.scenes, wavelet = (
-            use("goca_core.capture.demo_model"),
-            use("goca_core.demo.scenes"),
-            use("goca_core.demo.wavelet"),
-        )
-        self.base = self.demo_model.build_unet(torch.float32, "cpu").to(self.device)
+        from goca_core.capture.demo_model import build_unet
+
+        self.base = build_unet(torch.float32, "cpu").to(self.device)
         self.unet = self.base.diffusion_model.requires_grad_(True).train()
-        self.text = TextEncoder(self.demo_model, vocabulary(self.scenes)).to(self.device).requires_grad_(True)
+        self.text = TextEncoder(vocabulary()).to(self.device).requires_grad_(True)
         initialise(self.unet, self.text)
         self.unet.to(memory_format=torch.channels_last)  # about a tenth faster on a CPU
-        self.codec = wavelet.WaveletCodec()
+        self.codec = WaveletCodec()
         self.live = nn.ModuleDict({"unet": self.unet, "text": self.text})
         self.average = {name: value.detach().clone() for name, value in self.live.named_parameters()}
         self.optimiser = Optimiser(self.live)
@@ -162,39 +174,41 @@ class Trainer:
         """
         # Seeded by the step, so that a resumed run uses the same images as an uninterrupted one.
         rng = np.random.default_rng([self.options.seed, step])
-        # Scenes with a single object teach shapes fastest, because there is nothing to confuse it with.
-        drawn = [self.scenes.draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
+        # Scenes with a single object teach shapes fastest, because there is nothing else to mix it up with.
+        drawn = [draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
         captions = [scene.caption if rng.random() >= 0.1 else "" for scene in drawn]
         latents = self.encode([scene.image for scene in drawn])
-        if not self.mending(step):
+        if not self.repairs(step):
             return latents, latents, captions
-        return latents, self.encode([self.scenes.corrupt(scene, rng) for scene in drawn]), captions
+        return latents, self.encode([corrupt(scene, rng) for scene in drawn]), captions
 
-    def mending(self, step: int) -> bool:
+    def repairs(self, step: int) -> bool:
         return step >= self.options.steps
 
     def encode(self, images: list[np.ndarray]) -> Tensor:
-        pictures = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return self.codec.encode(pictures.float() / 127.5 - 1).to(self.device)
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        return self.codec.encode(pixels.float() / 127.5 - 1).to(self.device)
 
     def loss(self, step: int) -> Tensor:
-        latents, seen, captions = self.batch(step)
+        latents, noised, captions = self.batch(step)
         generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
         # One draw per equal slice of the schedule has less variance than independent draws.
         slices = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
         # Two thirds of the draws come from 40 to 90 percent of the schedule, where positions are visible and shapes settle.
         # In the repair stage, a fifth comes from the start of sampling, where colours settle.
         levels = (
-            ((0, 0.22, 0.80, 1), (0, 0.4, 0.85, 1)) if self.mending(step) else ((0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
+            ((0, 0.22, 0.80, 1), (0, 0.4, 0.85, 1)) if self.repairs(step) else ((0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
         )
-        share = np.interp((slices / len(latents)).double().numpy(), *levels)
-        t = (torch.from_numpy(share) * len(self.alpha)).long().clamp_max(len(self.alpha) - 1).to(self.device)
+        fraction = np.interp((slices / len(latents)).double().numpy(), *levels)
+        t = (torch.from_numpy(fraction) * len(self.alpha)).long().clamp_max(len(self.alpha) - 1).to(self.device)
         noise = torch.randn(latents.shape, generator=generator).to(self.device)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1), self.sigma[t].view(-1, 1, 1, 1)
-        if self.mending(step):
-            wrong = (torch.rand(len(latents), generator=generator) < WRONG) & (torch.from_numpy(share) > MENDED)
-            seen = torch.where(wrong.view(-1, 1, 1, 1).to(self.device), seen, latents)
-        noisy = alpha * seen + sigma * noise
+        if self.repairs(step):
+            wrong = (torch.rand(len(latents), generator=generator) < CORRUPTED) & (
+                torch.from_numpy(fraction) > REPAIR_FROM
+            )
+            noised = torch.where(wrong.view(-1, 1, 1, 1).to(self.device), noised, latents)
+        noisy = alpha * noised + sigma * noise
         # The wrong object counts as noise.
         target = alpha * (noisy - alpha * latents) / sigma - sigma * latents
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -210,9 +224,9 @@ class Trainer:
         While it is constant, a run can still be made longer. In the repair stage it warms up again and falls at once.
         """
         total = self.options.steps
-        if self.mending(step):
-            left = 1 - (step - total) / self.options.mend
-            return MEND_RATE * self.options.rate * min(1.0, (step - total + 1) / self.options.warmup, left)
+        if self.repairs(step):
+            left = 1 - (step - total) / self.options.repair
+            return REPAIR_RATE * self.options.rate * min(1.0, (step - total + 1) / self.options.warmup, left)
         return self.options.rate * min(1.0, (step + 1) / self.options.warmup, (total - step) / (total * COOLING))
 
     def advance(self) -> float:
@@ -257,7 +271,7 @@ class Trainer:
             if name != "embeddings.token_embedding.weight":
                 tensors[f"text.text_model.{name}"] = value
         # Not trained, because nothing uses the pooled output, but ComfyUI's class expects it.
-        tensors["text.text_projection.weight"] = torch.eye(self.demo_model.WIDTH)
+        tensors["text.text_projection.weight"] = torch.eye(text.body.embeddings.token_embedding.embedding_dim)
         tensors["text.token_rows"] = text.body.embeddings.token_embedding.weight.detach()
         half = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}
         half["text.token_ids"] = text.ids.cpu().to(torch.int32)
@@ -268,20 +282,10 @@ class Trainer:
         )
 
 
-# AdamW's learning rate as a fraction of Muon's, and the fraction of all steps over which the rate falls.
-ADAM_SHARE, COOLING = 0.5, 0.4
-# The repair stage: its learning rate as a fraction, the fraction of images with a wrong object, and the noise level above
-# which they are used.
-MEND_RATE, WRONG, MENDED = 0.4, 0.4, 0.45
-RECIPE = ("steps", "mend", "batch", "rate", "warmup", "average", "seed")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000, help="steps of the main training")
-    parser.add_argument(
-        "--mend", type=int, default=1500, help="steps of the repair stage, which follows the main training"
-    )
+    parser.add_argument("--repair", type=int, default=1500, help="steps of the repair stage after the main training")
     parser.add_argument("--batch", type=int, default=12, help="scenes per step")
     parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (see Optimiser)")
     parser.add_argument("--warmup", type=int, default=100, help="warm-up steps of the learning rate")
@@ -305,7 +309,7 @@ def main() -> None:
     size = sum(p.numel() for p in trainer.live.parameters())
     print(f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}", flush=True)
     start, first = time.time(), trainer.step
-    whole = options.steps + options.mend
+    whole = options.steps + options.repair
     last = min(whole, options.until or whole)
     while trainer.step < last:
         trainer.losses.append(trainer.advance())

@@ -1,0 +1,157 @@
+"""Full-size models with random weights, for the benchmarks of what the pack costs. Start ComfyUI first (scripts/boot.py)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from goca_core.capture.conditioning import attach
+from goca_core.capture.reduce.call import bind
+from goca_core.words.build import Token, build
+
+SD15 = dict(
+    use_checkpoint=False,
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    num_res_blocks=[2, 2, 2, 2],
+    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+    channel_mult=[1, 2, 4, 4],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 9 + [0] * 3,
+    context_dim=768,
+    use_spatial_transformer=True,
+    use_linear_in_transformer=False,
+    adm_in_channels=None,
+    legacy=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
+)
+FLUX = dict(
+    image_model="flux",
+    in_channels=16,
+    out_channels=16,
+    vec_in_dim=768,
+    context_in_dim=4096,
+    hidden_size=3072,
+    mlp_ratio=4.0,
+    num_heads=24,
+    axes_dim=[16, 56, 56],
+    theta=10000,
+    patch_size=2,
+    qkv_bias=True,
+    guidance_embed=True,
+    txt_ids_dims=[],
+)
+# The number of words in a prompt of ordinary length.
+WORDS = 12
+
+
+def sd15() -> Any:
+    import comfy.supported_models
+
+    return _model(comfy.supported_models.SD15(SD15), torch.float16)
+
+
+def flux(double: int, single: int) -> Any:
+    """Flux.1 at its full width, with so many blocks of each kind."""
+    import comfy.supported_models
+
+    config = comfy.supported_models.Flux({**FLUX, "depth": double, "depth_single_blocks": single})
+    return _model(config, torch.bfloat16)
+
+
+def _model(config: Any, half: torch.dtype) -> Any:
+    """A MODEL as ComfyUI builds it, with random weights scaled to keep activations near one."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    device = comfy.model_management.get_torch_device()
+    config.set_inference_dtype(half if device.type == "cuda" else torch.float32, None)
+    model = config.get_model({}, "", device=device)
+    # Drawing billions of numbers takes long, and only their size matters here, so a million of them are repeated.
+    drawn = torch.randn(1 << 20, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                scale = 1 / math.sqrt(weight[0].numel())
+                for part in weight.view(-1).split(len(drawn)):
+                    part.copy_(drawn[: len(part)] * scale)
+            else:
+                weight.fill_(0.0 if name.endswith("bias") else 1.0)
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+def clip_prompt(words: int = WORDS, seed: int = 1) -> list[Any]:
+    """A random conditioning of SD1.5 with a word map, as Encode Prompt (GoCA) makes it."""
+    return _prompt("clip-l", [Token(0, 49406, "<start>", "start")], 77, words, 768, 0, seed)
+
+
+def t5_prompt() -> list[Any]:
+    """The same for Flux."""
+    return _prompt("t5", [], 256, WORDS, 4096, 768, 1)
+
+
+def _prompt(
+    encoder: str, tokens: list[Token], length: int, words: int, width: int, pooled: int, seed: int
+) -> list[Any]:
+    text = " ".join(f"word{number}" for number in range(words))
+    place = 0
+    for number, word in enumerate(text.split()):
+        tokens.append(Token(len(tokens), number, word, "word", place, place + len(word)))
+        place += len(word) + 1
+    tokens.append(Token(len(tokens), 1, "<end>", "end"))
+    tokens += [Token(position, 0, "<pad>", "pad") for position in range(len(tokens), length)]
+    generator = torch.Generator().manual_seed(seed)
+    context = torch.randn(1, length, width, generator=generator)
+    extra = {"pooled_output": torch.randn(1, pooled, generator=generator) if pooled else None}
+    return attach([[context, extra]], build(text, text, encoder, length, tokens))
+
+
+def sample(
+    model: Any,
+    positive: list[Any],
+    sigmas: Sequence[float],
+    side: int,
+    *,
+    negative: list[Any] | None = None,
+    cfg: float = 1.0,
+    callback: Callable[..., None] | None = None,
+) -> torch.Tensor:
+    """Sample with Euler at these noise levels; ``side`` is that of the latent."""
+    import comfy.sample
+    import comfy.samplers
+
+    latent = torch.zeros(1, model.model.latent_format.latent_channels, side, side)
+    noise, euler = comfy.sample.prepare_noise(latent, 1), comfy.samplers.ksampler("euler")
+    with torch.inference_mode():
+        done: torch.Tensor = comfy.samplers.sample(
+            model, noise, positive, negative or [], cfg, model.load_device, euler, torch.tensor(sigmas),
+            latent_image=latent, callback=callback, disable_pbar=True, seed=1,
+        )  # fmt: skip
+    return done
+
+
+def keeping_all(model: Any, by_head: bool = False) -> Any:
+    """The simple way to record: keep the attention of every head of every layer in half precision until sampling is done.
+
+    ``by_head``: compute the heads one after the other, where all of them would not fit into memory in full precision.
+    """
+    kept: list[torch.Tensor] = []
+
+    def override(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = bind(args, kwargs)
+        heads = call.q.shape[1] if by_head else 1
+        parts = zip(call.q.float().chunk(heads, 1), call.k.float().chunk(heads, 1), strict=True)
+        maps = [(q @ k.transpose(-1, -2) * call.scale).softmax(-1).half() for q, k in parts]
+        kept.append(torch.cat(maps, 1) if by_head else maps[0])
+        return function(*args, **kwargs)
+
+    patched = model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = override
+    patched.kept = kept  # lives as long as the model does
+    return patched
