@@ -21,7 +21,7 @@ def weights(checkpoint: Path | None) -> Path:
     if file == DEMO_WEIGHTS:
         raise ComfyUIError(
             f'The demo model\'s weights are missing: there is no file "{file}"; install the pack again, or train the '
-            "model with scripts/train_demo.py."
+            "model with scripts/demo_model/train.py."
         )
     raise ComfyUIError(f'The checkpoint is missing: there is no file "{file}"; check its path.')
 
