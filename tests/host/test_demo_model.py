@@ -83,7 +83,9 @@ def test_missing_weights_are_named(demo: SimpleNamespace, tmp_path: Path, monkey
     with pytest.raises(host.ComfyUIError, match=r"checkpoint is missing: .*gone\.safetensors"):
         demo.module.load(gone)
     monkeypatch.setattr(host, "DEMO_WEIGHTS", gone)
-    with pytest.raises(host.ComfyUIError, match=r"demo model's weights are missing: .*gone\.safetensors.*demo_model/train"):
+    with pytest.raises(
+        host.ComfyUIError, match=r"demo model's weights are missing: .*gone\.safetensors.*demo_model/train"
+    ):
         demo.module.load(gone)
 
 
