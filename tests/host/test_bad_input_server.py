@@ -24,7 +24,12 @@ MASKS, RECORD, PROMPT = "GOCA_MaskFromTokens", "GOCA_RecordAttention", "GOCA_Enc
         (MASKS, {"phrases": "circle\ncircle"}, MASKS, "twice"),
         (MASKS, {"phrases": " "}, MASKS, "There is no phrase"),
         (MASKS, {"size": "custom", "width": 0}, MASKS, "0 x 512 pixels.*at least 1"),
-        (RECORD, {"window": "percent", "start_percent": 0.4, "end_percent": 0.41}, "GOCA_CollectAttention", "widen it"),
+        (
+            RECORD,
+            {"window": "percent", "start_percent": 0.4, "end_percent": 0.41},
+            "GOCA_CollectAttention",
+            "widen the window",
+        ),
         (PROMPT, {"text": ""}, MASKS, "red circle"),
     ],
     ids=["a word that is not there", "twice", "no phrase", "no size", "no step", "an empty prompt"],

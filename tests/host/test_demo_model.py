@@ -78,13 +78,13 @@ def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, 
 
 
 def test_missing_weights_are_named(demo: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = sys.modules[f"{demo.module.__package__}.headless.host"]
+    weights = sys.modules[f"{demo.module.__package__}.weights"]
     gone = tmp_path / "gone.safetensors"
-    with pytest.raises(host.ComfyUIError, match=r"checkpoint is missing: .*gone\.safetensors"):
+    with pytest.raises(weights.ComfyUIError, match=r"checkpoint is missing: .*gone\.safetensors"):
         demo.module.load(gone)
-    monkeypatch.setattr(host, "DEMO_WEIGHTS", gone)
+    monkeypatch.setattr(weights, "DEMO_WEIGHTS", gone)
     with pytest.raises(
-        host.ComfyUIError, match=r"demo model's weights are missing: .*gone\.safetensors.*demo_model/train"
+        weights.ComfyUIError, match=r"demo model's weights are missing: .*gone\.safetensors.*demo_model/train"
     ):
         demo.module.load(gone)
 
