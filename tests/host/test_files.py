@@ -34,7 +34,7 @@ def attention(pack: ModuleType, host: SimpleNamespace, tmp_path_factory: pytest.
     """A recording of the loaded pack's own classes."""
     path = tmp_path_factory.mktemp("made") / "one.safetensors"
     save(str(path), recording())
-    return importlib.import_module(f"{pack.__name__}.goca_core.attention.record").load(str(path))
+    return importlib.import_module(f"{pack.__name__}.goca_core.attention").load(str(path))
 
 
 def soft_masks(node: Callable[..., Any], source: Any) -> Any:

@@ -162,7 +162,7 @@ def test_the_nodes(demo: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("phrases", "prompts", "message"),
     [
-        ("", "a cat", "There is no phrase"),
+        ("", "a cat", "No phrase was given"),
         ("circle\ngrass", "dog: a cat", '"dog" is none of the masks, which are: circle, grass'),
         ("circle\ngrass", "a\nb\nc", "3 prompts for 2 masks"),
         ("circle\nCircle", "a", "is there twice"),

@@ -285,5 +285,5 @@ def test_the_node(host: SimpleNamespace, pack: ModuleType) -> None:
     (guided,) = node.execute(built.model, "GoCA", 0.8, 3.0, 15.0).result
     expected = work(built).run(guide(built.model, Settings()))["samples"]
     assert torch.equal(work(built).run(guided)["samples"], expected)
-    with pytest.raises(ValueError, match="minimum must not be above maximum"):
+    with pytest.raises(ValueError, match="minimum rate 2 is above the maximum 1"):
         node.execute(built.model, "GoCA", 2.0, 1.0, 15.0)
