@@ -5,7 +5,7 @@ HOST_PYTHON = $$($(PYTHON) "$(CURDIR)/scripts/host.py" --print python)
 CHECK = .host/check/bin
 MYPY = $(CHECK)/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" --python-executable "$(HOST_PYTHON)"
 
-.PHONY: help host demo test test-hosts unit check format clean distclean
+.PHONY: help host demo test test-hosts unit mutation check format clean distclean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -25,6 +25,9 @@ test-hosts: host ## run tests/host on the oldest and the newest supported ComfyU
 
 unit: host ## run only the tests of the method (tests/unit)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
+
+mutation: host ## measure how many small errors in goca_core the unit tests find (ARGS="heads words")
+	@$(HOST_PYTHON) scripts/mutation.py $(ARGS)
 
 # The nodes import goca_core relatively, because ComfyUI imports the pack. These links make it one package for mypy.
 check: host $(CHECK)/done ## check lint, formatting, types, who imports whom (web/js too, if npm is installed) and the registry's rules

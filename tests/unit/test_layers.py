@@ -255,6 +255,8 @@ def test_errors(affinity: Tensor, self_maps: list[Tensor]) -> None:
         layers.layer_score(affinity, self_maps[0], "mse")
     with pytest.raises(ValueError, match=r"^No rows were added: .*\.$"):
         layers.LayerScore("mse").result()
+    with pytest.raises(ValueError, match=r"^Unknown layer method 'cosine'"):
+        layers.LayerScore("cosine")
     maps = [torch.ones(2, 6, 4), torch.ones(2, 6, 3)]
     with pytest.raises(ValueError, match="map 1 has shape"):
         layers.aggregate_layers(maps, [(2, 3)] * 2, torch.ones(2, 2), (4, 4))

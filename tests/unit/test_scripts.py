@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from goca_core.capture.families import FAMILIES
-from scripts import demo, support_table
+from scripts import demo, mutation, support_table
 from scripts import host as provider
 from scripts.comfy_server import Run, prepare_base
 
@@ -172,3 +172,24 @@ def test_the_support_table_is_up_to_date() -> None:
     assert all(family.support.models in readme for family in FAMILIES)
     with pytest.raises(ValueError, match="no place for the table"):
         support_table.renewed("# Nothing here")
+
+
+def test_mutation_runs_the_tests_that_import_a_module() -> None:
+    assert "tests/unit/test_masks.py" in mutation.tests_of(["masks"])
+    assert "tests/unit/test_rescale.py" not in mutation.tests_of(["masks"])
+    # A package is changed as a whole, and a module of it alone.
+    assert set(mutation.tests_of(["capture/window"])) <= set(mutation.tests_of(["capture"]))
+    assert mutation.sources(["masks", "capture"]) == ["goca_core/masks.py", "goca_core/capture/*"]
+    assert "tests/unit/test_masks.py" in mutation.tests_of(mutation.METHOD)
+    assert len(mutation.sources(mutation.METHOD)) == len(mutation.METHOD)
+    for search in (mutation.sources, mutation.tests_of):
+        with pytest.raises(mutation.MutationError, match="nothing"):
+            search(["nothing"])
+
+
+def test_the_table_of_mutation_counts_modules_and_all() -> None:
+    told = {"goca_core.masks.x_a__mutmut_1": "killed", "goca_core.masks.x_a__mutmut_2": "survived"}
+    told |= {"goca_core.words.text.x_b__mutmut_1": "timeout", "goca_core.words.text.x_b__mutmut_2": "no tests"}
+    rows = [line.split() for line in mutation.table(told)]
+    assert [row[0] for row in rows] == ["masks", "words.text", "together"]
+    assert [(row[1], row[3], row[-1]) for row in rows] == [("1", "2", "50.0%")] * 2 + [("2", "4", "50.0%")]

@@ -252,6 +252,7 @@ def test_the_label_of_a_comma_that_belongs_to_the_phrase() -> None:
     one, two = resolve("cat\\, dog\ncat, puppy", words)
     assert (one.label, one.parts) == ("cat\\, dog", ("cat, dog",))
     assert (two.label, two.parts) == ("cat, puppy", ("cat", "puppy"))
+    assert label_of(("cat\\", "dog\\")) == "cat\\ , dog\\"
 
 
 @pytest.mark.parametrize(
