@@ -108,8 +108,8 @@ def make_copy(files: Sequence[str], tests: Sequence[str]) -> None:
         "only_mutate": list(files),
         "also_copy": ["scripts"],
         # An endless loop is stopped after (expected seconds + constant) x multiplier.
-        "timeout_multiplier": 5.0,
-        "timeout_constant": 3.0,
+        "timeout_multiplier": 2.0,
+        "timeout_constant": 10.0,
         "pytest_add_cli_args": ["-p", "no:cacheprovider"],
         "pytest_add_cli_args_test_selection": list(tests),
     }
