@@ -46,7 +46,7 @@ def test_regional_prompts(server: ComfyServer) -> None:
     (told,) = run.outputs[by_type(prompt, "GOCA_RegionalPrompt")]["text"]
     assert told.splitlines()[0].startswith("red circle (") and "a yellow circle and a blue square" in told
     assert told.splitlines()[1].endswith("the base prompt")
-    first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
+    first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
     assert first.shape == second.shape == (64, 64, 3)
     assert np.abs(first - second).mean() > 1, "the second pass painted the same picture"
     # Without prompts the second pass is the first once more, bit for bit; the first is not painted again.
@@ -66,7 +66,7 @@ def test_regional_prompts_with_another_model(server: ComfyServer) -> None:
 
 
 def changed_only_inside(server: ComfyServer, run: Run, prompt: Prompt) -> None:
-    first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
+    first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
     (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
     inside = shown[..., 0] > 0
     assert 0 < inside.mean() < 1, "the mask is empty or everything, so nothing is shown"
@@ -90,7 +90,7 @@ def test_outside_the_mask_the_sampler_itself_changes_little(server: ComfyServer)
     last = by_type(prompt, "SaveImage", "Second image")
     prompt[last]["inputs"]["images"] = [by_type_of_input(prompt, "ImageCompositeMasked", "source"), 0]
     run = server.run(prompt)
-    first, second = (saved(server, run, prompt, f"{n} picture") for n in ("First", "Second"))
+    first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
     (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
     # A cell of the latent is two pixels, and its wavelet reaches a little further.
     outside = ~ndimage.binary_dilation(shown[..., 0] > 0, iterations=6)
