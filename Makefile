@@ -1,6 +1,8 @@
 # `make help` lists the targets. Needs python3 3.10 or newer; everything else is installed into .host/.
 PYTHON ?= python3
 ARGS ?=
+# Each process of pytest loads ComfyUI and may start a server and a browser. One file's tests stay together.
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 HOST_PYTHON = $$($(PYTHON) "$(CURDIR)/scripts/host.py" --print python)
 CHECK = .host/check/bin
 MYPY = $(CHECK)/mypy --config-file "$(CURDIR)/pyproject.toml" --cache-dir "$(CURDIR)/.mypy_cache" --python-executable "$(HOST_PYTHON)"
@@ -18,13 +20,13 @@ demo: host ## generate an image, masks, an overlay and a table into ./output (AR
 	@$(HOST_PYTHON) scripts/demo.py $(ARGS)
 
 test: host ## run all tests on a real ComfyUI (ARGS="-k words")
-	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(ARGS)
+	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 test-hosts: host ## run tests/host on the oldest and the newest supported ComfyUI (ARGS="--only oldest -- -k families")
 	@$(PYTHON) scripts/test_hosts.py $(ARGS)
 
 unit: host ## run only the tests of the method (tests/unit)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest tests/unit $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(PARALLEL) tests/unit $(ARGS)
 
 mutation: host ## measure how many small errors in goca_core the unit tests find (ARGS="heads words")
 	@$(HOST_PYTHON) scripts/mutation.py $(ARGS)

@@ -56,10 +56,11 @@ def _asked_for(config: pytest.Config) -> set[str]:
     }
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    narrowed = session.config.option.keyword or session.config.option.markexpr or session.config.option.collectonly
-    if not narrowed:
-        _expected.update(group for group in _asked_for(session.config) if GROUPS[group])
+def pytest_configure(config: pytest.Config) -> None:
+    narrowed = config.option.keyword or config.option.markexpr or config.option.collectonly
+    # A worker of pytest-xdist runs only some of the tests. The process that started it sees all their reports.
+    if not narrowed and not hasattr(config, "workerinput"):
+        _expected.update(group for group in _asked_for(config) if GROUPS[group])
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
