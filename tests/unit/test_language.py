@@ -34,7 +34,6 @@ ALLOWED = {
     ): "the name of a module",
     (r".*", r"https?://[^\s)>]+"): "addresses are not ours to choose",
     (r".*", r"\bground[- ]truth\b"): "the term for the labels of a data set",
-    (r"goca_core/evaluate/datasets/classes/.*", r".+"): "the names of the classes as the data sets give them",
     (r"goca_core/words/text\.py", r"\bbehind below beneath\b"): "function words that a prompt may hold",
 }
 

@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import IGNORE, DataError, Dataset, Item
-from .classes import coco_object, coco_stuff
-from .files import UNKNOWN, FileDataset, check_size, folder, list_images, read_colours, read_image, read_json
+from .base import DataError, Item
+from .files import FileDataset, check_size, pair_files, read_colours, read_json
 
 
-class CocoObject(Dataset):
+class CocoObject(FileDataset):
     """The 80 object classes of COCO 2017, from the panoptic labels. Stuff is background, unlabelled pixels are void."""
 
     name = "coco-object"
     layout = "val2017/*.jpg and annotations/{panoptic_val2017.json,panoptic_val2017/*.png}"
     default_split = reference_split = "val2017"
     background_word = True
+    background_scored = True
 
     def __init__(self, root: Path | None, split: str | None = None, *, reference: bool = False) -> None:
         super().__init__(split, reference=reference)
         name = f"panoptic_{self.split}"
-        images = folder(root, self.name, self.layout, self.split, f"images/{self.split}")
-        labels = folder(root, self.name, self.layout, f"annotations/{name}", name)
-        notes = folder(root, self.name, self.layout, "annotations") / f"{name}.json"
-        self.classes = coco_object.CLASSES
-        self.scored = tuple(range(len(self.classes)))
+        images = self.folder(root, self.split, f"images/{self.split}")
+        labels = self.folder(root, f"annotations/{name}", name)
+        notes = self.folder(root, "annotations") / f"{name}.json"
         try:
-            self._segments, files = _segments_of(read_json(notes))
+            self._segments, files = _segments_of(read_json(notes), self.ids)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"The file {notes} does not hold panoptic annotations ({error!r}).", "unreadable"
             ) from error
         self.items = tuple(Item(key, images / files[key], labels / f"{key}.png") for key in sorted(files))
-
-    def image(self, item: Item) -> NDArray[np.uint8]:
-        return read_image(item)
 
     def label(self, item: Item) -> NDArray[np.int64]:
         values = read_colours(item)
@@ -46,7 +42,7 @@ class CocoObject(Dataset):
             raise DataError(f"The split {self.split} of {self.name} has no image {item.key}.", "missing")
         ids, classes = self._segments[item.key]
         ids = np.concatenate(([0], ids))
-        classes = np.concatenate(([0 if self.reference else IGNORE], classes))
+        classes = np.concatenate(([self.void], classes))
         order = np.argsort(ids, kind="stable")
         places = np.searchsorted(ids[order], values).clip(max=len(ids) - 1)
         if (ids[order][places] != values).any():
@@ -62,10 +58,10 @@ class CocoObject(Dataset):
 Segments = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
-def _segments_of(notes: dict) -> tuple[dict[str, Segments], dict[str, str]]:
+def _segments_of(notes: dict, ids: Mapping[int, int]) -> tuple[dict[str, Segments], dict[str, str]]:
     """Map each key to the ids of its segments with their classes, and to the file name of its image."""
     of_category = {category["id"]: 0 for category in notes["categories"]}
-    of_category.update({category: number for number, category in enumerate(coco_object.CATEGORIES, start=1)})
+    of_category.update(ids)
     images = {image["id"]: image["file_name"] for image in notes["images"]}
     segments: dict[str, Segments] = {}
     files: dict[str, str] = {}
@@ -78,6 +74,10 @@ def _segments_of(notes: dict) -> tuple[dict[str, Segments], dict[str, str]]:
         )
         files[key] = images[note["image_id"]]
     return segments, files
+
+
+# Stuff classes of food and of furniture -> the object classes that the reference merges them with.
+_MERGED = {15: 3, 16: 4}
 
 
 class CocoStuff(FileDataset):
@@ -97,19 +97,11 @@ class CocoStuff(FileDataset):
         self, root: Path | None, split: str | None = None, *, reference: bool = False, one_based: bool = False
     ) -> None:
         super().__init__(split, reference=reference)
-        images = folder(root, self.name, self.layout, f"images/{self.split}", self.split)
+        images = self.folder(root, f"images/{self.split}", self.split)
         places = (f"{place}/{self.split}" for place in ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017"))
-        labels = folder(root, self.name, self.layout, *places)
-        self.classes = coco_stuff.CLASSES
-        self.scored = tuple(range(0 if reference else 1, len(self.classes)))
-        self.items = tuple(Item(p.stem, p, labels / f"{p.stem}.png") for p in list_images(images, "*.jpg"))
-        void = 0 if reference else IGNORE
-        coarse = np.array(coco_stuff.COARSE, np.int64)
-        if reference:
-            coarse[coarse == coco_stuff.FOOD_STUFF] = coco_stuff.FOOD
-            coarse[coarse == coco_stuff.FURNITURE_STUFF] = coco_stuff.FURNITURE
-        self.table = np.full(coco_stuff.UNLABELLED + 1, UNKNOWN, np.int64)
-        self.table[coco_stuff.UNLABELLED] = void
-        if one_based:
-            self.table[0] = void
-        self.table[int(one_based) : int(one_based) + len(coarse)] = coarse
+        labels = self.folder(root, *places)
+        self.items = pair_files(images, labels)
+        merged = _MERGED if reference else {}
+        shift = 0 if one_based else -1
+        ids = {label + shift: merged.get(number, number) for label, number in self.ids.items()}
+        self.table = self.make_table(ids, [0, 255] if one_based else [255])

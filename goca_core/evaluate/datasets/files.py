@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .base import DataError, Dataset, Item
+from . import classes
+from .base import IGNORE, DataError, Dataset, Item
 
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What Pillow raises for a file that is truncated or not an image."""
@@ -22,15 +24,44 @@ UNKNOWN = -2
 
 
 class FileDataset(Dataset):
-    """A data set whose labels are image files.
+    """A data set whose images and labels are files. Its classes are those of the file classes/<name>.txt.
 
+    ids: class id of each label value, as in that file. background_scored: whether the authors define the background as a
+    class. void: what does not count: IGNORE, or the background under the reference's protocol.
     table: class id or IGNORE of each label value, from 0 on; UNKNOWN for a value that must not occur.
     """
 
+    background_scored: ClassVar[bool] = False
     table: NDArray[np.int64]
 
+    def __init__(self, split: str | None = None, *, reference: bool = False) -> None:
+        super().__init__(split, reference=reference)
+        self.classes, self.ids = classes.read(self.name)
+        self.scored = tuple(range(0 if reference or self.background_scored else 1, len(self.classes)))
+        self.void = 0 if reference else IGNORE
+
+    def folder(self, root: Path | None, *candidates: str) -> Path:
+        """Return the first candidate below the root that exists. Raises a DataError that says which folders are expected."""
+        if root is None:
+            raise DataError(
+                f"The data set {self.name} needs its folder: pass the folder that holds {self.layout} as root."
+            )
+        for candidate in candidates:
+            if (root / candidate).is_dir():
+                return root / candidate
+        raise DataError(f"There is no {' or '.join(candidates)} in {root}: {self.name} needs {self.layout}.", "missing")
+
+    def make_table(self, ids: Mapping[int, int], void: Iterable[int]) -> NDArray[np.int64]:
+        """A `table` of the class ids of label values; those of `void` do not count, unless they have a class."""
+        merged = dict.fromkeys(void, self.void) | dict(ids)
+        table = np.full(max(merged) + 1, UNKNOWN, np.int64)
+        table[list(merged)] = list(merged.values())
+        return table
+
     def image(self, item: Item) -> NDArray[np.uint8]:
-        return read_image(item)
+        """Read an image as RGB. EXIF rotation is not applied, because labels are not rotated either."""
+        with _opened(item.image, item, "image") as image:
+            return np.asarray(_decoded(image, item, "image").convert("RGB"), np.uint8)
 
     def label(self, item: Item) -> NDArray[np.int64]:
         values = self.values(item)
@@ -38,18 +69,15 @@ class FileDataset(Dataset):
         return translate(item, values, self.table)
 
     def values(self, item: Item) -> NDArray[np.int64]:
-        """The raw values of the label file, int64 [H, W]."""
-        return read_indexed(item)
-
-
-def folder(root: Path | None, dataset: str, layout: str, *candidates: str) -> Path:
-    """Return the first candidate below the root that exists. Raises a DataError that says which folders are expected."""
-    if root is None:
-        raise DataError(f"The data set {dataset} needs its folder: pass the folder that holds {layout} as root.")
-    for candidate in candidates:
-        if (root / candidate).is_dir():
-            return root / candidate
-    raise DataError(f"There is no {' or '.join(candidates)} in {root}: {dataset} needs {layout}.", "missing")
+        """The raw values of the label file, int64 [H, W]: palette indices or grey values of one channel."""
+        with _opened(item.label, item, "label") as image:
+            if image.mode not in ("P", "L", "I;16", "I"):
+                raise DataError(
+                    f"The label of {item.key} is an image of mode {image.mode}: expected a palette or greyscale image with "
+                    f"one value per pixel ({item.label}).",
+                    "unreadable",
+                )
+            return np.asarray(_decoded(image, item, "label"), np.int64)
 
 
 def read_names(path: Path) -> list[str]:
@@ -70,6 +98,11 @@ def list_images(directory: Path, pattern: str) -> list[Path]:
     return sorted(path for path in directory.glob(pattern) if not path.name.startswith("."))
 
 
+def pair_files(images: Path, labels: Path) -> tuple[Item, ...]:
+    """The JPEG files of a folder, each with the PNG file of the same name in another."""
+    return tuple(Item(path.stem, path, labels / f"{path.stem}.png") for path in list_images(images, "*.jpg"))
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     try:
@@ -78,24 +111,6 @@ def read_json(path: Path) -> Any:
         raise DataError(f"The file {path} is missing.", "missing") from None
     except _BROKEN as error:
         raise DataError(f"The file {path} is not valid JSON ({error}).", "unreadable") from error
-
-
-def read_image(item: Item) -> NDArray[np.uint8]:
-    """Read an image as RGB, uint8 [H, W, 3]. EXIF rotation is not applied, because labels are not rotated either."""
-    with _opened(item.image, item, "image") as image:
-        return np.asarray(_decoded(image, item, "image").convert("RGB"), np.uint8)
-
-
-def read_indexed(item: Item) -> NDArray[np.int64]:
-    """Read a label with one channel, int64 [H, W]: palette indices or grey values."""
-    with _opened(item.label, item, "label") as image:
-        if image.mode not in ("P", "L", "I;16", "I"):
-            raise DataError(
-                f"The label of {item.key} is an image of mode {image.mode}: expected a palette or greyscale image with one "
-                f"value per pixel ({item.label}).",
-                "unreadable",
-            )
-        return np.asarray(_decoded(image, item, "label"), np.int64)
 
 
 def read_colours(item: Item) -> NDArray[np.int64]:

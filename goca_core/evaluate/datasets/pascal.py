@@ -8,11 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.io import loadmat
 
-from .base import IGNORE, DataError, Item
-from .classes import context, voc
-from .files import UNKNOWN, FileDataset, folder, read_names
-
-_VOID = 255
+from .base import DataError, Item
+from .files import FileDataset, read_names
 
 
 class Voc(FileDataset):
@@ -23,21 +20,18 @@ class Voc(FileDataset):
     default_split = "val"
     reference_split = "train"
     background_word = True
+    background_scored = True
     add_missing = True
 
     def __init__(self, root: Path | None, split: str | None = None, *, reference: bool = False) -> None:
         super().__init__(split, reference=reference)
-        home = folder(root, self.name, self.layout, *_devkit("VOC2012")).parent
-        self.classes = voc.CLASSES
-        self.scored = tuple(range(len(self.classes)))
+        home = self.folder(root, *_devkit("VOC2012")).parent
         names = read_names(home / "ImageSets" / "Segmentation" / f"{self.split}.txt")
         self.items = tuple(
             Item(name, home / "JPEGImages" / f"{name}.jpg", home / "SegmentationClass" / f"{name}.png")
             for name in (reversed(names) if reference else names)
         )
-        self.table = np.full(_VOID + 1, 0 if reference else UNKNOWN, np.int64)
-        self.table[: len(self.classes)] = np.arange(len(self.classes))
-        self.table[_VOID] = 0 if reference else IGNORE
+        self.table = self.make_table({0: 0, **self.ids}, range(256) if reference else [255])
 
 
 class Context(FileDataset):
@@ -54,41 +48,34 @@ class Context(FileDataset):
 
     def __init__(self, root: Path | None, split: str | None = None, *, reference: bool = False) -> None:
         super().__init__(split, reference=reference)
-        home = folder(root, self.name, self.layout, *_devkit("VOC2010")).parent
-        labels = folder(root, self.name, self.layout, "trainval", "VOCdevkit/VOC2010/trainval", "VOC2010/trainval")
-        self.classes = context.CLASSES
-        self.scored = tuple(range(0 if reference else 1, len(self.classes)))
+        home = self.folder(root, *_devkit("VOC2010")).parent
+        labels = self.folder(root, "trainval", "VOCdevkit/VOC2010/trainval", "VOC2010/trainval")
         names = read_names(home / "ImageSets" / ("Segmentation" if reference else "Main") / f"{self.split}.txt")
         items = (Item(name, home / "JPEGImages" / f"{name}.jpg", labels / f"{name}.mat") for name in names)
         # The reference skips images without a label. In the authors' split, a missing label is an error.
         self.items = tuple(items) if not reference else tuple(i for i in items if i.label and i.label.is_file())[::-1]
-        self.table = np.full(context.LAST_VALUE + 1, 0 if reference else IGNORE, np.int64)
-        self.table[list(context.VALUES)] = np.arange(1, len(self.classes))
+        self.table = self.make_table(self.ids, range(460))
 
     def values(self, item: Item) -> NDArray[np.int64]:
-        return _label_map(item)
+        """Read the matrix `LabelMap` of a MATLAB file."""
+        path = item.label
+        if path is None or not path.is_file():
+            raise DataError(f"The label of {item.key} is missing: {path}.", "missing")
+        try:
+            values = np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+        except Exception as error:  # loadmat raises many kinds of errors for truncated files and other formats
+            raise DataError(
+                f"The label of {item.key} cannot be read: {path} is not a MATLAB file with a LabelMap ({error}).",
+                "unreadable",
+            ) from error
+        if values.ndim != 2 or values.dtype.kind not in "iu":
+            raise DataError(
+                f"The LabelMap of {item.key} is {values.dtype} of shape {values.shape}: expected a matrix of integers ({path}).",
+                "unreadable",
+            )
+        return values.astype(np.int64)
 
 
 def _devkit(year: str) -> tuple[str, ...]:
     """Possible image folders of a year, depending on which folder of the development kit is the root."""
     return tuple(f"{around}JPEGImages" for around in (f"VOCdevkit/{year}/", f"{year}/", ""))
-
-
-def _label_map(item: Item) -> NDArray[np.int64]:
-    """Read the matrix `LabelMap` of a MATLAB file."""
-    path = item.label
-    if path is None or not path.is_file():
-        raise DataError(f"The label of {item.key} is missing: {path}.", "missing")
-    try:
-        values = np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
-    except Exception as error:  # loadmat raises many kinds of errors for truncated files and other formats
-        raise DataError(
-            f"The label of {item.key} cannot be read: {path} is not a MATLAB file with a LabelMap ({error}).",
-            "unreadable",
-        ) from error
-    if values.ndim != 2 or values.dtype.kind not in "iu":
-        raise DataError(
-            f"The LabelMap of {item.key} is {values.dtype} of shape {values.shape}: expected a matrix of integers ({path}).",
-            "unreadable",
-        )
-    return values.astype(np.int64)

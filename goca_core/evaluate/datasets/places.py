@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from .base import IGNORE, Item
-from .classes import ade20k, cityscapes
-from .files import UNKNOWN, FileDataset, folder, list_images
+from .base import Item
+from .files import FileDataset, list_images, pair_files
 
 
 class Cityscapes(FileDataset):
@@ -20,20 +17,15 @@ class Cityscapes(FileDataset):
 
     def __init__(self, root: Path | None, split: str | None = None, *, reference: bool = False) -> None:
         super().__init__(split, reference=reference)
-        images = folder(root, self.name, self.layout, f"leftImg8bit/{self.split}")
-        labels = folder(root, self.name, self.layout, f"gtFine/{self.split}")
-        self.classes = cityscapes.CLASSES
-        self.scored = tuple(range(0 if reference else 1, len(self.classes)))
+        images = self.folder(root, f"leftImg8bit/{self.split}")
+        labels = self.folder(root, f"gtFine/{self.split}")
         ending = "_leftImg8bit"
         self.items = tuple(
             Item(path.stem, path, labels / path.parent.name / f"{path.stem.removesuffix(ending)}_gtFine_labelIds.png")
             for path in list_images(images, f"*/*{ending}.png")
         )
-        void = 0 if reference else IGNORE
-        self.table = np.full(cityscapes.UNNUMBERED + 1, UNKNOWN, np.int64)
-        self.table[: cityscapes.LAST_VALUE + 1] = void
-        self.table[cityscapes.UNNUMBERED] = void
-        self.table[list(cityscapes.VALUES)] = np.arange(1, len(self.classes))
+        # The values go up to 33; id -1 (licence plate) is 255 in an 8-bit image.
+        self.table = self.make_table(self.ids, [*range(34), 255])
 
 
 class Ade20k(FileDataset):
@@ -47,13 +39,7 @@ class Ade20k(FileDataset):
     def __init__(self, root: Path | None, split: str | None = None, *, reference: bool = False) -> None:
         super().__init__(split, reference=reference)
         inside = [f"{home}images/{self.split}" for home in ("ADEChallengeData2016/", "")]
-        images = folder(root, self.name, self.layout, *inside)
+        images = self.folder(root, *inside)
         labels = images.parent.parent / "annotations" / self.split
-        self.classes = ade20k.CLASSES
-        self.scored = tuple(range(0 if reference else 1, len(self.classes)))
-        self.items = tuple(Item(p.stem, p, labels / f"{p.stem}.png") for p in list_images(images, "*.jpg"))
-        self.table = np.arange(ade20k.LAST_VALUE + 1, dtype=np.int64)
-        if reference:
-            self.table = np.concatenate((self.table, np.zeros(255 - ade20k.LAST_VALUE, np.int64)))
-        else:
-            self.table[0] = IGNORE
+        self.items = pair_files(images, labels)
+        self.table = self.make_table(self.ids, range(256) if reference else [0])

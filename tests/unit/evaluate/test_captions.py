@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goca_core.evaluate.datasets.classes import ade20k, cityscapes, coco_object, coco_stuff, context, voc
+from goca_core.evaluate.datasets import classes
 from goca_core.evaluate.datasets.registry import IGNORE, ClassName, DataError, Dataset, Item, open_dataset
 from goca_core.evaluate.prompts.captions import (
     Prompt,
@@ -26,12 +26,7 @@ from goca_core.words.text import fold_words
 from goca_core.words.word_map import WordMap, resolve
 
 LISTS = {
-    "voc": voc.CLASSES,
-    "context": context.CLASSES,
-    "coco-object": coco_object.CLASSES,
-    "coco-stuff": coco_stuff.CLASSES,
-    "cityscapes": cityscapes.CLASSES,
-    "ade20k": ade20k.CLASSES,
+    name: classes.read(name)[0] for name in ("voc", "context", "coco-object", "coco-stuff", "cityscapes", "ade20k")
 }
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from goca_core.demo.scenes import draw
-from goca_core.evaluate.datasets.classes import ade20k, cityscapes, coco_object, coco_stuff, context, table, voc
+from goca_core.evaluate.datasets.classes import parse, read
 from goca_core.evaluate.datasets.registry import DATASETS, IGNORE, ClassName, DataError, Dataset, Item, open_dataset
 from goca_core.evaluate.protocol import mean_iou
 from goca_core.metrics import Confusion
@@ -172,16 +172,14 @@ def test_random_panoptic_labels(tmp_path: Path) -> None:
     made = Layout("coco-object", tmp_path)
     rng = np.random.default_rng(3)
     values = [rng.integers(0, 200, shape) for shape in ((13, 21), (30, 11), (8, 40))]
+    _, ids = read("coco-object")
     for value in values:
-        value[np.isin(value, coco_object.NOT_USED)] = 1
+        value[(value < 91) & (value > 0) & ~np.isin(value, list(ids))] = 1
     for key, value in zip(KEYS["coco-object"], values, strict=True):
         made.add(key, value)
     dataset = opened(made)
     for item, value in zip(dataset.items, values, strict=True):
-        expected = [
-            [-1 if v == 0 else coco_object.CATEGORIES.index(v) + 1 if v < 91 else 0 for v in row]
-            for row in value.tolist()
-        ]
+        expected = [[-1 if v == 0 else ids[v] if v < 91 else 0 for v in row] for row in value.tolist()]
         assert dataset.label(item).tolist() == expected
 
 
@@ -349,28 +347,29 @@ def test_data_sets_go_to_other_processes(tmp_path: Path) -> None:
 
 
 def test_class_lists() -> None:
-    sizes = {voc: 21, context: 60, coco_object: 81, coco_stuff: 28, cityscapes: 20, ade20k: 151}
-    for module, size in sizes.items():
-        assert len(module.CLASSES) == size
-        words = [word for name in module.CLASSES for word in name.synonyms]
+    sizes = {"voc": 21, "context": 60, "coco-object": 81, "coco-stuff": 28, "cityscapes": 20, "ade20k": 151}
+    lists = {name: read(name) for name in sizes}
+    for name, size in sizes.items():
+        classes, ids = lists[name]
+        assert len(classes) == size
+        words = [word for one in classes for word in one.synonyms]
         assert len(words) == len(set(words)), "a word that means two classes"
-        assert module.CLASSES[0].name == "background"
-    assert [voc.CLASSES[i].name for i in (1, 5, 11, 15, 20)] == [
-        "aeroplane",
-        "bottle",
-        "dining table",
-        "person",
-        "television",
-    ]
-    assert [ade20k.CLASSES[i].name for i in (1, 50, 100, 150)] == ["wall", "fireplace", "buffet", "flag"]
-    assert cityscapes.CLASSES[12] == ClassName("person", cityscapes.CLASSES[12].synonyms)
-    assert cityscapes.CLASSES[12].synonyms[0] == "pedestrian"
-    assert len(context.VALUES) == 59 and list(context.VALUES) == sorted(context.VALUES)
-    assert len(coco_object.CATEGORIES) == 80
-    assert len(coco_stuff.COARSE) == 182
+        assert classes[0].name == "background"
+        assert set(ids.values()) == set(range(1, size)), "a class without a value"
+    voc, _ = lists["voc"]
+    assert [voc[i].name for i in (1, 5, 11, 15, 20)] == ["aeroplane", "bottle", "dining table", "person", "television"]
+    assert [lists["ade20k"][0][i].name for i in (1, 50, 100, 150)] == ["wall", "fireplace", "buffet", "flag"]
+    cityscapes, _ = lists["cityscapes"]
+    assert cityscapes[12] == ClassName("person", cityscapes[12].synonyms)
+    assert cityscapes[12].synonyms[0] == "pedestrian"
+    values = list(lists["context"][1])
+    assert len(values) == 59 and values == sorted(values)
+    assert len(lists["coco-object"][1]) == 80
+    _, coarse = lists["coco-stuff"]
+    assert sorted(coarse) == list(range(1, 183))
     # How many of the 182 labels each coarse class has, in the hierarchy that the authors published.
     sizes_of_branches = [6, 6, 10, 10, 8, 8, 8, 10, 6, 1, 10, 8, 2, 6, 4, 11, 4, 11, 7, 2, 6, 11, 9, 2, 6, 5, 5]
-    assert np.bincount(coco_stuff.COARSE, minlength=28)[1:].tolist() == sizes_of_branches
+    assert np.bincount(list(coarse.values()), minlength=28)[1:].tolist() == sizes_of_branches
 
 
 @pytest.mark.parametrize("words", [(), ("",), ("Cat",), ("cat ",), ("a, b",), ("cat (house)",), ("cat#2",)])
@@ -381,11 +380,18 @@ def test_classes_need_words(words: tuple[str, ...]) -> None:
 
 
 def test_class_table() -> None:
-    classes = table("cat, kitten\nbig = dog\n")
+    classes, ids = parse("cat, kitten\nbig = dog\n")
     assert [name.name for name in classes] == ["background", "cat", "big"]
     assert [name.synonyms for name in classes] == [("background",), ("cat", "kitten"), ("dog",)]
+    assert ids == {1: 1, 2: 2}
     with pytest.raises(DataError, match='class "lamp" has no words'):
-        table("cat\nlamp =\n")
+        parse("cat\nlamp =\n")
+
+
+def test_class_table_with_label_values() -> None:
+    classes, ids = parse("# animals\n\n7: cat\n2 4-6: big = dog\n")
+    assert [name.name for name in classes] == ["background", "cat", "big"]
+    assert ids == {7: 1, 2: 2, 4: 2, 5: 2, 6: 2}
 
 
 def test_scenes() -> None:
