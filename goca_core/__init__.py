@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from .attention import Attention, aggregate, load, save
 from .metrics import Confusion
-from .picture import contact_sheet, overlay
+from .picture.drawing import contact_sheet, overlay
 from .pipeline import MaskRequest, MaskResult, Scoring, as_scoring, make_masks, refined, word_scores
 from .refine import REFINEMENTS
 

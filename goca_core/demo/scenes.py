@@ -59,14 +59,9 @@ class Scene:
 
 
 def _regular(corners: int, inner: float = 1.0) -> list[tuple[float, float]]:
-    steps = corners * (1 if inner == 1.0 else 2)
-    return [
-        (
-            (1.0 if i % (steps // corners) == 0 else inner) * math.sin(2 * math.pi * i / steps),
-            -(1.0 if i % (steps // corners) == 0 else inner) * math.cos(2 * math.pi * i / steps),
-        )
-        for i in range(steps)
-    ]
+    radii = [1.0] * corners if inner == 1.0 else [1.0, inner] * corners
+    angles = [2 * math.pi * i / len(radii) for i in range(len(radii))]
+    return [(radius * math.sin(angle), -radius * math.cos(angle)) for radius, angle in zip(radii, angles, strict=True)]
 
 
 def _heart() -> list[tuple[float, float]]:
@@ -84,20 +79,10 @@ _OUTLINES: dict[str, Callable[[], list[tuple[float, float]]]] = {
     "star": lambda: _regular(5, inner=0.42),
     "heart": _heart,
     "cross": lambda: [
-        (-_ARM, -1),
-        (_ARM, -1),
-        (_ARM, -_ARM),
-        (1, -_ARM),
-        (1, _ARM),
-        (_ARM, _ARM),
-        (_ARM, 1),
-        (-_ARM, 1),
-        (-_ARM, _ARM),
-        (-1, _ARM),
-        (-1, -_ARM),
-        (-_ARM, -_ARM),
+        (-_ARM, -1), (_ARM, -1), (_ARM, -_ARM), (1, -_ARM), (1, _ARM), (_ARM, _ARM),
+        (_ARM, 1), (-_ARM, 1), (-_ARM, _ARM), (-1, _ARM), (-1, -_ARM), (-_ARM, -_ARM),
     ],
-}
+}  # fmt: skip
 SHAPES = tuple(_OUTLINES)
 
 

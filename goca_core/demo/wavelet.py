@@ -16,11 +16,6 @@ from torch import Tensor, nn
 SMOOTH_MEAN, SMOOTH_SCALE, DETAIL_SCALE = 0.13, 1.9, 1.5
 
 
-def _split(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim + 1 if dim >= 0 else dim)
-    return even, odd
-
-
 def _next(x: Tensor, dim: int) -> Tensor:
     size = x.shape[dim]
     return torch.cat((x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)), dim)
@@ -31,7 +26,8 @@ def _previous(x: Tensor, dim: int) -> Tensor:
 
 
 def _forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    even, odd = _split(x, dim)
+    """The smooth half and the details of one axis, given as -1 or -2."""
+    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim)
     detail = odd - (even + _next(even, dim)) / 2
     return even + (detail + _previous(detail, dim)) / 4, detail
 
@@ -39,9 +35,7 @@ def _forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 def _backward(smooth: Tensor, detail: Tensor, dim: int) -> Tensor:
     even = smooth - (detail + _previous(detail, dim)) / 4
     odd = detail + (even + _next(even, dim)) / 2
-    return torch.stack((even, odd), dim + 1 if dim >= 0 else dim).flatten(
-        dim - 1 if dim < 0 else dim, dim if dim < 0 else dim + 1
-    )
+    return torch.stack((even, odd), dim).flatten(dim - 1, dim)
 
 
 class WaveletCodec(nn.Module):

@@ -59,11 +59,6 @@ def draw(images: Tensor, layers: OverlayLayers, opacity: float) -> Tensor:
     return _stack([panels(image, maps, layers.names, opacity) for image, maps in zip(images, layers.maps, strict=True)])
 
 
-def overlay_batch(images: Tensor, source: Any, labels: str, opacity: float, words: Any = None) -> Tensor:
-    """`draw` the `overlay_layers`: images with coloured masks, or with heat maps of words."""
-    return draw(images, overlay_layers(images, source, labels, words), opacity)
-
-
 def _masks_per_image(masks: Tensor, images: int) -> Tensor:
     """[B * K, H, W] -> [B, K, H, W]"""
     masks = masks.reshape(-1, *masks.shape[-2:])

@@ -68,7 +68,7 @@ def overlay(
         opacity = alpha * np.clip(_resized(layer, base.size), 0, 1)[..., None]
         tinted = tinted * (1 - opacity) + np.array(colour) * opacity
     result = Image.fromarray(np.rint(np.clip(tinted, 0, 255)).astype(np.uint8))
-    return result if not labels else _stack([result, _legend(labels, chosen, result.width)])
+    return _with_legend(result, labels, chosen) if labels else result
 
 
 def heat(
@@ -167,11 +167,11 @@ def _resized(layer: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.fl
     return np.asarray(Image.fromarray(layer.astype(np.float32)).resize(size, kind), dtype=np.float64)
 
 
-def _legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
-    """Draw colour swatches with their names, in as many lines as `width` requires."""
-    line = _line_height() + _PAD
+def _with_legend(image: Image.Image, labels: Sequence[str], colours: Sequence[Colour]) -> Image.Image:
+    """Draw colour swatches with their names below an image, in as many lines as its width requires."""
+    line, width = _line_height() + _PAD, image.width
     places: list[tuple[int, int, str, Font]] = []
-    x, y = _PAD, _PAD
+    x, y = _PAD, image.height + _PAD
     for label in labels:
         text, font = _fit(label, width - line - 2 * _PAD)
         wide = line + math.ceil(font.getlength(text)) + 2 * _PAD
@@ -179,21 +179,13 @@ def _legend(labels: Sequence[str], colours: Sequence[Colour], width: int) -> Ima
             x, y = _PAD, y + line
         places.append((x, y, text, font))
         x += wide
-    strip = Image.new("RGB", (width, y + line), (255, 255, 255))
-    draw = ImageDraw.Draw(strip)
+    sheet = Image.new("RGB", (width, y + line), (255, 255, 255))
+    sheet.paste(image)
+    draw = ImageDraw.Draw(sheet)
     side = line - _PAD
     for (x, y, text, font), colour in zip(places, colours, strict=True):
         draw.rectangle((x, y, x + side - 1, y + side - 1), fill=tuple(colour), outline=(0, 0, 0))
         draw.text((x + side + _PAD // 2, y), text, fill=(0, 0, 0), font=font)
-    return strip
-
-
-def _stack(images: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), (255, 255, 255))
-    y = 0
-    for image in images:
-        sheet.paste(image, (0, y))
-        y += image.height
     return sheet
 
 

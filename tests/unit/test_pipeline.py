@@ -11,7 +11,7 @@ from torch import Tensor
 from goca_core.attention.global_map import Maps, aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError
 from goca_core.masks import BACKGROUND_RULES
-from goca_core.picture.batch import flatten, overlay_batch
+from goca_core.picture.batch import draw, flatten, overlay_layers
 from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scoring, as_scoring, make_masks, phrase_scores, word_scores
 from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
@@ -250,16 +250,16 @@ def test_pictures_and_masks_in_order() -> None:
     assert flatten(masks).flatten().tolist() == [0, 1, 2, 3, 4, 5]
     images = torch.zeros(2, 32, 48, 3)
     result = make_masks(recording(), MaskRequest(PHRASES))
-    drawn = overlay_batch(images, flatten(result.masks), "red cat\ngrass", 0.5)
+    drawn = draw(images, overlay_layers(images, flatten(result.masks), "red cat\ngrass"), 0.5)
     assert drawn.shape[0] == 2 and drawn.shape[3] == 3 and drawn.min() >= 0 and drawn.max() <= 1
     with pytest.raises(ValueError, match="3 masks cannot be divided among 2 images"):
-        overlay_batch(images, flatten(result.masks)[:3], "", 0.5)
+        draw(images, overlay_layers(images, flatten(result.masks)[:3], ""), 0.5)
     with pytest.raises(ValueError, match="1 labels for 2 masks"):
-        overlay_batch(images, flatten(result.masks), "cat", 0.5)
-    heat = overlay_batch(images, recording(), "", 0.5)
+        draw(images, overlay_layers(images, flatten(result.masks), "cat"), 0.5)
+    heat = draw(images, overlay_layers(images, recording(), ""), 0.5)
     assert heat.shape[0] == 2
     with pytest.raises(ValueError, match="1 images but attention for 2"):
-        overlay_batch(images[:1], recording(), "", 0.5)
+        draw(images[:1], overlay_layers(images[:1], recording(), ""), 0.5)
 
 
 @pytest.mark.parametrize("seed", range(4))

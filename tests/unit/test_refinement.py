@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import Affinity, Attention
-from goca_core.picture.batch import overlay_batch
+from goca_core.picture.batch import draw, overlay_layers
 from goca_core.pipeline import MaskRequest, as_scoring, make_masks, phrase_scores, refined, word_scores
 from goca_core.refine.image import guided_filter, pamr
 from goca_core.refine.methods import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge, Step, apply, cell_of
@@ -172,7 +172,8 @@ def test_heat_maps_show_refined_scores(picture: Tensor) -> None:
     words = record.tokens.word_map()
     coarse = phrase_scores(as_scoring(record), resolve("\n".join(names), words), words)
     torch.testing.assert_close(shown, pamr(coarse, picture, 10, (8, 4, 2, 1)), rtol=0, atol=1e-6)
-    assert overlay_batch(picture, refined(record, ProposalMerge()), "", 0.5).shape[0] == 2
+    layers = overlay_layers(picture, refined(record, ProposalMerge()), "")
+    assert draw(picture, layers, 0.5).shape[0] == 2
 
 
 def test_refinements_that_cannot_be(picture: Tensor) -> None:
