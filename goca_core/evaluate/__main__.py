@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..masks import BACKGROUND_RULES
 from . import report, run
-from .datasets.registry import DATASETS, DataError
+from .datasets.base import DataError
+from .datasets.registry import DATASETS
 from .executors import ExecutorError
 from .methods import NAMED, PARTS, MethodError, parse
 from .results_log import ResultsLogError
@@ -125,15 +126,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> tuple[Job, argpar
         )
     if given.size != "auto" and not (given.size.isdecimal() and int(given.size) > 0):
         made.error(f"--size {given.size}: expected auto or a number of pixels")
-    for name, least in (
-        ("limit", 1),
-        ("count", 1),
-        ("workers", 1),
-        ("threads", 1),
-        ("draws", 1),
-        ("seed", 0),
-        ("sheets", 0),
-    ):
+    smallest = {"limit": 1, "count": 1, "workers": 1, "threads": 1, "draws": 1, "seed": 0, "sheets": 0}
+    for name, least in smallest.items():
         value = getattr(given, name)
         if value is not None and value < least:
             made.error(f"--{name} {value}: expected {least} or more")

@@ -17,7 +17,7 @@ from ..layers import LAYER_CHOICES, MASS_PRESERVING
 from ..masks import BACKGROUND_RULES
 from ..refine.methods import REFINEMENTS
 from ..rescale import RESCALE_METHODS
-from ..tensors import RANGES
+from ..tensors import RANGES, Range
 
 SELECTIONS = ("all", "manual")
 BY_SCORE = "by score"
@@ -86,7 +86,7 @@ class Method:
     order: int = -1
     affinity: str = "mean"
     refine: str = "none"
-    range: str = "full"
+    range: Range = "full"
     rule: str = ""
     noise: tuple[str, ...] = ()
     draws: int = 0

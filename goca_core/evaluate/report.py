@@ -17,10 +17,10 @@ from PIL import Image
 
 from ..metrics import Confusion
 from ..picture.drawing import contact_sheet, overlay
-from .datasets.registry import Dataset
+from .datasets.base import Dataset
 from .methods import UNTUNED, Method
 from .protocol import mean_iou
-from .results_log import ResultsLog, confusion
+from .results_log import ResultsLog, add_cells
 from .worker import Prediction
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,14 +56,16 @@ class Figures:
     accuracy: float
     iou: tuple[float, ...]
 
+    def summary(self) -> dict[str, float]:
+        return {"theta": self.theta, "miou": self.miou, "accuracy": self.accuracy}
+
 
 def figures(method: Method, sums: Sequence[Confusion], dataset: Dataset) -> list[Figures]:
     """Compute the figures of a resolved method at each of its thetas."""
-    found = []
-    for theta, matrix in zip(method.thetas, sums, strict=True):
-        iou = tuple(float(value) for value in matrix.iou())
-        found.append(Figures(theta, mean_iou(matrix, dataset.scored), matrix.pixel_accuracy(), iou))
-    return found
+    return [
+        Figures(theta, mean_iou(counts, dataset.scored), counts.pixel_accuracy(), tuple(counts.iou().tolist()))
+        for theta, counts in zip(method.thetas, sums, strict=True)
+    ]
 
 
 def best(found: Iterable[Figures]) -> Figures:
@@ -95,25 +97,19 @@ def results(methods: Sequence[Method], dataset: Dataset, log: ResultsLog) -> dic
         "methods": {},
     }
     for method in methods:
-        zero = [Confusion(classes) for _ in method.thetas]
-        matrices = sums.get(method.name, zero)
+        matrices = sums.get(method.name, [Confusion(classes) for _ in method.thetas])
         sweep = figures(method, matrices, dataset)
         top, plain = best(sweep), untuned(method, sweep)
-        place = [one.theta for one in sweep].index(top.theta)
-        seen = matrices[place].matrix.sum(1) > 0
+        seen = matrices[sweep.index(top)].matrix.sum(1) > 0
         found["methods"][method.name] = {
             "rule": method.rule,
             "best": {
-                "theta": top.theta,
-                "miou": top.miou,
-                "accuracy": top.accuracy,
+                **top.summary(),
                 "iou": dict(zip(names, top.iou, strict=True)),
                 "miou_of_classes_that_occur": float(np.mean([top.iou[i] for i in dataset.scored if seen[i]] or [0.0])),
             },
-            "untuned": None
-            if plain is None
-            else {"theta": plain.theta, "miou": plain.miou, "accuracy": plain.accuracy},
-            "sweep": [{"theta": one.theta, "miou": one.miou, "accuracy": one.accuracy} for one in sweep],
+            "untuned": None if plain is None else plain.summary(),
+            "sweep": [one.summary() for one in sweep],
         }
     return found
 
@@ -171,7 +167,7 @@ def ranking(log: ResultsLog, method: Method, theta: float, classes: int) -> list
     """(mIoU, key) of every counted image, worst first. The mean is over the classes that occur in its label or prediction."""
     place = method.thetas.index(theta)
     found = (
-        (confusion(record.counts[method.name][place], classes).miou(present_only=True), record.key)
+        (add_cells(Confusion(classes), record.counts[method.name][place]).miou(present_only=True), record.key)
         for record in log.records()
         if not record.error
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,11 @@ def cells(labels: NDArray[Any], truth: NDArray[np.int64], classes: int, ignore: 
     return tuple(rows)
 
 
-def confusion(row: Sequence[int], classes: int) -> Confusion:
-    """Turn one row of `cells` into a confusion matrix."""
-    matrix = Confusion(classes)
+def add_cells(counts: Confusion, row: Sequence[int]) -> Confusion:
+    """Add one row of `cells` to the counts of a confusion matrix, and return it."""
     pairs = np.asarray(row, dtype=np.int64).reshape(-1, 2)
-    matrix.matrix.ravel()[pairs[:, 0]] += pairs[:, 1]
-    return matrix
+    counts.matrix.ravel()[pairs[:, 0]] += pairs[:, 1]
+    return counts
 
 
 class ResultsLog:
@@ -116,14 +115,7 @@ class ResultsLog:
         counted: set[str] = set()
         errors: dict[str, Record] = {}
         for line in self._lines():
-            record = Record(
-                line["key"],
-                line.get("counts", {}),
-                line.get("error", ""),
-                line.get("kind", ""),
-                line.get("on", ""),
-                line.get("unnamed", ()),
-            )
+            record = Record(**{one.name: line[one.name] for one in fields(Record) if one.name in line})
             if record.error:
                 errors[record.key] = record
             elif record.key not in counted:
@@ -133,14 +125,13 @@ class ResultsLog:
 
     def totals(self, classes: int) -> dict[str, list[Confusion]]:
         """The sums over all images: method -> one matrix for each of its thetas."""
-        sums: dict[str, NDArray[np.int64]] = {}
+        sums: dict[str, list[Confusion]] = {}
         for record in self.records():
             for method, rows in record.counts.items():
-                total = sums.setdefault(method, np.zeros((len(rows), classes**2), dtype=np.int64))
-                for place, row in zip(total, rows, strict=True):
-                    pairs = np.asarray(row, dtype=np.int64).reshape(-1, 2)
-                    place[pairs[:, 0]] += pairs[:, 1]
-        return {method: [_matrix(row, classes) for row in total] for method, total in sums.items()}
+                totals = sums.setdefault(method, [Confusion(classes) for _ in rows])
+                for total, row in zip(totals, rows, strict=True):
+                    add_cells(total, row)
+        return sums
 
     def _note(self, record: Record) -> None:
         if record.error:
@@ -205,12 +196,6 @@ class ResultsLog:
                 f"{self.path.parent} holds an evaluation with other settings ({where}): use the same settings to continue "
                 "it, or choose another folder."
             )
-
-
-def _matrix(row: NDArray[np.int64], classes: int) -> Confusion:
-    matrix = Confusion(classes)
-    matrix.matrix += row.reshape(classes, classes)
-    return matrix
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import report
-from .datasets.registry import Dataset
+from .datasets.base import Dataset
 from .executors import Executor, make_executor
 from .prompts.captions import load_captions
 from .results_log import Record, ResultsLog

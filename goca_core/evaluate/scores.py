@@ -18,7 +18,7 @@ from ..layers import aggregate_layers
 from ..refine.methods import REFINEMENTS, apply, cell_of
 from ..refine.propagation import propagate
 from ..rescale import merge_background, rescale
-from ..tensors import Grid, Range, resize_bilinear
+from ..tensors import Grid, resize_bilinear
 from ..words.word_map import resolve
 from .methods import BY_SCORE, Method, View, views_of
 from .prompts.captions import Prompt
@@ -146,7 +146,7 @@ class Scorer:
         def make() -> Tensor:
             columns, count = self.columns, len(self.columns.ids)
             groups = [*columns.objects, *columns.supports]
-            maps = rescale(self._maps(method), groups, columns.content, method.rescale, range_=_range(method))
+            maps = rescale(self._maps(method), groups, columns.content, method.rescale, range_=method.range)
             return torch.cat((maps[:, :count], merge_background(maps[:, count:])[:, None]), 1)
 
         return self._once(("rescaled", *_key(method)), make)
@@ -159,7 +159,7 @@ class Scorer:
             if not method.order or affinity is None:
                 return maps
             fitted = resize_bilinear(maps, (affinity.height, affinity.width))
-            return propagate(fitted, affinity.matrix, method.order, _range(method))
+            return propagate(fitted, affinity.matrix, method.order, method.range)
 
         return self._once(("propagated", *_key(method, *_PROPAGATION)), make)
 
@@ -194,7 +194,3 @@ def _key(method: Method, *more: str) -> tuple[Hashable, ...]:
     """Everything that the rescaled scores depend on, and the fields `more`."""
     names = ("head", "layer", "layers", "rescale", "range", *more)
     return (views_of(method), *(getattr(method, name) for name in names))
-
-
-def _range(method: Method) -> Range:
-    return "robust" if method.range == "robust" else "full"

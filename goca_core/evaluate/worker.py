@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..attention.record import AttentionError
 from ..words.match import PhraseError
 from ..words.word_map import WordMapError
-from .datasets.registry import IGNORE, DataError, Dataset, Item, open_dataset
+from .datasets.base import IGNORE, DataError, Dataset, Item
+from .datasets.registry import open_dataset
 from .methods import Method, needs
 from .prompts.captions import (
     Prompt,

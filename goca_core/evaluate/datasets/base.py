@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 IGNORE = -1
 """Label of pixels that do not count (void)."""
 
-ERROR_KINDS = ("missing", "unreadable", "size", "value", "words", "caption", "empty", "option")
-
 
 class DataError(ValueError):
     """Something is wrong with the data. The message is one sentence that names the file, class or image.
 
-    kind: one of ERROR_KINDS, by which errors are counted. missing: no such file. unreadable: a damaged file or a wrong
+    kind: by which errors are counted. missing: no such file. unreadable: a damaged file or a wrong
     format. size: label and image differ in size. value: a label value that is not a class. words: a class without words.
     caption: a caption that is missing or has an unknown format. empty: no images. option: an invalid argument.
     """

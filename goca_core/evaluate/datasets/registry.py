@@ -7,22 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .base import ERROR_KINDS, IGNORE, ClassName, DataError, Dataset, Item
+from .base import DataError, Dataset
 from .coco import CocoObject, CocoStuff
 from .pascal import Context, Voc
 from .places import Ade20k, Cityscapes
 from .scenes import Scenes
-
-__all__ = [
-    "DATASETS",
-    "ERROR_KINDS",
-    "IGNORE",
-    "ClassName",
-    "DataError",
-    "Dataset",
-    "Item",
-    "open_dataset",
-]
 
 DATASETS: Mapping[str, type[Dataset]] = {
     kind.name: kind for kind in (Voc, Context, CocoObject, CocoStuff, Cityscapes, Ade20k, Scenes)

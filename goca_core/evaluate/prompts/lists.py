@@ -40,12 +40,9 @@ def clean(text: str) -> str:
     return " ".join(text.replace("#", " ").replace("\\", " ").split())
 
 
-_EDGES = " .;:'\""
-"""Characters that are stripped from the ends of a part."""
-
-
 def _trim(part: str) -> str:
-    return " ".join(part.split()).strip(_EDGES)
+    """Reduce spaces to single ones, and drop punctuation at both ends."""
+    return " ".join(part.split()).strip(" .;:'\"")
 
 
 def _balanced(text: str) -> str:

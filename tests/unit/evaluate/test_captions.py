@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from goca_core.evaluate.datasets import classes
-from goca_core.evaluate.datasets.registry import IGNORE, ClassName, DataError, Dataset, Item, open_dataset
+from goca_core.evaluate.datasets.base import IGNORE, ClassName, DataError, Dataset, Item
+from goca_core.evaluate.datasets.registry import open_dataset
 from goca_core.evaluate.prompts.captions import (
     Prompt,
     all_classes_prompt,

@@ -13,8 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from goca_core.demo.scenes import draw
+from goca_core.evaluate.datasets.base import IGNORE, ClassName, DataError, Dataset, Item
 from goca_core.evaluate.datasets.classes import parse, read
-from goca_core.evaluate.datasets.registry import DATASETS, IGNORE, ClassName, DataError, Dataset, Item, open_dataset
+from goca_core.evaluate.datasets.registry import DATASETS, open_dataset
 from goca_core.evaluate.protocol import mean_iou
 from goca_core.metrics import Confusion
 

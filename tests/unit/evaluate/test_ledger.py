@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from goca_core.evaluate.results_log import Record, ResultsLog, ResultsLogError, cells, confusion
+from goca_core.evaluate.results_log import Record, ResultsLog, ResultsLogError, add_cells, cells
 from goca_core.metrics import Confusion
 
 HEAD = {"settings": {"data": "scenes", "methods": [{"name": "goca"}]}, "versions": {"torch": "2"}}
@@ -44,7 +44,7 @@ def test_cells_are_the_confusion_matrix() -> None:
     assert (truth == -1).any()
     for theta in range(THETAS):
         expected = Confusion(CLASSES).update(labels[theta], truth, ignore=-1)
-        assert np.array_equal(confusion(rows[theta], CLASSES).matrix, expected.matrix)
+        assert np.array_equal(add_cells(Confusion(CLASSES), rows[theta]).matrix, expected.matrix)
 
 
 def test_cells_without_a_pixel_that_counts() -> None:

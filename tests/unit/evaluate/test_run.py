@@ -15,8 +15,7 @@ from tqdm import tqdm
 from goca_core.evaluate import run
 from goca_core.evaluate.__main__ import main, parse_arguments
 from goca_core.evaluate.datasets import registry as data_module
-from goca_core.evaluate.datasets.base import ClassName, Dataset, Item
-from goca_core.evaluate.datasets.registry import DataError
+from goca_core.evaluate.datasets.base import ClassName, DataError, Dataset, Item
 from goca_core.evaluate.executors import ExecutorError, make_executor
 from goca_core.evaluate.methods import parse
 from goca_core.evaluate.results_log import ResultsLogError
