@@ -17,8 +17,7 @@ SMOOTH_MEAN, SMOOTH_SCALE, DETAIL_SCALE = 0.13, 1.9, 1.5
 
 
 def _next(x: Tensor, dim: int) -> Tensor:
-    size = x.shape[dim]
-    return torch.cat((x.narrow(dim, 1, size - 1), x.narrow(dim, size - 1, 1)), dim)
+    return torch.cat((x.narrow(dim, 1, x.shape[dim] - 1), x.narrow(dim, -1, 1)), dim)
 
 
 def _previous(x: Tensor, dim: int) -> Tensor:

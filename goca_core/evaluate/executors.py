@@ -33,16 +33,6 @@ class Executor(Protocol):
         """Yield the results of all tasks, in any order."""
 
 
-class _InProcess:
-    """Runs the tasks in this process."""
-
-    def __init__(self, job: Job) -> None:
-        self.worker = Worker(job)
-
-    def map(self, tasks: Iterable[Task]) -> Iterator[Record | Prediction]:
-        return map(self.worker.do, tasks)
-
-
 class _ProcessPool:
     """Runs the tasks in new local processes. Each loads its own model; GPUs are assigned in turn."""
 
@@ -178,7 +168,7 @@ def make_executor(job: Job, workers: int = 1, ray: str | None = None) -> Iterato
     if workers < 1:
         raise ExecutorError(f"Got {workers} workers: use 1 or more.")
     if ray is None and workers == 1:
-        yield _InProcess(job)
+        yield Worker(job)
         return
     executor = _ProcessPool(job, workers) if ray is None else _RayActors(job, workers, ray)
     try:

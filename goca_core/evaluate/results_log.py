@@ -7,6 +7,7 @@ counted twice. Counts are integers, so neither the order of the images nor the n
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -148,18 +149,12 @@ class ResultsLog:
             os.fsync(file.fileno())
 
     def _drop_partial_line(self) -> None:
-        if not self.path.is_file():
+        if not self.path.is_file() or not self.path.stat().st_size:
             return
         with self.path.open("r+b") as file:
-            file.seek(0, os.SEEK_END)
-            end, block = file.tell(), b""
-            while end and not block.endswith(b"\n"):
-                # Search backwards for the last line break; a line may be longer than a block.
-                start = max(0, end - (1 << 16))
-                file.seek(start)
-                block = file.read(end - start)
-                block = block[: block.rfind(b"\n") + 1]
-                end = start + len(block)
+            # Mapped, not read: a log may be large.
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                end = data.rfind(b"\n") + 1
             file.truncate(end)
 
     def _lines(self, skip: int = 1) -> Iterator[dict[str, Any]]:

@@ -68,7 +68,8 @@ def evaluate(
     pending = [Task(index) for key, index in number.items() if key not in log.done]
     with make_executor(job, workers, ray) as executor:
         _count(executor, pending, log, len(items), skip_errors, progress)
-        found = {"run": title(job, dataset), **about, "data": _data(job, dataset)}
+        data = {"name": job.data, "split": dataset.split, "root": job.root, "captions": job.captions}
+        found = {"run": title(job, dataset), **about, "data": data}
         found |= report.results(job.methods, dataset, log)
         if not log.done:
             raise EvaluationError(f"No image could be counted: {report.skipped(found)}")
@@ -100,10 +101,6 @@ def _count(
     finally:
         if bar is not None:
             bar.close()
-
-
-def _data(job: Job, dataset: Dataset) -> dict[str, Any]:
-    return {"name": job.data, "split": dataset.split, "root": job.root, "captions": job.captions}
 
 
 def title(job: Job, dataset: Dataset) -> str:

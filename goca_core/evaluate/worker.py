@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,8 @@ from ..words.word_map import WordMapError
 from .datasets.base import IGNORE, DataError, Dataset, Item
 from .datasets.registry import open_dataset
 from .methods import Method, needs
-from .prompts.captions import (
-    Prompt,
-    all_classes_prompt,
-    caption_prompt,
-    load_captions,
-    oracle_prompt,
-    present_classes,
-)
-from .protocol import predict as predict_classes
+from .prompts.captions import Prompt, all_classes_prompt, caption_prompt, load_captions, oracle_prompt, present_classes
+from .protocol import predict
 from .results_log import Cells, Record, cells
 from .scores import Scorer, group_by_scores
 
@@ -128,6 +121,10 @@ class Worker:
         self._captions: Mapping[str, str] | None = None
         self._model: LoadedModel | None = None
 
+    def map(self, tasks: Iterable[Task]) -> Iterator[Record | Prediction]:
+        """Run tasks one after the other."""
+        return map(self.do, tasks)
+
     def do(self, task: Task) -> Record | Prediction:
         """Run one task. Bad data is reported in the record of its image; any other error is raised."""
         if task.method:
@@ -183,18 +180,11 @@ class Worker:
             return image, truth, prompt, nothing
         with torch.inference_mode():
             scorer = self._record(item, image, prompt, methods)
+            ids, classes = scorer.columns.ids, len(self.dataset.classes)
             found = {}
             for method in group_by_scores(methods):
                 scores, background = scorer.scores(method)
-                labels = predict_classes(
-                    scores,
-                    background,
-                    scorer.columns.ids,
-                    len(self.dataset.classes),
-                    truth.shape,
-                    method.rule,
-                    method.thetas,
-                )
+                labels = predict(scores, background, ids, classes, truth.shape, method.rule, method.thetas)
                 found[method.name] = labels.cpu().numpy()
         return image, truth, prompt, found
 

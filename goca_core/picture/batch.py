@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..pipeline import as_scoring, word_scores
@@ -75,10 +76,8 @@ def _masks(image: Tensor, masks: Tensor, names: tuple[str, ...], opacity: float)
 
 
 def _heat_maps(image: Tensor, scores: Tensor, names: tuple[str, ...], opacity: float) -> Tensor:
-    size = tuple(scores.shape[-2:])
-    base = torch.nn.functional.interpolate(image[..., :3].movedim(-1, 0)[None], size=size, mode="bilinear")[0].movedim(
-        0, -1
-    )
+    channels = image[..., :3].movedim(-1, 0)[None]
+    base = F.interpolate(channels, tuple(scores.shape[-2:]), mode="bilinear")[0].movedim(0, -1)
     panels = [base * (1 - opacity) + to_tensor(heat(part, scale=1)) * opacity for part in scores]
     return to_tensor(contact_sheet([base, *panels], ["", *names], columns=min(4, len(panels) + 1)))
 
@@ -86,8 +85,5 @@ def _heat_maps(image: Tensor, scores: Tensor, names: tuple[str, ...], opacity: f
 def _stack(images: list[Tensor]) -> Tensor:
     """Stack images whose legends differ in height; smaller ones are padded with white at the bottom."""
     height, width = (max(p.shape[axis] for p in images) for axis in (0, 1))
-    padded = [
-        torch.nn.functional.pad(p.movedim(-1, 0), (0, width - p.shape[1], 0, height - p.shape[0]), value=1.0)
-        for p in images
-    ]
+    padded = [F.pad(p.movedim(-1, 0), (0, width - p.shape[1], 0, height - p.shape[0]), value=1.0) for p in images]
     return torch.stack(padded).movedim(1, -1)

@@ -47,16 +47,15 @@ def _trim(part: str) -> str:
 
 def _balanced(text: str) -> str:
     """Replace each unmatched parenthesis by a space."""
-    chars, waiting = list(text), []
+    chars, opened = list(text), []
     for place, char in enumerate(text):
         if char == "(":
-            waiting.append(place)
+            opened.append(place)
+        elif char == ")" and opened:
+            opened.pop()
         elif char == ")":
-            if waiting:
-                waiting.pop()
-            else:
-                chars[place] = " "
-    for place in waiting:
+            chars[place] = " "
+    for place in opened:
         chars[place] = " "
     return "".join(chars)
 
