@@ -134,11 +134,8 @@ class Scorer:
 
     def _maps(self, method: Method) -> Tensor:
         """The global map, [1, T, h, w]."""
-
-        def make() -> Tensor:
-            return global_map(self._record(method), method.head, method.layer, method.layers)
-
-        return self._once(("maps", views_of(method), method.head, method.layer, method.layers), make)
+        parts = method.head, method.layer, method.layers
+        return self._once(("maps", views_of(method), *parts), lambda: global_map(self._record(method), *parts))
 
     def _rescaled(self, method: Method) -> Tensor:
         """Rescaled scores [1, K + 1, h, w] of the classes, then of the background: all zero without background phrases."""

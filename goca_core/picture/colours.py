@@ -40,13 +40,9 @@ COLOUR_MAPS: Mapping[str, tuple[Colour, ...]] = {
 
 def colour_of(index: int) -> Colour:
     """Colour number `index` of the palette. After the first seven come lighter, then darker versions of them."""
-    red, green, blue = PALETTE[index % len(PALETTE)]
     target, fraction = _VARIANTS[index // len(PALETTE) % len(_VARIANTS)]
-    return (
-        round(red + (target - red) * fraction),
-        round(green + (target - green) * fraction),
-        round(blue + (target - blue) * fraction),
-    )
+    red, green, blue = (round(value + (target - value) * fraction) for value in PALETTE[index % len(PALETTE)])
+    return red, green, blue
 
 
 def tables() -> dict[str, Any]:

@@ -12,6 +12,8 @@ from ...demo.scenes import SHAPES, Scene, draw
 from .base import ClassName, DataError, Dataset, Item
 
 _PREFIX = "scene-"
+# Cached, because image, label and caption of a scene are requested one after the other.
+_draw = lru_cache(maxsize=8)(draw)
 
 
 class Scenes(Dataset):
@@ -60,7 +62,7 @@ class Scenes(Dataset):
             raise DataError(
                 f'There is no scene "{item.key}": the name of a scene is {_PREFIX} followed by its number.', "missing"
             )
-        return _draw(int(number), self.height, self.width)
+        return _draw(int(number), self.height, self.width, plain=True)
 
     def image(self, item: Item) -> NDArray[np.uint8]:
         return self.scene(item).image.copy()
@@ -73,9 +75,3 @@ class Scenes(Dataset):
 
     def caption(self, item: Item) -> str:
         return self.scene(item).caption
-
-
-@lru_cache(maxsize=8)
-def _draw(seed: int, height: int, width: int) -> Scene:
-    """Cached, because image, label and caption of a scene are requested one after the other."""
-    return draw(seed, height, width, plain=True)
