@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 DEMO = "masks_from_words_demo"
 BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
-OLD = ROOT / "tests" / "fixtures" / "graph_0_1.json"
+OLD = ROOT / "tests" / "fixtures" / "0.1.0" / "graph.json"
 MASKS = "GOCA_MaskFromTokens"
 # Nodes on which the pack shows something.
 FACES = (

@@ -16,7 +16,7 @@ from scripts.comfy_server import ComfyServer, Prompt
 from tests.conftest import ROOT, need
 
 GRAPH = ROOT / "workflows" / "api" / "masks_from_words_demo.json"
-SAVED = ROOT / "tests" / "fixtures" / "graph_0_1.json"
+SAVED = ROOT / "tests" / "fixtures" / "0.1.0" / "graph.json"
 
 
 @pytest.fixture(scope="module", autouse=True)
