@@ -14,6 +14,7 @@ from ..goca_core.pipeline import Scoring
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
 from . import types
+from .inputs import with_tooltip
 
 
 class Aggregate(io.ComfyNode):
@@ -30,27 +31,19 @@ class Aggregate(io.ComfyNode):
             ),
             inputs=[
                 types.Attention.Input("attention", tooltip="From Collect Attention, Segment Image or Load Attention."),
-                io.Combo.Input(
-                    "head_method",
-                    options=[AUTO, *HEAD_METHODS],
-                    default=AUTO,
-                    tooltip=(
-                        "How the heads of a layer are weighted at each pixel. auto: the paper's choice for this kind "
-                        "of model. average: all heads equally. The other methods must have been recorded: set "
-                        "head_methods to all in the node that records."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("head_method", options=[AUTO, *HEAD_METHODS], default=AUTO),
+                    "How the heads of a layer are weighted at each pixel. auto: the paper's choice for this kind "
+                    "of model. average: all heads equally. The other methods must have been recorded: set "
+                    "head_methods to all in the node that records.",
                 ),
-                io.Combo.Input(
-                    "layer_method",
-                    options=[AUTO, *LAYER_CHOICES],
-                    default=AUTO,
-                    tooltip=(
-                        "How the layers are weighted. auto: the paper's choice, dot-product similarity, which weights "
-                        "a layer by how well its self-attention agrees with a dense feature of the model. "
-                        "mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
-                        "equally. mse and iou-like must have been recorded: set layer_methods to all in the node that "
-                        "records."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("layer_method", options=[AUTO, *LAYER_CHOICES], default=AUTO),
+                    "How the layers are weighted. auto: the paper's choice, dot-product similarity, which weights "
+                    "a layer by how well its self-attention agrees with a dense feature of the model. "
+                    "mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
+                    "equally. mse and iou-like must have been recorded: set layer_methods to all in the node that "
+                    "records.",
                 ),
             ],
             outputs=[
@@ -77,48 +70,30 @@ class Rescale(io.ComfyNode):
             ),
             inputs=[
                 types.Maps.Input("maps", tooltip="From Aggregate."),
-                io.Combo.Input(
-                    "method",
-                    options=[AUTO, *RESCALE_METHODS],
-                    default=AUTO,
-                    tooltip=(
-                        "How maps become scores. auto: the paper's method (sum-1 rescaling + per-token renorm+): "
-                        "divide by the attention to content words, blur slightly, normalise each object to 0..1. raw: "
-                        "the maps as they are. In the other names, sum-1 rescaling is the division, renorm divides by "
-                        "the maximum, renorm+ blurs and normalises to 0..1, and x raw multiplies by the original map."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("method", options=[AUTO, *RESCALE_METHODS], default=AUTO),
+                    "How maps become scores. auto: the paper's method (sum-1 rescaling + per-token renorm+): "
+                    "divide by the attention to content words, blur slightly, normalise each object to 0..1. raw: "
+                    "the maps as they are. In the other names, sum-1 rescaling is the division, renorm divides by "
+                    "the maximum, renorm+ blurs and normalises to 0..1, and x raw multiplies by the original map.",
                 ),
-                io.Combo.Input(
-                    "pool",
-                    options=["mean", "sum"],
-                    default="mean",
-                    advanced=True,
-                    tooltip=(
-                        "How the tokens of one object are combined: by their mean or their sum. This matters only for "
-                        "methods that do not normalise each object."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("pool", options=["mean", "sum"], default="mean", advanced=True),
+                    "How the tokens of one object are combined: by their mean or their sum. This matters only for "
+                    "methods that do not normalise each object.",
                 ),
-                io.Combo.Input(
-                    "range",
-                    options=list(RANGES),
-                    default="full",
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "The range of scores that is normalised to 0..1 for each object, here and after propagation. "
-                        "full: from the smallest to the largest score. robust: without the lowest and highest 1 % of "
-                        "the pixels, for models that concentrate attention in a few places such as the corners; "
-                        "objects smaller than 1 % of the image may be lost."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("range", options=list(RANGES), default="full", optional=True, advanced=True),
+                    "The range of scores that is normalised to 0..1 for each object, here and after propagation. "
+                    "full: from the smallest to the largest score. robust: without the lowest and highest 1 % of "
+                    "the pixels, for models that concentrate attention in a few places such as the corners; "
+                    "objects smaller than 1 % of the image may be lost.",
                 ),
             ],
             outputs=[
-                types.Scores.Output(
-                    display_name="scores",
-                    tooltip=(
-                        "Scores that can be compared between objects. Connect them to Refine, Mask From Tokens or "
-                        "Overlay."
-                    ),
+                with_tooltip(
+                    types.Scores.Output(display_name="scores"),
+                    "Scores that can be compared between objects. Connect them to Refine, Mask From Tokens or Overlay.",
                 )
             ],
         )

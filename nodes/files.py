@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..goca_core import attention as core
 from . import types
+from .inputs import with_tooltip
 
 _SUFFIX = ".safetensors"
 _SUBFOLDER = "goca"
@@ -54,31 +55,21 @@ class SaveAttention(io.ComfyNode):
             ),
             inputs=[
                 types.Attention.Input("attention", tooltip="From Collect Attention or Segment Image."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="attention",
-                    tooltip=(
-                        "Name of the file; a number and the extension are added. It may contain subfolders: cats/sofa "
-                        "gives output/goca/cats/sofa_00001.safetensors."
-                    ),
+                with_tooltip(
+                    io.String.Input("filename_prefix", default="attention"),
+                    "Name of the file; a number and the extension are added. It may contain subfolders: cats/sofa "
+                    "gives output/goca/cats/sofa_00001.safetensors.",
                 ),
-                io.Combo.Input(
-                    "precision",
-                    options=["float16", "float32"],
-                    default="float16",
-                    advanced=True,
-                    tooltip=(
-                        "float16 halves the size of the file; the masks differ only by rounding. float32 keeps full "
-                        "precision."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("precision", options=["float16", "float32"], default="float16", advanced=True),
+                    "float16 halves the size of the file; the masks differ only by rounding. float32 keeps full "
+                    "precision.",
                 ),
             ],
             outputs=[
-                io.String.Output(
-                    display_name="file",
-                    tooltip=(
-                        "The path of the file as Load Attention lists it, such as output/attention_00001.safetensors."
-                    ),
+                with_tooltip(
+                    io.String.Output(display_name="file"),
+                    "The path of the file as Load Attention lists it, such as output/attention_00001.safetensors.",
                 )
             ],
             is_output_node=True,
@@ -114,22 +105,17 @@ class LoadAttention(io.ComfyNode):
             search_aliases=[*types.ALIASES, "load"],
             description="Loads a recording made by Save Attention, from output/goca or input/goca.",
             inputs=[
-                io.Combo.Input(
-                    "file",
-                    options=_saved(),
-                    tooltip=(
-                        "The recording to load, listed with its folder, output or input. Press R in the editor to see "
-                        "new files."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("file", options=_saved()),
+                    "The recording to load, listed with its folder, output or input. Press R in the editor to see "
+                    "new files.",
                 )
             ],
             outputs=[
-                types.Attention.Output(
-                    display_name="attention",
-                    tooltip=(
-                        "The recorded attention, as from Collect Attention. Connect it to Aggregate, Mask From Tokens "
-                        "or Overlay."
-                    ),
+                with_tooltip(
+                    types.Attention.Output(display_name="attention"),
+                    "The recorded attention, as from Collect Attention. Connect it to Aggregate, Mask From Tokens "
+                    "or Overlay.",
                 )
             ],
         )

@@ -13,6 +13,7 @@ from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_CHOICES
 from ..goca_core.rescale import RESCALE_METHODS
 from . import types
+from .inputs import with_tooltip
 
 
 class SemanticCFG(io.ComfyNode):
@@ -32,135 +33,70 @@ class SemanticCFG(io.ComfyNode):
                 io.Model.Input(
                     "model", tooltip="The model to guide. The node works on a copy; the original stays unchanged."
                 ),
-                io.Combo.Input(
-                    "regions",
-                    options=list(REGION_RULES),
-                    default=REGION_RULES[0],
-                    tooltip=(
-                        "How the regions of the words are found. GoCA: from all heads and layers, weighted as in the "
-                        "GoCA paper. S-CFG: from a plain average of the coarse layers, as in the S-CFG paper."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("regions", options=list(REGION_RULES), default=REGION_RULES[0]),
+                    "How the regions of the words are found. GoCA: from all heads and layers, weighted as in the "
+                    "GoCA paper. S-CFG: from a plain average of the coarse layers, as in the S-CFG paper.",
                 ),
-                io.Float.Input(
-                    "minimum",
-                    default=0.8,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "Smallest factor that the guidance scale (cfg) is multiplied by. Published value: 0.8. With "
-                        "both minimum and maximum at 1, guidance is plain."
-                    ),
+                with_tooltip(
+                    io.Float.Input("minimum", default=0.8, min=0.0, max=10.0, step=0.01),
+                    "Smallest factor that the guidance scale (cfg) is multiplied by. Published value: 0.8. With "
+                    "both minimum and maximum at 1, guidance is plain.",
                 ),
-                io.Float.Input(
-                    "maximum",
-                    default=3.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip=(
-                        "Largest factor that the guidance scale (cfg) is multiplied by; must not be below minimum. "
-                        "Published value: 3."
-                    ),
+                with_tooltip(
+                    io.Float.Input("maximum", default=3.0, min=0.0, max=10.0, step=0.01),
+                    "Largest factor that the guidance scale (cfg) is multiplied by; must not be below minimum. "
+                    "Published value: 3.",
                 ),
-                io.Float.Input(
-                    "ceiling",
-                    default=15.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.5,
-                    tooltip=(
-                        "Largest guidance scale at any pixel. It overrides minimum: with cfg 7.5 and a ceiling of 15, "
-                        "the factor is at most 2. Published value: 15."
-                    ),
+                with_tooltip(
+                    io.Float.Input("ceiling", default=15.0, min=0.0, max=100.0, step=0.5),
+                    "Largest guidance scale at any pixel. It overrides minimum: with cfg 7.5 and a ceiling of 15, "
+                    "the factor is at most 2. Published value: 15.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "When semantic guidance starts, as a fraction of sampling from 0 to 1. Before that, guidance "
-                        "is plain. Must be below end_percent."
-                    ),
+                with_tooltip(
+                    io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01),
+                    "When semantic guidance starts, as a fraction of sampling from 0 to 1. Before that, guidance "
+                    "is plain. Must be below end_percent.",
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "When semantic guidance ends, as a fraction of sampling from 0 to 1. After that, guidance is "
-                        "plain. Must be above start_percent."
-                    ),
+                with_tooltip(
+                    io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01),
+                    "When semantic guidance ends, as a fraction of sampling from 0 to 1. After that, guidance is "
+                    "plain. Must be above start_percent.",
                 ),
-                io.Boolean.Input(
-                    "smooth",
-                    default=True,
-                    advanced=True,
-                    tooltip="Smooth the edges between regions with a 3x3 Gaussian blur, as published.",
+                with_tooltip(
+                    io.Boolean.Input("smooth", default=True, advanced=True),
+                    "Smooth the edges between regions with a 3x3 Gaussian blur, as published.",
                 ),
-                io.Combo.Input(
-                    "ties",
-                    options=["first", "all"],
-                    default="first",
-                    advanced=True,
-                    tooltip=(
-                        "What happens at a pixel where two words have the same highest score. first: it belongs to the "
-                        "first word. all: it belongs to all of them and their factors are added, as in the released "
-                        "code."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("ties", options=["first", "all"], default="first", advanced=True),
+                    "What happens at a pixel where two words have the same highest score. first: it belongs to the "
+                    "first word. all: it belongs to all of them and their factors are added, as in the released "
+                    "code.",
                 ),
-                io.Combo.Input(
-                    "head_method",
-                    options=[AUTO, *HEAD_METHODS],
-                    default=AUTO,
-                    advanced=True,
-                    tooltip=(
-                        "How attention heads are weighted for GoCA's regions, as in Aggregate. auto: the paper's "
-                        "choice for this kind of model. Not used for S-CFG's regions."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("head_method", options=[AUTO, *HEAD_METHODS], default=AUTO, advanced=True),
+                    "How attention heads are weighted for GoCA's regions, as in Aggregate. auto: the paper's "
+                    "choice for this kind of model. Not used for S-CFG's regions.",
                 ),
-                io.Combo.Input(
-                    "layer_method",
-                    options=[AUTO, *LAYER_CHOICES],
-                    default=AUTO,
-                    advanced=True,
-                    tooltip=(
-                        "How layers are weighted for GoCA's regions, as in Aggregate. auto: the paper's choice for "
-                        "this kind of model. Not used for S-CFG's regions."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("layer_method", options=[AUTO, *LAYER_CHOICES], default=AUTO, advanced=True),
+                    "How layers are weighted for GoCA's regions, as in Aggregate. auto: the paper's choice for "
+                    "this kind of model. Not used for S-CFG's regions.",
                 ),
-                io.Combo.Input(
-                    "rescale_method",
-                    options=[AUTO, *RESCALE_METHODS],
-                    default=AUTO,
-                    advanced=True,
-                    tooltip=(
-                        "How the maps of words are made comparable for GoCA's regions, as in Rescale. auto: the "
-                        "paper's choice for this kind of model. Not used for S-CFG's regions."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("rescale_method", options=[AUTO, *RESCALE_METHODS], default=AUTO, advanced=True),
+                    "How the maps of words are made comparable for GoCA's regions, as in Rescale. auto: the "
+                    "paper's choice for this kind of model. Not used for S-CFG's regions.",
                 ),
-                io.Int.Input(
-                    "propagation",
-                    default=-1,
-                    min=-1,
-                    max=20,
-                    advanced=True,
-                    tooltip=(
-                        "Number of propagation steps for GoCA's regions, as in Mask From Tokens. -1: the paper's "
-                        "number for this kind of model (2 to 5). 0: no propagation. Not used for S-CFG's regions."
-                    ),
+                with_tooltip(
+                    io.Int.Input("propagation", default=-1, min=-1, max=20, advanced=True),
+                    "Number of propagation steps for GoCA's regions, as in Mask From Tokens. -1: the paper's "
+                    "number for this kind of model (2 to 5). 0: no propagation. Not used for S-CFG's regions.",
                 ),
-                types.Words.Input(
-                    "words",
-                    optional=True,
-                    tooltip=(
-                        "From Prompt Words. Needed only for GoCA's regions, when the positive prompt was not encoded "
-                        "with Encode Prompt (GoCA)."
-                    ),
+                with_tooltip(
+                    types.Words.Input("words", optional=True),
+                    "From Prompt Words. Needed only for GoCA's regions, when the positive prompt was not encoded "
+                    "with Encode Prompt (GoCA).",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The guided model. Connect it to the sampler.")],
@@ -185,15 +121,6 @@ class SemanticCFG(io.ComfyNode):
         words: Any = None,
     ) -> io.NodeOutput:
         settings = Settings(
-            regions,
-            head_method,
-            layer_method,
-            rescale_method,
-            propagation,
-            ties,
-            minimum,
-            maximum,
-            ceiling,
-            smooth,
+            regions, head_method, layer_method, rescale_method, propagation, ties, minimum, maximum, ceiling, smooth
         )
         return io.NodeOutput(guide(model, settings, start_percent, end_percent, words))

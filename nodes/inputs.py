@@ -11,66 +11,57 @@ from ..goca_core.capture.options import GRIDS, RecordOptions
 _AUTO_OR_ALL = ["auto", "all"]
 
 
+def with_tooltip(part: Any, text: str) -> Any:
+    """An input or output whose tooltip needs lines of its own."""
+    part.tooltip = text
+    return part
+
+
 def recording() -> list[io.Input]:
     """The advanced inputs of a recording node; `options` reads their values."""
     return [
-        io.Combo.Input(
-            "head_methods",
-            options=_AUTO_OR_ALL,
-            default="auto",
-            advanced=True,
-            tooltip=(
-                "Which ways of weighting attention heads are recorded. auto: the paper's method for this kind of model "
-                "and the plain average. all: all seven methods, so that you can compare them in Aggregate; slightly "
-                "slower."
-            ),
+        with_tooltip(
+            io.Combo.Input("head_methods", options=_AUTO_OR_ALL, default="auto", advanced=True),
+            "Which ways of weighting attention heads are recorded. auto: the paper's method for this kind of model "
+            "and the plain average. all: all seven methods, so that you can compare them in Aggregate; slightly "
+            "slower.",
         ),
-        io.Combo.Input(
-            "layer_methods",
-            options=_AUTO_OR_ALL,
-            default="auto",
-            advanced=True,
-            tooltip=(
-                "Which ways of weighting layers are recorded. auto: the paper's method; equal weights (vanilla) are "
-                "always available. all: also mse and iou-like, so that you can compare them in Aggregate; slower."
-            ),
+        with_tooltip(
+            io.Combo.Input("layer_methods", options=_AUTO_OR_ALL, default="auto", advanced=True),
+            "Which ways of weighting layers are recorded. auto: the paper's method; equal weights (vanilla) are "
+            "always available. all: also mse and iou-like, so that you can compare them in Aggregate; slower.",
         ),
-        io.Combo.Input(
-            "propagation_grid",
-            options=["auto", "full"],
-            default="auto",
-            advanced=True,
-            tooltip=(
-                "Resolution of the self-attention used for propagation, which refines the masks. auto: limited, fast. "
-                "full: the resolution of the finest layer, as in the paper; needs more time and memory."
-            ),
+        with_tooltip(
+            io.Combo.Input("propagation_grid", options=["auto", "full"], default="auto", advanced=True),
+            "Resolution of the self-attention used for propagation, which refines the masks. auto: limited, fast. "
+            "full: the resolution of the finest layer, as in the paper; needs more time and memory.",
         ),
-        io.Boolean.Input(
-            "reference_channel0",
-            default=False,
-            advanced=True,
-            tooltip=(
-                "Compute the layer weights as the paper's released code does, from one channel of the reference "
-                "feature. Off: from all channels, as the paper's formula says."
-            ),
+        with_tooltip(
+            io.Boolean.Input("reference_channel0", default=False, advanced=True),
+            "Compute the layer weights as the paper's released code does, from one channel of the reference "
+            "feature. Off: from all channels, as the paper's formula says.",
         ),
-        io.Combo.Input(
-            "reference_grid",
-            options=list(GRIDS),
-            default="auto",
-            optional=True,  # older graphs in API format do not have it
-            advanced=True,
-            tooltip=(
-                "Resolution, in tokens, at which the self-attention of the layers is compared. auto: the reference "
-                "layer's own resolution, up to 64x64 (in most models an image of 1024x1024 pixels). 32x32: faster, "
-                "needs less memory. full: no limit. The heat maps of the words keep their own resolution."
+        with_tooltip(
+            io.Combo.Input(
+                "reference_grid",
+                options=list(GRIDS),
+                default="auto",
+                optional=True,  # older graphs in API format do not have it
+                advanced=True,
             ),
+            "Resolution, in tokens, at which the self-attention of the layers is compared. auto: the reference "
+            "layer's own resolution, up to 64x64 (in most models an image of 1024x1024 pixels). 32x32: faster, "
+            "needs less memory. full: no limit. The heat maps of the words keep their own resolution.",
         ),
     ]
 
 
 def options(
-    head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool, reference_grid: str
+    head_methods: str = "auto",
+    layer_methods: str = "auto",
+    propagation_grid: str = "auto",
+    reference_channel0: bool = False,
+    reference_grid: str = "auto",
 ) -> RecordOptions:
     """The values of `recording` as one object."""
     return RecordOptions(
@@ -79,66 +70,46 @@ def options(
 
 
 def background_phrases(**more: Any) -> io.Input:
-    return io.String.Input(
-        "background",
-        multiline=True,
-        default="auto",
-        tooltip=(
-            "Phrases that are not objects, one per line, as in phrases. auto: everything else that the prompt names. "
-            "Empty: no background phrases; every pixel then has a background score of 0.5."
-        ),
-        **more,
+    return with_tooltip(
+        io.String.Input("background", multiline=True, default="auto", **more),
+        "Phrases that are not objects, one per line, as in phrases. auto: everything else that the prompt names. "
+        "Empty: no background phrases; every pixel then has a background score of 0.5.",
     )
 
 
 def theta() -> io.Input:
-    return io.Float.Input(
-        "theta",
-        default=0.0,
-        min=-1.0,
-        max=1.0,
-        step=0.01,
-        tooltip=(
-            "Shifts the score that a phrase must exceed at a pixel. Higher values give smaller masks, lower values "
-            "give larger ones. Change it in steps of about 0.1."
-        ),
+    return with_tooltip(
+        io.Float.Input("theta", default=0.0, min=-1.0, max=1.0, step=0.01),
+        "Shifts the score that a phrase must exceed at a pixel. Higher values give smaller masks, lower values "
+        "give larger ones. Change it in steps of about 0.1.",
     )
 
 
 def propagation(**more: Any) -> io.Input:
-    return io.Int.Input(
-        "propagation",
-        default=-1,
-        min=-1,
-        max=20,
-        tooltip=(
-            "Number of propagation steps. Each step spreads the scores along the model's self-attention, to pixels "
-            "that the model treats as similar. -1: the paper's number for this kind of model (2 to 5). 0: no "
-            "propagation."
-        ),
-        **more,
+    return with_tooltip(
+        io.Int.Input("propagation", default=-1, min=-1, max=20, **more),
+        "Number of propagation steps. Each step spreads the scores along the model's self-attention, to pixels "
+        "that the model treats as similar. -1: the paper's number for this kind of model (2 to 5). 0: no "
+        "propagation.",
     )
 
 
 def remove_small(**more: Any) -> io.Input:
-    return io.Float.Input(
-        "remove_small",
-        default=0.0,
-        min=0.0,
-        max=1.0,
-        step=0.001,
-        advanced=True,
-        tooltip=(
-            "Remove connected parts of a mask that cover less than this fraction of the image, from 0 to 1; 0.002 is "
-            "0.2 % of it. Soft masks are not affected. 0: remove nothing."
-        ),
-        **more,
+    return with_tooltip(
+        io.Float.Input("remove_small", default=0.0, min=0.0, max=1.0, step=0.001, advanced=True, **more),
+        "Remove connected parts of a mask that cover less than this fraction of the image, from 0 to 1; 0.002 is "
+        "0.2 % of it. Soft masks are not affected. 0: remove nothing.",
     )
 
 
-def background_and_labels() -> list[io.Output]:
-    """The outputs after the masks."""
+def masks_and_labels() -> list[io.Output]:
+    """The outputs of a node that gives a mask per phrase."""
     return [
+        with_tooltip(
+            io.Mask.Output(display_name="masks"),
+            "All masks of the first image in the order of the phrases, then those of the second image, and so on. The "
+            "frames of a video count as images.",
+        ),
         io.Mask.Output(
             display_name="background",
             tooltip="One mask per image: what belongs to no phrase. With soft masks it is 1 minus the best score.",

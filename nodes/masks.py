@@ -13,6 +13,7 @@ from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks
 from ..goca_core.words.text import STOP_WORDS
 from . import inputs, types
 from . import ui as browser
+from .inputs import with_tooltip
 
 
 class MaskFromTokens(io.ComfyNode):
@@ -28,127 +29,75 @@ class MaskFromTokens(io.ComfyNode):
                 "background, so masks never overlap."
             ),
             inputs=[
-                io.MultiType.Input(
-                    "source",
-                    types=[types.Scores, types.Maps, types.Attention],
-                    tooltip=(
-                        "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
-                        "with the paper's settings."
-                    ),
+                with_tooltip(
+                    io.MultiType.Input("source", types=[types.Scores, types.Maps, types.Attention]),
+                    "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
+                    "with the paper's settings.",
                 ),
-                io.String.Input(
-                    "phrases",
-                    multiline=True,
-                    default="",
-                    tooltip=(
-                        "One object per line, in words of the prompt. Commas combine several phrases into one object. "
-                        "cat means every cat of the prompt, cat#2 only the second one. Click words of the prompt below "
-                        "to add or remove them."
+                with_tooltip(
+                    io.String.Input(
+                        "phrases",
+                        multiline=True,
+                        default="",
+                        # The browser colours words before there are masks. The colours come with the node definition.
+                        extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
                     ),
-                    # The browser colours words before there are masks. The colours come with the node definition.
-                    extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
+                    "One object per line, in words of the prompt. Commas combine several phrases into one object. "
+                    "cat means every cat of the prompt, cat#2 only the second one. Click words of the prompt below "
+                    "to add or remove them.",
                 ),
                 inputs.background_phrases(),
-                io.Combo.Input(
-                    "mode",
-                    options=list(MODES),
-                    default="partition",
-                    tooltip=(
-                        "How scores become masks. partition: each pixel goes to its best phrase or to the background; "
-                        "exactly 0 or 1, no overlap. threshold: each phrase is decided on its own; exactly 0 or 1, "
-                        "masks may overlap. soft: the scores themselves, from 0 to 1."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("mode", options=list(MODES), default="partition"),
+                    "How scores become masks. partition: each pixel goes to its best phrase or to the background; "
+                    "exactly 0 or 1, no overlap. threshold: each phrase is decided on its own; exactly 0 or 1, "
+                    "masks may overlap. soft: the scores themselves, from 0 to 1.",
                 ),
-                io.Combo.Input(
-                    "background_rule",
-                    options=list(BACKGROUND_RULES),
-                    default="offset",
-                    advanced=True,
-                    tooltip=(
-                        "The score that a phrase must exceed at a pixel, where b is the score of the background. "
-                        "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
-                        "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. Not used when mode is "
-                        "soft."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("background_rule", options=list(BACKGROUND_RULES), default="offset", advanced=True),
+                    "The score that a phrase must exceed at a pixel, where b is the score of the background. "
+                    "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
+                    "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. Not used when mode is "
+                    "soft.",
                 ),
                 inputs.theta(),
                 inputs.propagation(),
-                io.Float.Input(
-                    "smooth",
-                    default=0.0,
-                    min=0.0,
-                    max=256.0,
-                    step=0.5,
-                    advanced=True,
-                    tooltip=(
-                        "Standard deviation of a Gaussian blur on the scores, in pixels of the mask. It is applied "
-                        "before the masks are made. 0: no blur."
-                    ),
+                with_tooltip(
+                    io.Float.Input("smooth", default=0.0, min=0.0, max=256.0, step=0.5, advanced=True),
+                    "Standard deviation of a Gaussian blur on the scores, in pixels of the mask. It is applied "
+                    "before the masks are made. 0: no blur.",
                 ),
-                io.Boolean.Input(
-                    "largest_component",
-                    default=False,
-                    advanced=True,
-                    tooltip=(
-                        "Keep only the largest connected part of each mask; the rest becomes background. Not used when "
-                        "mode is soft."
-                    ),
+                with_tooltip(
+                    io.Boolean.Input("largest_component", default=False, advanced=True),
+                    "Keep only the largest connected part of each mask; the rest becomes background. Not used when "
+                    "mode is soft.",
                 ),
-                io.Combo.Input(
-                    "size",
-                    options=["image", "latent", "custom"],
-                    default="image",
-                    tooltip=(
-                        "Size of the masks. image: the size of the image. latent: the size of the latent. custom: the "
-                        "width and height below. For a video, latent gives one mask per latent frame; image and custom "
-                        "give one per frame of the video."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("size", options=["image", "latent", "custom"], default="image"),
+                    "Size of the masks. image: the size of the image. latent: the size of the latent. custom: the "
+                    "width and height below. For a video, latent gives one mask per latent frame; image and custom "
+                    "give one per frame of the video.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=512,
-                    min=0,
-                    max=16384,
-                    advanced=True,
-                    tooltip="Width of the masks in pixels, at least 1. Used only when size is custom.",
+                with_tooltip(
+                    io.Int.Input("width", default=512, min=0, max=16384, advanced=True),
+                    "Width of the masks in pixels, at least 1. Used only when size is custom.",
                 ),
-                io.Int.Input(
-                    "height",
-                    default=512,
-                    min=0,
-                    max=16384,
-                    advanced=True,
-                    tooltip="Height of the masks in pixels, at least 1. Used only when size is custom.",
+                with_tooltip(
+                    io.Int.Input("height", default=512, min=0, max=16384, advanced=True),
+                    "Height of the masks in pixels, at least 1. Used only when size is custom.",
                 ),
-                types.Words.Input(
-                    "words",
-                    optional=True,
-                    tooltip=(
-                        "From Prompt Words. Needed only for a prompt that was not encoded with Encode Prompt (GoCA)."
-                    ),
+                with_tooltip(
+                    types.Words.Input("words", optional=True),
+                    "From Prompt Words. Needed only for a prompt that was not encoded with Encode Prompt (GoCA).",
                 ),
                 inputs.remove_small(optional=True),
-                io.Boolean.Input(
-                    "fill_holes",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "Fill areas that a mask fully encloses. When mode is partition, only background is filled, "
-                        "never another mask. Not used when mode is soft."
-                    ),
+                with_tooltip(
+                    io.Boolean.Input("fill_holes", default=False, optional=True, advanced=True),
+                    "Fill areas that a mask fully encloses. When mode is partition, only background is filled, "
+                    "never another mask. Not used when mode is soft.",
                 ),
             ],
-            outputs=[
-                io.Mask.Output(
-                    display_name="masks",
-                    tooltip=(
-                        "All masks of the first image in the order of the phrases, then those of the second image, and "
-                        "so on. The frames of a video count as images."
-                    ),
-                ),
-                *inputs.background_and_labels(),
-            ],
+            outputs=inputs.masks_and_labels(),
             has_intermediate_output=True,
         )
 
@@ -205,44 +154,30 @@ class Overlay(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The image or batch of images that the masks belong to."),
-                io.MultiType.Input(
-                    "source",
-                    types=[io.Mask, types.Scores, types.Maps, types.Attention],
-                    tooltip="Masks from Mask From Tokens, or scores, maps or attention to see heat maps of words.",
+                with_tooltip(
+                    io.MultiType.Input("source", types=[io.Mask, types.Scores, types.Maps, types.Attention]),
+                    "Masks from Mask From Tokens, or scores, maps or attention to see heat maps of words.",
                 ),
-                io.String.Input(
-                    "labels",
-                    multiline=True,
-                    default="",
-                    tooltip=(
-                        "Names of the masks, one per line: connect the labels output of Mask From Tokens. For heat "
-                        "maps: the phrases to show, or empty for every content word."
-                    ),
+                with_tooltip(
+                    io.String.Input("labels", multiline=True, default=""),
+                    "Names of the masks, one per line: connect the labels output of Mask From Tokens. For heat "
+                    "maps: the phrases to show, or empty for every content word.",
                 ),
-                io.Float.Input(
-                    "opacity",
-                    default=0.55,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Opacity of the colours over the image, from 0 (invisible) to 1 (opaque).",
+                with_tooltip(
+                    io.Float.Input("opacity", default=0.55, min=0.0, max=1.0, step=0.05),
+                    "Opacity of the colours over the image, from 0 (invisible) to 1 (opaque).",
                 ),
-                types.Words.Input(
-                    "words",
-                    optional=True,
-                    tooltip=(
-                        "From Prompt Words. Needed only for heat maps of a prompt that was not encoded with Encode "
-                        "Prompt (GoCA)."
-                    ),
+                with_tooltip(
+                    types.Words.Input("words", optional=True),
+                    "From Prompt Words. Needed only for heat maps of a prompt that was not encoded with Encode "
+                    "Prompt (GoCA).",
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    display_name="image",
-                    tooltip=(
-                        "One image for each input image, with the legend below. Images less than 256 pixels wide are "
-                        "enlarged."
-                    ),
+                with_tooltip(
+                    io.Image.Output(display_name="image"),
+                    "One image for each input image, with the legend below. Images less than 256 pixels wide are "
+                    "enlarged.",
                 )
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

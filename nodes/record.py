@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 from ..goca_core.capture.recorder import record
 from ..goca_core.capture.window import Window
 from . import inputs, types
+from .inputs import with_tooltip
 
 
 class RecordAttention(io.ComfyNode):
@@ -24,54 +25,31 @@ class RecordAttention(io.ComfyNode):
                 "prompt. The sampled latent stays the same, bit for bit."
             ),
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip=(
-                        "The model to record, with its LoRAs and other patches. The node works on a copy; the original "
-                        "stays unchanged."
-                    ),
+                with_tooltip(
+                    io.Model.Input("model"),
+                    "The model to record, with its LoRAs and other patches. The node works on a copy; the original "
+                    "stays unchanged.",
                 ),
-                io.Combo.Input(
-                    "window",
-                    options=["auto", "percent"],
-                    default="auto",
-                    tooltip=(
-                        "Which model evaluations are recorded. auto: the one evaluation whose noise level is closest "
-                        "to the one that the paper uses for this kind of model. percent: the evaluations between "
-                        "start_percent and end_percent, averaged."
-                    ),
+                with_tooltip(
+                    io.Combo.Input("window", options=["auto", "percent"], default="auto"),
+                    "Which model evaluations are recorded. auto: the one evaluation whose noise level is closest "
+                    "to the one that the paper uses for this kind of model. percent: the evaluations between "
+                    "start_percent and end_percent, averaged.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "Start of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be below "
-                        "end_percent. Used only when window is percent."
-                    ),
+                with_tooltip(
+                    io.Float.Input("start_percent", default=0.5, min=0.0, max=1.0, step=0.01),
+                    "Start of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be below "
+                    "end_percent. Used only when window is percent.",
                 ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "End of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be above "
-                        "start_percent. Used only when window is percent."
-                    ),
+                with_tooltip(
+                    io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01),
+                    "End of the window as a fraction of sampling, from 0 (first step) to 1 (end). Must be above "
+                    "start_percent. Used only when window is percent.",
                 ),
-                io.Int.Input(
-                    "max_evaluations",
-                    default=4,
-                    min=1,
-                    max=1000,
-                    tooltip=(
-                        "Maximum number of recorded evaluations. If the window contains more, they are chosen at even "
-                        "intervals. Used only when window is percent."
-                    ),
+                with_tooltip(
+                    io.Int.Input("max_evaluations", default=4, min=1, max=1000),
+                    "Maximum number of recorded evaluations. If the window contains more, they are chosen at even "
+                    "intervals. Used only when window is percent.",
                 ),
                 *inputs.recording(),
             ],
@@ -91,20 +69,10 @@ class RecordAttention(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         max_evaluations: int,
-        head_methods: str = "auto",
-        layer_methods: str = "auto",
-        propagation_grid: str = "auto",
-        reference_channel0: bool = False,
-        reference_grid: str = "auto",
+        **recorded: Any,
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
-        return io.NodeOutput(
-            *record(
-                model,
-                chosen,
-                inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
-            )
-        )
+        return io.NodeOutput(*record(model, chosen, inputs.options(**recorded)))
 
 
 class CollectAttention(io.ComfyNode):
@@ -119,33 +87,22 @@ class CollectAttention(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 types.Recorder.Input("recorder", tooltip="From Record Attention."),
-                io.Latent.Input(
-                    "latent",
-                    tooltip=(
-                        "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
-                        "samplers share one recorder."
-                    ),
+                with_tooltip(
+                    io.Latent.Input("latent"),
+                    "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
+                    "samplers share one recorder.",
                 ),
-                io.Int.Input(
-                    "conditioning",
-                    default=0,
-                    min=0,
-                    max=1000,
-                    optional=True,
-                    advanced=True,
-                    tooltip=(
-                        "Which positive conditioning to use when several were combined, counted from 0. 0: the first "
-                        "one that was active in the recorded step."
-                    ),
+                with_tooltip(
+                    io.Int.Input("conditioning", default=0, min=0, max=1000, optional=True, advanced=True),
+                    "Which positive conditioning to use when several were combined, counted from 0. 0: the first "
+                    "one that was active in the recorded step.",
                 ),
             ],
             outputs=[
-                types.Attention.Output(
-                    display_name="attention",
-                    tooltip=(
-                        "The recorded attention, reduced to small maps for each layer. Connect it to Aggregate, Mask "
-                        "From Tokens, Overlay or Save Attention."
-                    ),
+                with_tooltip(
+                    types.Attention.Output(display_name="attention"),
+                    "The recorded attention, reduced to small maps for each layer. Connect it to Aggregate, Mask "
+                    "From Tokens, Overlay or Save Attention.",
                 )
             ],
         )

@@ -10,6 +10,7 @@ from ..goca_core.capture.regional.recorder import regional_pass
 from ..goca_core.picture.batch import flatten
 from ..goca_core.pipeline import MaskRequest
 from . import inputs, types
+from .inputs import with_tooltip
 from .words import NO_CLIP
 
 
@@ -31,86 +32,50 @@ class RegionalPass(io.ComfyNode):
                     tooltip="The model used for sampling. The node works on a copy; the original stays unchanged.",
                 ),
                 io.Clip.Input("clip", tooltip="The text encoder for the prompts below."),
-                io.String.Input(
-                    "phrases",
-                    multiline=True,
-                    default="",
-                    tooltip=(
-                        "One object per line, in words of the sampler's positive prompt, as in Mask From Tokens. "
-                        "Commas combine several phrases into one object. cat means every cat of the prompt, cat#2 only "
-                        "the second one. Click words of the prompt below to add or remove them."
-                    ),
+                with_tooltip(
+                    io.String.Input("phrases", multiline=True, default=""),
+                    "One object per line, in words of the sampler's positive prompt, as in Mask From Tokens. "
+                    "Commas combine several phrases into one object. cat means every cat of the prompt, cat#2 only "
+                    "the second one. Click words of the prompt below to add or remove them.",
                 ),
-                io.String.Input(
-                    "prompts",
-                    multiline=True,
-                    default="",
-                    dynamic_prompts=True,
-                    tooltip=(
-                        "One line for each object: its phrase, a colon and its prompt, in any order. Objects without a "
-                        "line follow the positive prompt. Or write only prompts without phrases, one per line, in the "
-                        "order of the phrases."
-                    ),
+                with_tooltip(
+                    io.String.Input("prompts", multiline=True, default="", dynamic_prompts=True),
+                    "One line for each object: its phrase, a colon and its prompt, in any order. Objects without a "
+                    "line follow the positive prompt. Or write only prompts without phrases, one per line, in the "
+                    "order of the phrases.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.2,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "When the masks are made and the regional prompts start, as a fraction of sampling from 0 to "
-                        "1. Higher values give better masks, but less of the image can still change. 0: after the "
-                        "first step. 1: never."
-                    ),
+                with_tooltip(
+                    io.Float.Input("start_percent", default=0.2, min=0.0, max=1.0, step=0.01),
+                    "When the masks are made and the regional prompts start, as a fraction of sampling from 0 to "
+                    "1. Higher values give better masks, but less of the image can still change. 0: after the "
+                    "first step. 1: never.",
                 ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip=(
-                        "Weight of an object's own prompt within its mask, from 0 to 1; the positive prompt gets the "
-                        "rest. 1: only its own prompt. 0: only the positive prompt."
-                    ),
+                with_tooltip(
+                    io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01),
+                    "Weight of an object's own prompt within its mask, from 0 to 1; the positive prompt gets the "
+                    "rest. 1: only its own prompt. 0: only the positive prompt.",
                 ),
-                io.Float.Input(
-                    "feather",
-                    default=0.0,
-                    min=0.0,
-                    max=512.0,
-                    step=1.0,
-                    tooltip="Width of the soft transition between regions, in pixels of the image. 0: hard edges.",
+                with_tooltip(
+                    io.Float.Input("feather", default=0.0, min=0.0, max=512.0, step=1.0),
+                    "Width of the soft transition between regions, in pixels of the image. 0: hard edges.",
                 ),
                 inputs.theta(),
                 inputs.background_phrases(advanced=True),
-                io.Int.Input(
-                    "evaluations",
-                    default=2,
-                    min=1,
-                    max=1000,
-                    advanced=True,
-                    tooltip=(
-                        "How many model evaluations the masks are averaged over. The last ones before start_percent "
-                        "are used."
-                    ),
+                with_tooltip(
+                    io.Int.Input("evaluations", default=2, min=1, max=1000, advanced=True),
+                    "How many model evaluations the masks are averaged over. The last ones before start_percent "
+                    "are used.",
                 ),
                 inputs.propagation(advanced=True),
                 inputs.remove_small(),
-                io.Boolean.Input(
-                    "fill_holes",
-                    default=False,
-                    advanced=True,
-                    tooltip="Fill areas that a mask fully encloses. Only background is filled, never another mask.",
+                with_tooltip(
+                    io.Boolean.Input("fill_holes", default=False, advanced=True),
+                    "Fill areas that a mask fully encloses. Only background is filled, never another mask.",
                 ),
-                types.Words.Input(
-                    "words",
-                    optional=True,
-                    tooltip=(
-                        "From Prompt Words. Needed only when the positive prompt was not encoded with Encode Prompt "
-                        "(GoCA)."
-                    ),
+                with_tooltip(
+                    types.Words.Input("words", optional=True),
+                    "From Prompt Words. Needed only when the positive prompt was not encoded with Encode Prompt "
+                    "(GoCA).",
                 ),
             ],
             outputs=[
@@ -168,24 +133,13 @@ class CollectMasks(io.ComfyNode):
             has_intermediate_output=True,
             inputs=[
                 types.Regions.Input("regions", tooltip="From Regional Pass."),
-                io.Latent.Input(
-                    "latent",
-                    tooltip=(
-                        "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
-                        "samplers share one Regional Pass."
-                    ),
+                with_tooltip(
+                    io.Latent.Input("latent"),
+                    "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
+                    "samplers share one Regional Pass.",
                 ),
             ],
-            outputs=[
-                io.Mask.Output(
-                    display_name="masks",
-                    tooltip=(
-                        "All masks of the first image in the order of the phrases, then those of the second image, and "
-                        "so on. The frames of a video count as images."
-                    ),
-                ),
-                *inputs.background_and_labels(),
-            ],
+            outputs=inputs.masks_and_labels(),
         )
 
     @classmethod

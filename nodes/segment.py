@@ -8,37 +8,25 @@ from comfy_api.latest import io, ui
 
 from ..goca_core.capture.segment import segment, sigmas_at, spread
 from . import inputs, types
-
-
-def _share(name: str, default: float, tooltip: str) -> io.Float.Input:
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
-
+from .inputs import with_tooltip
 
 _LEVELS = [
     io.DynamicCombo.Option("auto", []),
     io.DynamicCombo.Option(
         "sigma",
         [
-            io.Float.Input(
-                "sigma",
-                default=0.35,
-                min=0.0,
-                max=1000.0,
-                step=0.01,
-                round=0.0001,
-                tooltip=(
-                    "The noise level (sigma) in the units of the model's own noise schedule, within the range that the "
-                    "model was trained on. Lower values add less noise."
-                ),
+            with_tooltip(
+                io.Float.Input("sigma", default=0.35, min=0.0, max=1000.0, step=0.01, round=0.0001),
+                "The noise level (sigma) in the units of the model's own noise schedule, within the range that the "
+                "model was trained on. Lower values add less noise.",
             )
         ],
     ),
     io.DynamicCombo.Option(
         "percent",
         [
-            _share(
-                "percent",
-                0.9,
+            with_tooltip(
+                io.Float.Input("percent", default=0.9, min=0.0, max=1.0, step=0.01),
                 "The noise level at this point of sampling, as a fraction from 0 (pure noise) to 1 (finished image).",
             )
         ],
@@ -46,25 +34,18 @@ _LEVELS = [
     io.DynamicCombo.Option(
         "percent range",
         [
-            _share(
-                "start_percent",
-                0.8,
+            with_tooltip(
+                io.Float.Input("start_percent", default=0.8, min=0.0, max=1.0, step=0.01),
                 "The first noise level, as a fraction of sampling from 0 (pure noise) to 1 (the finished image).",
             ),
-            _share(
-                "end_percent",
-                0.95,
+            with_tooltip(
+                io.Float.Input("end_percent", default=0.95, min=0.0, max=1.0, step=0.01),
                 "The last noise level, as a fraction of sampling from 0 (pure noise) to 1 (the finished image).",
             ),
-            io.Int.Input(
-                "levels",
-                default=3,
-                min=1,
-                max=64,
-                tooltip=(
-                    "Number of noise levels, evenly spaced from start_percent to end_percent. The model is evaluated "
-                    "once at each of them and the results are averaged. 1: only the middle of the range."
-                ),
+            with_tooltip(
+                io.Int.Input("levels", default=3, min=1, max=64),
+                "Number of noise levels, evenly spaced from start_percent to end_percent. The model is evaluated "
+                "once at each of them and the results are averaged. 1: only the middle of the range.",
             ),
         ],
     ),
@@ -97,66 +78,50 @@ class SegmentImage(io.ComfyNode):
             ),
             has_intermediate_output=True,
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip=(
-                        "The diffusion model that segments the image, with its LoRAs and other patches. It is not "
-                        "changed."
-                    ),
+                with_tooltip(
+                    io.Model.Input("model"),
+                    "The diffusion model that segments the image, with its LoRAs and other patches. It is not changed.",
                 ),
                 io.Latent.Input(
                     "latent", tooltip="The image or batch of images, from VAE Encode with the model's own VAE."
                 ),
-                io.Conditioning.Input(
-                    "positive",
-                    tooltip=(
-                        "A prompt that names what is in the image, including the surroundings, from Encode Prompt "
-                        "(GoCA). No negative prompt is needed."
-                    ),
+                with_tooltip(
+                    io.Conditioning.Input("positive"),
+                    "A prompt that names what is in the image, including the surroundings, from Encode Prompt "
+                    "(GoCA). No negative prompt is needed.",
                 ),
-                io.DynamicCombo.Input(
-                    "noise_level",
-                    options=_LEVELS,
-                    tooltip=(
-                        "How much noise is added. auto: the paper's noise level for this kind of model. sigma: a noise "
-                        "level in the model's own units. percent: the noise level at one point of sampling. percent "
-                        "range: the average over several noise levels."
-                    ),
+                with_tooltip(
+                    io.DynamicCombo.Input("noise_level", options=_LEVELS),
+                    "How much noise is added. auto: the paper's noise level for this kind of model. sigma: a noise "
+                    "level in the model's own units. percent: the noise level at one point of sampling. percent "
+                    "range: the average over several noise levels.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise. The same seed gives the same masks.",
-                ),
-                io.Int.Input(
-                    "draws",
-                    default=1,
-                    min=1,
-                    max=64,
-                    tooltip=(
-                        "How many times new noise is drawn, with seed, seed + 1 and so on. The results are averaged, "
-                        "which makes the masks more stable. Each draw takes about as long as one sampling step for "
-                        "every noise level."
+                with_tooltip(
+                    io.Int.Input(
+                        "seed",
+                        default=0,
+                        min=0,
+                        max=0xFFFFFFFFFFFFFFFF,
+                        control_after_generate=io.ControlAfterGenerate.fixed,
                     ),
+                    "Seed of the noise. The same seed gives the same masks.",
                 ),
-                io.Boolean.Input(
-                    "flip",
-                    default=False,
-                    tooltip=(
-                        "Also evaluate the horizontally flipped image and average both results. Takes twice as long."
-                    ),
+                with_tooltip(
+                    io.Int.Input("draws", default=1, min=1, max=64),
+                    "How many times new noise is drawn, with seed, seed + 1 and so on. The results are averaged, "
+                    "which makes the masks more stable. Each draw takes about as long as one sampling step for "
+                    "every noise level.",
+                ),
+                with_tooltip(
+                    io.Boolean.Input("flip", default=False),
+                    "Also evaluate the horizontally flipped image and average both results. Takes twice as long.",
                 ),
                 *inputs.recording(),
             ],
             outputs=[
-                types.Attention.Output(
-                    display_name="attention",
-                    tooltip=(
-                        "The recorded attention. Connect it to Aggregate, Mask From Tokens, Overlay or Save Attention."
-                    ),
+                with_tooltip(
+                    types.Attention.Output(display_name="attention"),
+                    "The recorded attention. Connect it to Aggregate, Mask From Tokens, Overlay or Save Attention.",
                 )
             ],
         )
@@ -171,11 +136,7 @@ class SegmentImage(io.ComfyNode):
         seed: int,
         draws: int = 1,
         flip: bool = False,
-        head_methods: str = "auto",
-        layer_methods: str = "auto",
-        propagation_grid: str = "auto",
-        reference_channel0: bool = False,
-        reference_grid: str = "auto",
+        **recorded: Any,
     ) -> io.NodeOutput:
         attention = segment(
             model,
@@ -187,6 +148,6 @@ class SegmentImage(io.ComfyNode):
             flip=flip,
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
-            options=inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+            options=inputs.options(**recorded),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..goca_core.capture import conditioning as tokens
 from . import types
 from . import ui as browser
+from .inputs import with_tooltip
 
 NO_CLIP = (
     "ERROR: clip input is invalid: None\n\nIf the clip is from a checkpoint loader node your checkpoint does not "
@@ -40,11 +41,10 @@ class EncodePrompt(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
-                    tooltip=(
-                        "The same conditioning as from CLIP Text Encode, with the word map attached. Nodes that set "
-                        "areas, masks, strengths or time ranges keep the word map."
-                    )
+                with_tooltip(
+                    io.Conditioning.Output(),
+                    "The same conditioning as from CLIP Text Encode, with the word map attached. Nodes that set "
+                    "areas, masks, strengths or time ranges keep the word map.",
                 ),
             ],
             has_intermediate_output=True,
@@ -79,11 +79,9 @@ class Words(io.ComfyNode):
                 ),
             ],
             outputs=[
-                types.Words.Output(
-                    display_name="words",
-                    tooltip=(
-                        "The word map, for the words input of Mask From Tokens, Overlay, Regional Pass or Semantic CFG."
-                    ),
+                with_tooltip(
+                    types.Words.Output(display_name="words"),
+                    "The word map, for the words input of Mask From Tokens, Overlay, Regional Pass or Semantic CFG.",
                 ),
             ],
             has_intermediate_output=True,
