@@ -34,8 +34,8 @@ NO_BACKGROUND = 0.5
 class MaskRequest:
     """Which masks to make, and how.
 
-    ``phrases``: one object per line, where commas pool several phrases into one; or what ``words.parse_phrases`` makes of
-    it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
+    ``phrases``: one object per line, where commas pool several phrases into one; or what ``word_map.parse_phrases`` makes
+    of it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
     empty takes nothing. ``propagation_steps``: -1 = the family's. ``smooth``: standard deviation of a Gaussian on the
     scores, in mask pixels. ``size``: (height, width) of the masks; None = the size of the image. ``latent_size``: the size
     of the latent instead, and for a video a mask for each latent frame. ``largest``, ``remove_small`` (a fraction of the

@@ -57,11 +57,7 @@ def recording() -> list[io.Input]:
 
 
 def options(
-    head_methods: str = "auto",
-    layer_methods: str = "auto",
-    propagation_grid: str = "auto",
-    reference_channel0: bool = False,
-    reference_grid: str = "auto",
+    head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool, reference_grid: str
 ) -> RecordOptions:
     """The values of `recording` as one object."""
     return RecordOptions(

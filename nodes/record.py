@@ -69,10 +69,15 @@ class RecordAttention(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         max_evaluations: int,
-        **recorded: Any,
+        head_methods: str = "auto",
+        layer_methods: str = "auto",
+        propagation_grid: str = "auto",
+        reference_channel0: bool = False,
+        reference_grid: str = "auto",
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
-        return io.NodeOutput(*record(model, chosen, inputs.options(**recorded)))
+        options = inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid)
+        return io.NodeOutput(*record(model, chosen, options))
 
 
 class CollectAttention(io.ComfyNode):

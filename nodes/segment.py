@@ -136,7 +136,11 @@ class SegmentImage(io.ComfyNode):
         seed: int,
         draws: int = 1,
         flip: bool = False,
-        **recorded: Any,
+        head_methods: str = "auto",
+        layer_methods: str = "auto",
+        propagation_grid: str = "auto",
+        reference_channel0: bool = False,
+        reference_grid: str = "auto",
     ) -> io.NodeOutput:
         attention = segment(
             model,
@@ -148,6 +152,6 @@ class SegmentImage(io.ComfyNode):
             flip=flip,
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
-            options=inputs.options(**recorded),
+            options=inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

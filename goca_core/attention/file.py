@@ -103,28 +103,22 @@ def load(path: str | os.PathLike) -> Attention:
         ) from error
 
 
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
     layers = []
     for number, item in enumerate(header["layers"]):
-        prefix = f"layer.{number}."
-        maps = {
-            key.removeprefix(f"{prefix}map."): value
-            for key, value in tensors.items()
-            if key.startswith(f"{prefix}map.")
-        }
-        scores = {
-            key.removeprefix(f"{prefix}score."): value
-            for key, value in tensors.items()
-            if key.startswith(f"{prefix}score.")
-        }
+        maps, scores = _under(f"layer.{number}.map.", tensors), _under(f"layer.{number}.score.", tensors)
         layers.append(Layer(item["name"], item["height"], item["width"], maps, scores))
     tokens = header["tokens"]
     words = WordMap.from_json(header["words"]) if header["words"] is not None else None
     affinity = None
     if "affinity" in header:
         size = header["affinity"]["height"], header["affinity"]["width"]
-        parts = {key.removeprefix(_PART): value for key, value in tensors.items() if key.startswith(_PART)}
-        affinity = Affinity(*size, tensors["affinity"], parts)
+        affinity = Affinity(*size, tensors["affinity"], _under(_PART, tensors))
     attention = Attention(
         header["family"],
         header["height"],

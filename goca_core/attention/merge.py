@@ -1,4 +1,4 @@
-"""Average recordings of the same model, prompt and size: evaluations of a run, noise draws, an image and its flip."""
+"""Average recordings of the same model, prompt and size (evaluations of a run, noise draws), and flip one left to right."""
 
 from __future__ import annotations
 
@@ -69,3 +69,29 @@ def blend(mean: Attention, new: Attention, share: float) -> Attention:
         matrix = torch.lerp(affinity.matrix.float(), new.affinity.matrix.float(), share)
         affinity = replace(affinity, matrix=matrix, parts=mix(affinity.parts, new.affinity.parts))
     return replace(mean, layers=layers, affinity=affinity, sigmas=mean.sigmas + new.sigmas)
+
+
+def flip_recording(attention: Attention) -> Attention:
+    """Flip a recording: that of a flipped image then fits the image itself.
+
+    Flips cross-attention on each layer's own grid, and the affinity on both of its axes, in its own dtype. Layer scores stay
+    the same, because they compare a layer with a reference affinity of the same image.
+    """
+    layers = tuple(
+        replace(
+            layer,
+            maps={name: value[:, _flip_index(layer.height, layer.width, value)] for name, value in layer.maps.items()},
+        )
+        for layer in attention.layers
+    )
+    affinity = attention.affinity
+    if affinity is not None:
+        index = _flip_index(affinity.height, affinity.width, affinity.matrix)
+        parts = {name: part[:, index][:, :, index] for name, part in affinity.parts.items()}
+        affinity = replace(affinity, matrix=affinity.matrix[:, index][:, :, index], parts=parts)
+    return replace(attention, layers=layers, affinity=affinity)
+
+
+def _flip_index(height: int, width: int, like: Tensor) -> Tensor:
+    """For each token of a grid in raster order, the index of the opposite token in its row, [height * width]."""
+    return torch.arange(height * width, device=like.device).unflatten(0, (height, width)).flip(1).flatten()

@@ -18,8 +18,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..attention.flip import flip_recording
-from ..attention.merge import merge
+from ..attention.merge import flip_recording, merge
 from ..attention.record import Attention, AttentionError
 from .families import plan_of
 from .flip import flip_conditioning

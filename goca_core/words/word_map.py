@@ -15,20 +15,6 @@ from .match import PhraseError, find_occurrences, match_phrase, quote
 from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words
 from .word import Piece, Word
 
-__all__ = [
-    "FUNCTION_WORDS",
-    "STOP_WORDS",
-    "Phrase",
-    "PhraseError",
-    "Piece",
-    "Word",
-    "WordMap",
-    "WordMapError",
-    "label_of",
-    "parse_phrases",
-    "resolve",
-]
-
 
 class WordMapError(ValueError):
     """A prompt cannot be mapped to token positions, or a word map belongs to another prompt or text encoder."""

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 import nodes as host_nodes
-from goca_core.attention.flip import flip_recording
 from goca_core.attention.global_map import aggregate
-from goca_core.attention.merge import merge
+from goca_core.attention.merge import flip_recording, merge
 from goca_core.attention.record import Attention
 from goca_core.capture.families import network_of
 from goca_core.capture.flip import flip_conditioning

@@ -12,8 +12,9 @@ import sentencepiece
 import torch
 
 from goca_core.capture import conditioning
+from goca_core.words.match import PhraseError
 from goca_core.words.text import fold
-from goca_core.words.word_map import PhraseError, WordMap
+from goca_core.words.word_map import WordMap
 
 
 def t5_vocabulary() -> torch.Tensor:

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca_core.attention.flip import flip_recording
 from goca_core.attention.global_map import aggregate
-from goca_core.attention.merge import merge
+from goca_core.attention.merge import flip_recording, merge
 from goca_core.attention.record import Affinity, Attention, Layer, Tokens
 
 from .recordings import DEFAULTS, recording
