@@ -113,21 +113,21 @@ def as_scoring(source: Attention | Maps | Scoring) -> Scoring:
     return Scoring(source, AUTO) if isinstance(source, Maps) else source
 
 
-def refined(source: Attention | Maps | Scoring, refinement: Refinement, picture: Tensor | None = None) -> Scoring:
+def refined(source: Attention | Maps | Scoring, refinement: Refinement, image: Tensor | None = None) -> Scoring:
     """A scoring with one more refinement after those it has.
 
-    picture: the image [B or 1, H, W, 3] in [0, 1], for a refinement that is guided by it. Raises a ValueError of one
+    image: [B or 1, H, W, 3] in [0, 1], for a refinement that is guided by it. Raises a ValueError of one
     sentence when what guides it is missing or does not fit.
     """
     scoring = as_scoring(source)
     record = scoring.maps.source
-    check(refinement, record.batch // record.frames * record.images, picture, record.affinity)
-    if refinement.guide == "affinity" and any(step.refinement.guide == "picture" for step in scoring.steps):
+    check(refinement, record.batch // record.frames * record.images, image, record.affinity)
+    if refinement.guide == "affinity" and any(step.refinement.guide == "image" for step in scoring.steps):
         raise ValueError(
             f"{refinement.name} works on the model's own coarse grid and would undo a refinement by the image; put it "
             "before that one."
         )
-    step = Step(refinement, picture if refinement.guide == "picture" else None)
+    step = Step(refinement, image if refinement.guide == "image" else None)
     return replace(scoring, steps=(*scoring.steps, step))
 
 
@@ -243,11 +243,11 @@ def _finish(maps: Tensor, scoring: Scoring, size: Grid | None, latent: bool = Fa
     size = (record.height, record.width) if latent else size
     cell = 0
     for step in scoring.steps:
-        if step.picture is not None and not cell:
+        if step.image is not None and not cell:
             # The first refinement by the image; from here on maps have its size, and cover no more than it.
-            cell = cell_of(maps, step.picture)
-            maps = resize_maps(expand_frames(maps, record), record, (step.picture.shape[1], step.picture.shape[2]))
-        maps = apply(step.refinement, maps, step.picture, record.affinity, cell)
+            cell = cell_of(maps, step.image)
+            maps = resize_maps(expand_frames(maps, record), record, (step.image.shape[1], step.image.shape[2]))
+        maps = apply(step.refinement, maps, step.image, record.affinity, cell)
     if not cell:
         return resize_maps(maps if latent else expand_frames(maps, record), record, size)
     if latent:

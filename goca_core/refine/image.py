@@ -22,7 +22,7 @@ _KEPT = 2**28  # weights kept between iterations (1 GiB); if there are more, eac
 
 
 def pamr(
-    scores: Tensor, picture: Tensor, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), kept: int = _KEPT
+    scores: Tensor, image: Tensor, iterations: int = 10, dilations: Sequence[int] = (1, 2, 4, 8), kept: int = _KEPT
 ) -> Tensor:
     """Pixel-adaptive mask refinement: each pixel becomes a mean of its neighbours, weighted by similarity of colour.
 
@@ -32,7 +32,7 @@ def pamr(
     Source: Araslanov and Roth, Single-Stage Semantic Segmentation from Image Labels (CVPR 2020), section on PAMR, with
     the normalisation of the authors' code (s, where the paper has its square) and a floor for uniform areas.
 
-    scores: [B, K, h, w]. picture: the image, [B or 1, H, W, 3] in [0, 1]. dilations: in pixels of the image. kept: number
+    scores: [B, K, h, w]. image: [B or 1, H, W, 3] in [0, 1]. dilations: in pixels of the image. kept: number
     of weights, one per pixel and neighbour, that a sample may keep in memory; with fewer, it is slower and the result is
     the same. Returns [B, K, H, W]; in a uniform image each iteration is the plain mean of the neighbours.
     Raises ValueError for shapes that do not fit, no dilation, or a number below 1.
@@ -42,7 +42,7 @@ def pamr(
             f"pamr got {iterations} iterations and dilations {tuple(dilations)}: use at least one iteration and one dilation, "
             "each 1 or more."
         )
-    maps, guide = _onto(scores, picture)
+    maps, guide = _onto(scores, image)
     reach = max(dilations)
     around = [(y * step, x * step) for step in dilations for y, x in _EIGHT]
     return torch.stack(
@@ -80,13 +80,13 @@ def _adapt(
     return maps.clamp(low, high)  # means stay within the range, except for rounding
 
 
-def guided_filter(scores: Tensor, picture: Tensor, radius: int = 8, eps: float = 1e-3) -> Tensor:
+def guided_filter(scores: Tensor, image: Tensor, radius: int = 8, eps: float = 1e-3) -> Tensor:
     """Guided filter with a colour guide: in each window, the scores are fitted by a linear function of the colours.
 
     Source: He, Sun and Tang, Guided Image Filtering (PAMI 2013). From radius 8 on with the subsampling of He and Sun,
     Fast Guided Filter (2015), by a quarter of the radius. The filter is kornia's.
 
-    scores: [B, K, h, w]. picture: the image, [B or 1, H, W, 3] in [0, 1]. radius: of the square window, in pixels of the
+    scores: [B, K, h, w]. image: [B or 1, H, W, 3] in [0, 1]. radius: of the square window, in pixels of the
     image. eps: variance of the colours below which a window is smoothed. Returns [B, K, H, W].
     Raises ValueError for shapes that do not fit, a radius below 1 or an eps that is not positive, and ImportError
     when kornia is not installed.
@@ -104,7 +104,7 @@ def guided_filter(scores: Tensor, picture: Tensor, radius: int = 8, eps: float =
             "The guided filter needs the package kornia, which is one of ComfyUI's requirements: install it with "
             "'pip install kornia', or refine with pamr."
         ) from error
-    maps, guide = _onto(scores, picture)
+    maps, guide = _onto(scores, image)
     height, width = maps.shape[-2:]
     step = max(1, radius // 4)
     # Subsampling needs sides that are multiples of its step, so edges are repeated and cropped again afterwards.
@@ -119,26 +119,26 @@ def guided_filter(scores: Tensor, picture: Tensor, radius: int = 8, eps: float =
     return torch.cat(result)
 
 
-def check_picture(picture: Tensor, batch: int) -> None:
-    """Raise ValueError unless `picture` is [B or 1, H, W, 3 or more]."""
-    check_ndim("picture", picture, "B H W 3")
-    if picture.shape[-1] < 3:
+def check_image(image: Tensor, batch: int) -> None:
+    """Raise ValueError unless `image` is [B or 1, H, W, 3 or more]."""
+    check_ndim("image", image, "B H W 3")
+    if image.shape[-1] < 3:
         raise ValueError(
-            f"The image has {picture.shape[-1]} channels: expected the three of a colour image, as the last axis."
+            f"The image has {image.shape[-1]} channels: expected the three of a colour image, as the last axis."
         )
-    if picture.shape[0] not in (1, batch):
+    if image.shape[0] not in (1, batch):
         raise ValueError(
-            f"There are {picture.shape[0]} images but scores for {batch}; use the images from the recorded sampler, or one "
+            f"There are {image.shape[0]} images but scores for {batch}; use the images from the recorded sampler, or one "
             "image for all."
         )
 
 
-def _onto(scores: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+def _onto(scores: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     """Return the maps at the size of the image, and the image as [B, 3, H, W], both in working precision."""
     check_ndim("scores", scores, "B K h w")
-    check_picture(picture, scores.shape[0])
-    dtype = working_dtype(scores, picture)
-    guide = finite(picture[..., :3], dtype).to(scores.device).clamp(0, 1).movedim(-1, 1)
+    check_image(image, scores.shape[0])
+    dtype = working_dtype(scores, image)
+    guide = finite(image[..., :3], dtype).to(scores.device).clamp(0, 1).movedim(-1, 1)
     guide = guide.expand(scores.shape[0], -1, -1, -1)
     return resize_bilinear(finite(scores, dtype), (guide.shape[2], guide.shape[3])), guide
 

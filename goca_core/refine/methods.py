@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from ..tensors import finite, resize_bilinear
-from .image import check_picture, guided_filter, pamr
+from .image import check_image, guided_filter, pamr
 from .proposals import proposal_merge
 
 if TYPE_CHECKING:
     from ..attention.record import Affinity
 
-Guide = Literal["picture", "affinity"]
+Guide = Literal["image", "affinity"]
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class Pamr:
     """
 
     name: ClassVar[str] = "pamr"
-    guide: ClassVar[Guide] = "picture"
+    guide: ClassVar[Guide] = "image"
     iterations: int = 10
     reach: int = 0
 
-    def refine(self, scores: Tensor, picture: Tensor, cell: int) -> Tensor:
+    def refine(self, scores: Tensor, image: Tensor, cell: int) -> Tensor:
         reach = self.reach or max(8, cell)
-        return pamr(scores, picture, self.iterations, [reach >> halvings for halvings in range(reach.bit_length())])
+        return pamr(scores, image, self.iterations, [reach >> halvings for halvings in range(reach.bit_length())])
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class GuidedFilter:
     """
 
     name: ClassVar[str] = "guided filter"
-    guide: ClassVar[Guide] = "picture"
+    guide: ClassVar[Guide] = "image"
     radius: int = 0
     eps: float = 1e-3
 
-    def refine(self, scores: Tensor, picture: Tensor, cell: int) -> Tensor:
-        return guided_filter(scores, picture, self.radius or max(4, 2 * cell), self.eps)
+    def refine(self, scores: Tensor, image: Tensor, cell: int) -> Tensor:
+        return guided_filter(scores, image, self.radius or max(4, 2 * cell), self.eps)
 
 
 @dataclass(frozen=True)
@@ -90,46 +90,46 @@ class Step:
     """A requested refinement. It runs later, because only the mask node knows the scores of the objects."""
 
     refinement: Refinement
-    picture: Tensor | None = None
+    image: Tensor | None = None
 
 
-def check(refinement: Refinement, batch: int, picture: Tensor | None, affinity: Affinity | None) -> None:
+def check(refinement: Refinement, batch: int, image: Tensor | None, affinity: Affinity | None) -> None:
     """Raise ValueError unless the guide of the refinement (image or self-attention) is there and fits a batch of scores."""
     if refinement.guide == "affinity" and affinity is None:
         raise ValueError(
             f"This recording holds no self-attention, which {refinement.name} needs; record again without the node that "
             "replaces self-attention, or refine with the image."
         )
-    if refinement.guide == "picture":
-        if picture is None:
+    if refinement.guide == "image":
+        if image is None:
             raise ValueError(
                 f"Refining with {refinement.name} needs the image: connect the decoded image to the image input."
             )
-        check_picture(picture, batch)
+        check_image(image, batch)
 
 
-def cell_of(scores: Tensor, picture: Tensor) -> int:
+def cell_of(scores: Tensor, image: Tensor) -> int:
     """Size in pixels of one cell of the scores, [B, K, h, w], in the image, [B, H, W, 3], along the cell's longer side."""
-    return max(1, *(math.ceil(a / b) for a, b in zip(picture.shape[1:3], scores.shape[2:], strict=True)))
+    return max(1, *(math.ceil(a / b) for a, b in zip(image.shape[1:3], scores.shape[2:], strict=True)))
 
 
 def apply(
     refinement: Refinement,
     scores: Tensor,
-    picture: Tensor | None = None,
+    image: Tensor | None = None,
     affinity: Affinity | None = None,
     cell: int = 0,
 ) -> Tensor:
     """Refine scores of competing objects, [B, K, h, w], including those of the background.
 
-    picture: the image, [B or 1, H, W, 3] in [0, 1], for refinements that it guides. affinity: for those guided by
+    image: [B or 1, H, W, 3] in [0, 1], for refinements that it guides. affinity: for those guided by
     self-attention. cell: size in pixels of one cell of the scores before they were resized; 0 measures it.
     Returns [B, K, H, W] at the size of the image, or at that of the affinity's grid, in [0, 1] if the scores are.
     Raises ValueError when the guide is missing or does not fit, and ImportError when kornia is missing.
     """
-    check(refinement, scores.shape[0], picture, affinity)
+    check(refinement, scores.shape[0], image, affinity)
     if isinstance(refinement, ProposalMerge):
         assert affinity is not None
         return refinement.refine(scores, affinity)
-    assert picture is not None
-    return refinement.refine(scores, picture, cell or cell_of(scores, picture))
+    assert image is not None
+    return refinement.refine(scores, image, cell or cell_of(scores, image))

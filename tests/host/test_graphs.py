@@ -77,7 +77,7 @@ def test_the_demo_graph_runs(server: ComfyServer) -> None:
     # The picture and six content words, four in a row.
     assert heat.shape[1] > 4 * 256 and heat.shape[0] > 2 * 256
     names = {image["filename"].split("_")[0] for shown in run.outputs.values() for image in shown.get("images", [])}
-    assert {"picture", "mask", "overlay", "heat"} <= names
+    assert {"image", "mask", "overlay", "heat"} <= names
     rows = demo.table_rows(run, prompt)
     assert [row[0] for row in rows] == ["red circle", "blue square", "background"]
 

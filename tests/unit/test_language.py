@@ -30,7 +30,7 @@ WORDS = re.compile(rf"\b(?:{'|'.join(BANNED)})\b", re.IGNORECASE)
 ALLOWED = {
     (
         r".*",
-        r"goca_core\.picture\b|goca_core/picture\b|\bpicture\.py\b|`picture` \||\bpicture=None\b",
+        r"goca_core\.picture\b|goca_core/picture\b|\bpicture\.py\b|`picture` \|",
     ): "the name of a module",
     (r".*", r"https?://[^\s)>]+"): "addresses are not ours to choose",
     (r".*", r"\bground[- ]truth\b"): "the term for the labels of a data set",

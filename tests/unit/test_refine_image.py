@@ -1,4 +1,4 @@
-"""Refinement by the picture: closed forms, the rules of every function, and what it is worth on drawn scenes."""
+"""Refinement by the image: closed forms, the rules of every function, and what it is worth on drawn scenes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from goca_core.tensors import resize_bilinear
 
 Method = Callable[[Tensor, Tensor], Tensor]
 METHODS: dict[str, Method] = {
-    "pamr": lambda scores, picture: pamr(scores, picture, 3, (1, 3)),
-    "guided filter": lambda scores, picture: guided_filter(scores, picture, 3),
-    "guided filter, sub-sampled": lambda scores, picture: guided_filter(scores, picture, 9),
+    "pamr": lambda scores, image: pamr(scores, image, 3, (1, 3)),
+    "guided filter": lambda scores, image: guided_filter(scores, image, 3),
+    "guided filter, sub-sampled": lambda scores, image: guided_filter(scores, image, 9),
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 
 @pytest.fixture
-def picture(rng: torch.Generator) -> Tensor:
+def image(rng: torch.Generator) -> Tensor:
     return torch.rand(2, 13, 18, 3, generator=rng)
 
 
@@ -58,9 +58,9 @@ def test_pamr_of_an_even_picture_is_a_local_mean(rng: torch.Generator, dilations
 
 def test_pamr_by_hand(rng: torch.Generator) -> None:
     """One iteration, pixel by pixel, from the formula."""
-    scores, picture = torch.rand(1, 2, 4, 5, generator=rng), torch.rand(1, 4, 5, 3, generator=rng)
-    actual = pamr(scores, picture, 1, (1, 2))[0]
-    colours = picture[0].double().numpy()
+    scores, image = torch.rand(1, 2, 4, 5, generator=rng), torch.rand(1, 4, 5, 3, generator=rng)
+    actual = pamr(scores, image, 1, (1, 2))[0]
+    colours = image[0].double().numpy()
     for y in range(4):
         for x in range(5):
             places = [
@@ -90,8 +90,8 @@ def test_guided_filter_of_an_even_picture_is_a_mean_of_means(rng: torch.Generato
 
 def test_guided_filter_by_hand(rng: torch.Generator) -> None:
     """He, Sun and Tang's equations in double precision, with the same border."""
-    scores, picture = torch.rand(1, 1, 9, 11, generator=rng), torch.rand(1, 9, 11, 3, generator=rng)
-    guide, values, eps, radius = picture[0].double().numpy().transpose(2, 0, 1), scores[0, 0].double().numpy(), 0.05, 2
+    scores, image = torch.rand(1, 1, 9, 11, generator=rng), torch.rand(1, 9, 11, 3, generator=rng)
+    guide, values, eps, radius = image[0].double().numpy().transpose(2, 0, 1), scores[0, 0].double().numpy(), 0.05, 2
     mean, level = box(guide, radius), box(values, radius)
     products = np.stack([[box(a * b, radius) for a in guide] for b in guide]) - mean[:, None] * mean[None]
     shared = np.stack([box(a * values, radius) for a in guide]) - mean * level
@@ -102,27 +102,27 @@ def test_guided_filter_by_hand(rng: torch.Generator) -> None:
     offset = level - (slope * mean).sum(0)
     expected = (box(slope, radius) * guide).sum(0) + box(offset, radius)
     expected = expected.clip(values.min(), values.max())
-    actual = guided_filter(scores, picture, radius, eps)[0, 0]
+    actual = guided_filter(scores, image, radius, eps)[0, 0]
     torch.testing.assert_close(actual, torch.from_numpy(expected).float(), rtol=0, atol=1e-4)
 
 
 def test_sub_sampling_changes_little() -> None:
     """An odd size, so that the sides are no multiples of the step of 5."""
     scene = draw(4, 91, 117)
-    picture = torch.from_numpy(scene.image).float()[None] / 255
+    image = torch.from_numpy(scene.image).float()[None] / 255
     scores = coarse(scene.labels, (11, 14))
-    guide, maps = picture.movedim(-1, 1), resize_bilinear(scores, (91, 117))
+    guide, maps = image.movedim(-1, 1), resize_bilinear(scores, (91, 117))
     from kornia.filters import guided_blur
 
     whole = guided_blur(guide, maps, 41, 1e-3, border_type="replicate").clamp(0, 1)
-    sampled = guided_filter(scores, picture, 20, 1e-3)
+    sampled = guided_filter(scores, image, 20, 1e-3)
     assert sampled.shape == whole.shape
     assert (sampled - whole).abs().mean() < 0.02 and (sampled.argmax(1) == whole.argmax(1)).float().mean() > 0.98
 
 
 @every_method
 def test_an_edge_of_the_picture_holds_scores_back(method: Method) -> None:
-    """Scores that change with the picture keep their edge; on an even picture the same scores blur across it."""
+    """Scores that change with the image keep their edge; on an even image the same scores blur across it."""
     right = (torch.arange(24) >= 12).float().expand(16, 24)
     edge = torch.stack([0.2 + 0.5 * right, 0.8 - 0.5 * right, torch.full((16, 24), 0.3)], -1)[None]
     scores = right[None, None]
@@ -140,55 +140,55 @@ def test_an_edge_of_the_picture_holds_scores_back(method: Method) -> None:
 
 
 @every_method
-def test_shape_range_samples_and_inputs(method: Method, scores: Tensor, picture: Tensor) -> None:
-    before = scores.clone(), picture.clone()
-    actual = method(scores, picture)
-    assert torch.equal(scores, before[0]) and torch.equal(picture, before[1])
+def test_shape_range_samples_and_inputs(method: Method, scores: Tensor, image: Tensor) -> None:
+    before = scores.clone(), image.clone()
+    actual = method(scores, image)
+    assert torch.equal(scores, before[0]) and torch.equal(image, before[1])
     assert actual.shape == (2, 3, 13, 18) and actual.dtype == torch.float32
     maps = resize_bilinear(scores, (13, 18))
     assert (actual >= maps.amin((2, 3), keepdim=True)).all() and (actual <= maps.amax((2, 3), keepdim=True)).all()
     assert (actual - maps).abs().mean() > 1e-3
     for i in (0, 1):
-        single = method(scores[i : i + 1], picture[i : i + 1])
+        single = method(scores[i : i + 1], image[i : i + 1])
         torch.testing.assert_close(single[0], actual[i], rtol=0, atol=1e-4)
-        torch.testing.assert_close(method(scores, picture[i : i + 1])[i], actual[i], rtol=0, atol=1e-4)
-        torch.testing.assert_close(method(scores[:, i : i + 1], picture)[:, 0], actual[:, i], rtol=0, atol=1e-4)
-    extra = torch.cat((picture, torch.rand(2, 13, 18, 1)), -1)
+        torch.testing.assert_close(method(scores, image[i : i + 1])[i], actual[i], rtol=0, atol=1e-4)
+        torch.testing.assert_close(method(scores[:, i : i + 1], image)[:, 0], actual[:, i], rtol=0, atol=1e-4)
+    extra = torch.cat((image, torch.rand(2, 13, 18, 1)), -1)
     assert torch.equal(method(scores, extra), actual), "an alpha channel is no colour"
 
 
 @every_method
 def test_axes_can_be_exchanged(method: Method, scores: Tensor) -> None:
     # Sides that are multiples of the step of the sub-sampling: it starts at the first pixel of either axis.
-    picture = torch.rand(2, 12, 20, 3, generator=torch.Generator().manual_seed(3))
-    turned = method(scores.mT, picture.transpose(1, 2)).mT
-    torch.testing.assert_close(turned, method(scores, picture), rtol=0, atol=1e-4)
+    image = torch.rand(2, 12, 20, 3, generator=torch.Generator().manual_seed(3))
+    turned = method(scores.mT, image.transpose(1, 2)).mT
+    torch.testing.assert_close(turned, method(scores, image), rtol=0, atol=1e-4)
 
 
 @every_method
-def test_precision(method: Method, scores: Tensor, picture: Tensor) -> None:
+def test_precision(method: Method, scores: Tensor, image: Tensor) -> None:
     for dtype in (torch.float16, torch.bfloat16):
-        half = method(scores.to(dtype), picture.to(dtype))
+        half = method(scores.to(dtype), image.to(dtype))
         assert half.dtype == torch.float32
-        torch.testing.assert_close(half, method(scores.to(dtype).float(), picture.to(dtype).float()), rtol=0, atol=1e-5)
-    double = method(scores.double(), picture)
+        torch.testing.assert_close(half, method(scores.to(dtype).float(), image.to(dtype).float()), rtol=0, atol=1e-5)
+    double = method(scores.double(), image)
     assert double.dtype == torch.float64
-    torch.testing.assert_close(double.float(), method(scores, picture), rtol=0, atol=1e-3)
+    torch.testing.assert_close(double.float(), method(scores, image), rtol=0, atol=1e-3)
 
 
 @every_method
-def test_scores_that_are_the_same_everywhere_stay(method: Method, picture: Tensor) -> None:
+def test_scores_that_are_the_same_everywhere_stay(method: Method, image: Tensor) -> None:
     for value in (0.0, 0.37, 1.0):
         even = torch.full((2, 1, 5, 7), value)
-        torch.testing.assert_close(method(even, picture), torch.full((2, 1, 13, 18), value), rtol=0, atol=1e-6)
+        torch.testing.assert_close(method(even, image), torch.full((2, 1, 13, 18), value), rtol=0, atol=1e-6)
 
 
 @every_method
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_finite_output(method: Method, scores: Tensor, picture: Tensor, bad: float) -> None:
+def test_finite_output(method: Method, scores: Tensor, image: Tensor, bad: float) -> None:
     scores[0, 0, 0, 0] = bad
-    picture[1, 2, 3] = bad
-    assert torch.isfinite(method(scores, picture)).all()
+    image[1, 2, 3] = bad
+    assert torch.isfinite(method(scores, image)).all()
 
 
 @every_method
@@ -198,37 +198,37 @@ def test_pictures_smaller_than_the_window(method: Method, scores: Tensor, size: 
     assert actual.shape == (2, 3, *size) and torch.isfinite(actual).all()
 
 
-def test_pamr_with_less_memory_gives_the_same(scores: Tensor, picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = pamr(scores, picture, 3, (1, 2))
+def test_pamr_with_less_memory_gives_the_same(scores: Tensor, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = pamr(scores, image, 3, (1, 2))
     monkeypatch.setattr(refine_image, "_BAND", 3 * 16 * 18 * 4)  # four rows at once
     for kept in (0, 2**20):
-        torch.testing.assert_close(pamr(scores, picture, 3, (1, 2), kept=kept), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(pamr(scores, image, 3, (1, 2), kept=kept), expected, rtol=0, atol=1e-6)
 
 
-def test_errors(scores: Tensor, picture: Tensor) -> None:
+def test_errors(scores: Tensor, image: Tensor) -> None:
     with pytest.raises(ValueError, match="0 iterations"):
-        pamr(scores, picture, 0)
+        pamr(scores, image, 0)
     with pytest.raises(ValueError, match=r"dilations \(0, 1\)"):
-        pamr(scores, picture, 1, (0, 1))
+        pamr(scores, image, 1, (0, 1))
     with pytest.raises(ValueError, match="radius 0"):
-        guided_filter(scores, picture, 0)
+        guided_filter(scores, image, 0)
     with pytest.raises(ValueError, match="positive eps"):
-        guided_filter(scores, picture, 3, 0.0)
+        guided_filter(scores, image, 3, 0.0)
     for method in METHODS.values():
         with pytest.raises(ValueError, match="There are 3 images but scores for 2"):
             method(scores, torch.rand(3, 13, 18, 3))
-        with pytest.raises(ValueError, match="picture has shape"):
-            method(scores, picture[0])
+        with pytest.raises(ValueError, match="image has shape"):
+            method(scores, image[0])
         with pytest.raises(ValueError, match="image has 1 channels"):
-            method(scores, picture[..., :1])
+            method(scores, image[..., :1])
         with pytest.raises(ValueError, match="scores has shape"):
-            method(scores[0], picture)
+            method(scores[0], image)
 
 
-def test_a_missing_kornia_is_named(scores: Tensor, picture: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_kornia_is_named(scores: Tensor, image: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kornia.filters", None)
     with pytest.raises(ImportError, match="pip install kornia") as caught:
-        guided_filter(scores, picture)
+        guided_filter(scores, image)
     assert "\n" not in str(caught.value)
 
 
@@ -247,17 +247,17 @@ def miou(scores: Tensor, labels: np.ndarray) -> float:
     return float(np.mean(ious))
 
 
-@pytest.mark.parametrize("name", [name for name, kind in REFINEMENTS.items() if kind.guide == "picture"])
+@pytest.mark.parametrize("name", [name for name, kind in REFINEMENTS.items() if kind.guide == "image"])
 @pytest.mark.parametrize(("height", "width", "noise"), [(64, 64, 0.0), (96, 160, 0.04)])
 def test_masks_of_drawn_scenes_get_better(name: str, height: int, width: int, noise: float) -> None:
     before, after = [], []
     for seed in range(6):
         scene = draw(seed, height, width, texture=1.0)
         grain = torch.randn(1, height, width, 3, generator=torch.Generator().manual_seed(seed))
-        picture = (torch.from_numpy(scene.image).float()[None] / 255 + noise * grain).clamp(0, 1)
+        image = (torch.from_numpy(scene.image).float()[None] / 255 + noise * grain).clamp(0, 1)
         scores = coarse(scene.labels, (16, 16 * width // height))
         before.append(miou(resize_bilinear(scores, (height, width)), scene.labels))
-        after.append(miou(apply(REFINEMENTS[name](), scores, picture), scene.labels))
+        after.append(miou(apply(REFINEMENTS[name](), scores, image), scene.labels))
     assert all(new > old for new, old in zip(after, before, strict=True))
     # At least half of what is wrong is put right.
     assert 1 - np.mean(after) < 0.5 * (1 - np.mean(before)), (np.mean(before), np.mean(after))

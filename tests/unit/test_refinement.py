@@ -75,7 +75,7 @@ def test_proposal_merge_brings_scores_to_the_grid_and_rows_to_sum_one(rng: torch
 @pytest.mark.parametrize("kind", REFINEMENTS.values(), ids=REFINEMENTS)
 def test_a_missing_or_wrong_guide_is_named(kind: type, rng: torch.Generator) -> None:
     scores = torch.rand(2, 1, 4, 6, generator=rng)
-    needs = {"picture": f"{kind.name} needs the image: connect", "affinity": f"no self-attention, which {kind.name}"}  # type: ignore[attr-defined]
+    needs = {"image": f"{kind.name} needs the image: connect", "affinity": f"no self-attention, which {kind.name}"}  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match=needs[kind.guide]) as caught:  # type: ignore[attr-defined]
         apply(kind(), scores)
     assert "\n" not in str(caught.value)
