@@ -18,7 +18,7 @@ KEY = "goca_words"
 """The key under which a conditioning's dictionary carries its word map."""
 
 # Text that models add to the conditioning [B, ..., T, C], as each family declares it: key -> how many copies.
-_ADDED = {key: copies for family in FAMILIES for key, copies in family.added_text.items()}
+_ADDED = dict(part for family in FAMILIES for part in family.added_text)
 
 
 def word_map(clip: Any, text: str) -> WordMap:

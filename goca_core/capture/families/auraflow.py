@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support, text_first
-from .plans import joint_plan
+from .base import Family, Plan, Site, Support, text_first
+from .plans import joint_blocks, joint_plan
 
 
 class AuraFlow(Family):
     name = "auraflow"
     label = "AuraFlow"
     support = Support("AuraFlow", "T5", "averaged", "by analogy")
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.aura.mmdit import MMDiT
-
-        return isinstance(network, MMDiT)
+    network_class = "comfy.ldm.aura.mmdit.MMDiT"
 
     def plan(self, network: Any) -> Plan:
-        double = [
-            Block(f"double.{number}", Site(layer.attn.n_heads, layer.attn.w2q, layer.attn.w2o), None)
-            for number, layer in enumerate(network.double_layers)
+        double = (layer.attn for layer in network.double_layers)
+        single = (layer.attn for layer in network.single_layers)
+        blocks = [
+            *joint_blocks((Site(attention.n_heads, attention.w2q, attention.w2o) for attention in double), "double"),
+            *joint_blocks((Site(attention.n_heads, attention.w1q, attention.w1o) for attention in single), "single"),
         ]
-        single = [
-            Block(f"single.{number}", Site(layer.attn.n_heads, layer.attn.w1q, layer.attn.w1o), None)
-            for number, layer in enumerate(network.single_layers)
-        ]
-        return joint_plan([*double, *single], network.patch_size, text_first(network.register_tokens.shape[1]))
+        return joint_plan(blocks, network.patch_size, text_first(network.register_tokens.shape[1]))

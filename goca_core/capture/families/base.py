@@ -7,11 +7,11 @@ self-attention is used for propagation, and the paper's choices for "auto". To a
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -105,12 +105,17 @@ def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
+def count_tokens(size: Iterable[int], patch: Iterable[int]) -> int:
+    """Tokens of a latent; the last one of each axis may be padded."""
+    return math.prod(-(-side // step) for side, step in zip(size, patch, strict=True))
+
+
 def counted_references(patch: int, before: bool) -> References:
     """Tokens of reference images of any size, either all ``before`` those of the image or all after them."""
 
     def count(given: Mapping[str, Any]) -> tuple[int, int]:
-        sizes = (latent.shape[-2:] for latent in given.get("ref_latents") or ())
-        tokens = sum(-(-height // patch) * -(-width // patch) for height, width in sizes)
+        latents = given.get("ref_latents") or ()
+        tokens = sum(count_tokens(latent.shape[-2:], (patch, patch)) for latent in latents)
         return (tokens, 0) if before else (0, tokens)
 
     return count
@@ -177,30 +182,29 @@ class Support:
 class Family(ABC):
     """A kind of diffusion model, recognised by the class of its network.
 
-    ``label``: its name in error messages. ``support``: its row in the README. ``hidden``: ComfyUI modules that do not pass
-    the model call's options to their attention calls (see ``passthrough``). ``added_text``: parts of a conditioning's
-    dictionary whose tokens the model adds to the text, key -> how many copies of them.
+    ``label``: its name in error messages. ``support``: its row in the README. ``network_class``: ComfyUI's class, with its
+    module; by name, because older versions may not have it. ``exact``: its subclasses do not belong to the family.
+    ``hidden``: ComfyUI modules that do not pass the model call's options to their attention calls (see ``passthrough``).
+    ``added_text``: parts of a conditioning's dictionary whose tokens the model adds to the text: (key, number of copies).
     """
 
     name: str
     label: str
     support: Support
+    network_class: str
+    exact: bool = False
     hidden: tuple[str, ...] = ()
-    added_text: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    added_text: tuple[tuple[str, int], ...] = ()
 
     def side(self, model: Any, network: nn.Module) -> int:
         """Side in pixels of the square images that the paper, or the model's authors, use with ComfyUI's ``model``."""
         return 1024
 
-    @abstractmethod
     def matches(self, network: nn.Module) -> bool:
         """Whether ComfyUI's diffusion network ``network`` belongs to this family."""
+        kinds = type(network).__mro__[: 1 if self.exact else None]
+        return any(f"{kind.__module__}.{kind.__qualname__}" == self.network_class for kind in kinds)
 
     @abstractmethod
     def plan(self, network: nn.Module) -> Plan:
         """The layers of ``network``."""
-
-
-def is_a(network: nn.Module, name: str) -> bool:
-    """Whether the network is of ComfyUI's class ``name`` (with its module), which older versions may not have."""
-    return any(f"{kind.__module__}.{kind.__qualname__}" == name for kind in type(network).__mro__)

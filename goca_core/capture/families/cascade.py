@@ -6,40 +6,29 @@ pooled text, so it has no attention to words.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from .base import Block, Family, JointSpans, Plan, Site, SpanRule, Support
-from .plans import FLOW_NOISE, joint_plan
-
-# The noise level of the other models is a fraction of noise; that of Cascade is a ratio of noise to signal.
-_NOISE = FLOW_NOISE / (1 - FLOW_NOISE)
+from .plans import FLOW_NOISE_RATIO, joint_blocks, joint_plan
 
 
 class StableCascade(Family):
     name = "stable-cascade"
     label = "Stable Cascade (stage C)"
     support = Support("Stable Cascade, stage C", "CLIP", "averaged", "by analogy", "cross-attention")
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.cascade.stage_c import StageC
-
-        return isinstance(network, StageC)
+    network_class = "comfy.ldm.cascade.stage_c.StageC"
 
     def plan(self, network: Any) -> Plan:
         from comfy.ldm.cascade.common import AttnBlock
 
-        blocks = []
+        blocks: list[Block] = []
         for way, levels in (("down", network.down_blocks), ("up", network.up_blocks)):
             for level, layers in enumerate(levels):
                 found = (layer.attention.attn for layer in layers if isinstance(layer, AttnBlock))
-                for number, attention in enumerate(found):
-                    site = Site(attention.heads, attention.to_q, attention.out_proj)
-                    blocks.append(Block(f"{way}.{level}.{number}", site, None))
-        plan = joint_plan(blocks, network.embedding[0].downscale_factor, _mixed(network.c_clip_seq), "attention")
-        return replace(plan, noise_level=_NOISE)
+                sites = (Site(attention.heads, attention.to_q, attention.out_proj) for attention in found)
+                blocks += joint_blocks(sites, f"{way}.{level}")
+        patch = network.embedding[0].downscale_factor
+        return joint_plan(blocks, patch, _mixed(network.c_clip_seq), "attention", FLOW_NOISE_RATIO)
 
 
 def _mixed(vectors: int) -> SpanRule:

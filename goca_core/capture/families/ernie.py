@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support, image_first, is_a
-from .plans import joint_plan
+from .base import Family, Plan, Site, Support, image_first
+from .plans import joint_blocks, joint_plan
 
 
 class Ernie(Family):
@@ -15,13 +13,9 @@ class Ernie(Family):
     label = "ERNIE-Image"
     support = Support("ERNIE-Image", "Mistral*", "averaged", "by analogy")
     hidden = ("comfy.ldm.ernie.model",)
-
-    def matches(self, network: nn.Module) -> bool:
-        return is_a(network, "comfy.ldm.ernie.model.ErnieImageModel")
+    network_class = "comfy.ldm.ernie.model.ErnieImageModel"
 
     def plan(self, network: Any) -> Plan:
-        blocks = []
-        for number, layer in enumerate(network.layers):
-            attention = layer.self_attention
-            blocks.append(Block(f"layer.{number}", Site(attention.heads, attention.to_q, attention.to_out[0]), None))
-        return joint_plan(blocks, network.patch_size, image_first, "attention")
+        attentions = (layer.self_attention for layer in network.layers)
+        sites = (Site(attention.heads, attention.to_q, attention.to_out[0]) for attention in attentions)
+        return joint_plan(joint_blocks(sites, "layer"), network.patch_size, image_first, "attention")

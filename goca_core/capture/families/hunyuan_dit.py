@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any
 
-from torch import nn
-
-from ...attention.record import Defaults
-from .base import Block, Family, Plan, Site, Support
-from .plans import index_at_depth, slice_at_depth
+from .base import Family, Plan, Site, Support
+from .plans import JOINT, cross_blocks, index_at_depth, slice_at_depth
 
 # The paper (goca reference configs) records only blocks 20 to 29 of 40, uses all of them for propagation, and block 25
 # as reference.
@@ -23,36 +20,22 @@ class HunyuanDiT(Family):
     label = "Hunyuan-DiT"
     support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "from the paper", "cross-attention")
     hidden = ("comfy.ldm.hydit.attn_layers",)
-    added_text: ClassVar[Mapping[str, int]] = {"conditioning_mt5xl": 1}
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.hydit.models import HunYuanDiT
-
-        return isinstance(network, HunYuanDiT)
+    added_text = (("conditioning_mt5xl", 1),)
+    network_class = "comfy.ldm.hydit.models.HunYuanDiT"
 
     def plan(self, network: Any) -> Plan:
         depth = len(network.blocks)
         used = slice_at_depth(20, 30, _DEPTH, depth)
-        blocks = tuple(
-            Block(
-                f"block.{number}",
+        pairs = (
+            (
                 Site(block.attn2.num_heads, block.attn2.q_proj, block.attn2.out_proj),
                 Site(block.attn1.num_heads, block.attn1.Wqkv, block.attn1.out_proj),
             )
-            for number, block in enumerate(network.blocks[used], used.start)
+            for block in network.blocks[used]
         )
-        defaults = Defaults(
-            head="average",
-            layer="dot-product similarity",
-            rescale="sum-1 rescaling + per-token renorm+",
-            propagation_steps=4,
-        )
+        blocks = cross_blocks(pairs, used.start)
+        names = tuple(block.name for block in blocks)
+        reference = f"block.{index_at_depth(25, _DEPTH, depth)}"
         # The feature is the query projection before its norm and rotary embedding.
-        return Plan(
-            blocks,
-            f"block.{index_at_depth(25, _DEPTH, depth)}",
-            tuple(block.name for block in blocks),
-            defaults,
-            _NOISE,
-            patch=network.patch_size,
-        )
+        defaults = replace(JOINT, propagation_steps=4)
+        return Plan(tuple(blocks), reference, names, defaults, _NOISE, patch=network.patch_size)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import Any
 
 from .base import Family, Plan, Support
 from .flux import plan_like_flux
@@ -15,13 +12,12 @@ class HunyuanImage(Family):
     name = "hunyuan-image"
     label = "HunyuanImage 2.1"
     support = Support("HunyuanImage 2.1", "Qwen 2.5 and ByT5", "averaged", "by analogy")
-    added_text: ClassVar[Mapping[str, int]] = {"conditioning_byt5small": 1}
+    network_class = "comfy.ldm.hunyuan_video.model.HunyuanVideo"
+    added_text = (("conditioning_byt5small", 1),)
 
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.hunyuan_video.model import HunyuanVideo
-
+    def matches(self, network: Any) -> bool:
         # The patches of the video models and of the refiner have a third axis, time.
-        return isinstance(network, HunyuanVideo) and len(network.patch_size) == 2
+        return super().matches(network) and len(network.patch_size) == 2
 
     def plan(self, network: Any) -> Plan:
         return plan_like_flux(network, network.patch_size[0])

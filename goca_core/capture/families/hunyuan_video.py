@@ -5,14 +5,11 @@ In version 1.5 the tokens of the start image and of quoted text come before thos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-from torch import nn
-
-from .base import TEXT_FIRST, Family, JointSpans, Plan, Support
+from .base import TEXT_FIRST, Family, JointSpans, Plan, Support, count_tokens
 from .flux import plan_like_flux
 
 
@@ -22,22 +19,17 @@ class HunyuanVideo(Family):
     support = Support(
         "HunyuanVideo 1, 1.5: text to video, image to video", "Llama 3, Qwen 2.5", "averaged", "by analogy"
     )
-    added_text: ClassVar[Mapping[str, int]] = {"conditioning_byt5small": 1}
+    network_class = "comfy.ldm.hunyuan_video.model.HunyuanVideo"
+    added_text = (("conditioning_byt5small", 1),)
 
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.hunyuan_video.model import HunyuanVideo as Network
-
+    def matches(self, network: Any) -> bool:
         # HunyuanImage uses the same network with two-dimensional patches.
-        return isinstance(network, Network) and len(network.patch_size) == 3
+        return super().matches(network) and len(network.patch_size) == 3
 
     def plan(self, network: Any) -> Plan:
         def references(given: Mapping[str, Any]) -> tuple[int, int]:
             latent = given.get("ref_latent")
-            if latent is None:
-                return 0, 0
-            return math.prod(
-                -(-side // step) for side, step in zip(latent.shape[-3:], network.patch_size, strict=True)
-            ), 0
+            return (0 if latent is None else count_tokens(latent.shape[-3:], network.patch_size)), 0
 
         mixed = network.vision_in is not None or network.byt5_in is not None
         plan = plan_like_flux(network, network.patch_size[-1], _text_last if mixed else TEXT_FIRST)

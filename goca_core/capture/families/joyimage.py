@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support, counted_references, image_first, is_a
-from .plans import joint_plan
+from .base import Family, Plan, Site, Support, counted_references, image_first
+from .plans import joint_blocks, joint_plan
 
 
 class JoyImage(Family):
     name = "joyimage"
     label = "JoyImage"
     support = Support("JoyImage, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
-
-    def matches(self, network: nn.Module) -> bool:
-        return is_a(network, "comfy.ldm.joyimage.model.JoyImageTransformer3DModel")
+    network_class = "comfy.ldm.joyimage.model.JoyImageTransformer3DModel"
 
     def plan(self, network: Any) -> Plan:
-        blocks = []
-        for number, block in enumerate(network.double_blocks):
-            attention = block.attn
-            site = Site(attention.num_attention_heads, attention.img_attn_qkv, attention.img_attn_proj)
-            blocks.append(Block(f"block.{number}", site, None))
+        attentions = (block.attn for block in network.double_blocks)
+        sites = (Site(each.num_attention_heads, each.img_attn_qkv, each.img_attn_proj) for each in attentions)
         patch = network.patch_size[-1]
-        return joint_plan(blocks, patch, image_first, references=counted_references(patch, before=False))
+        references = counted_references(patch, before=False)
+        return joint_plan(joint_blocks(sites), patch, image_first, references=references)

@@ -7,28 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support
-from .plans import cross_plan
+from .base import Family, Plan, Site, Support
+from .plans import cross_blocks, cross_plan
 
 
 class Kandinsky5(Family):
     name = "kandinsky5"
     label = "Kandinsky 5"
     support = Support("Kandinsky 5 Image and Video", "Qwen 2.5", "weighted", "by analogy")
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.kandinsky5.model import Kandinsky5 as Network
-
-        return isinstance(network, Network)
+    network_class = "comfy.ldm.kandinsky5.model.Kandinsky5"
 
     def plan(self, network: Any) -> Plan:
         def site(attention: Any) -> Site:
             return Site(attention.num_heads, attention.to_query, attention.out_layer)
 
-        blocks = [
-            Block(f"block.{number}", site(block.cross_attention), site(block.self_attention))
-            for number, block in enumerate(network.visual_transformer_blocks)
-        ]
+        layers = network.visual_transformer_blocks
+        blocks = cross_blocks((site(layer.cross_attention), site(layer.self_attention)) for layer in layers)
         return cross_plan(blocks, network.patch_size[-1], frame_patch=network.patch_size[0])

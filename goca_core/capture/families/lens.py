@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support, image_first, is_a
-from .plans import joint_plan
+from .base import Family, Plan, Site, Support, image_first
+from .plans import joint_blocks, joint_plan
 
 
 class Lens(Family):
     name = "lens"
     label = "Lens"
     support = Support("Lens", "GPT-OSS*", "averaged", "by analogy")
-
-    def matches(self, network: nn.Module) -> bool:
-        return is_a(network, "comfy.ldm.lens.model.LensTransformer2DModel")
+    network_class = "comfy.ldm.lens.model.LensTransformer2DModel"
 
     def plan(self, network: Any) -> Plan:
-        blocks = [
-            Block(f"block.{number}", Site(block.attn.heads, block.attn.img_qkv, block.attn.to_out[0]), None)
-            for number, block in enumerate(network.transformer_blocks)
-        ]
-        return joint_plan(blocks, 1, image_first)
+        attentions = (block.attn for block in network.transformer_blocks)
+        sites = (Site(attention.heads, attention.img_qkv, attention.to_out[0]) for attention in attentions)
+        return joint_plan(joint_blocks(sites), 1, image_first)

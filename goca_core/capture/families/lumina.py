@@ -8,30 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, JointSpans, Plan, Site, SpanRule, Support
-from .plans import joint_plan
+from .base import Family, JointSpans, Plan, Site, SpanRule, Support
+from .plans import joint_blocks, joint_plan
 
 
 class Lumina(Family):
     name = "lumina"
     label = "Lumina-Image 2, Z-Image, NewBie"
     support = Support("Lumina-Image 2, Z-Image, NewBie", "Gemma*, Qwen 3", "averaged", "by analogy")
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.lumina.model import NextDiT
-
-        # The variant that generates pixels instead of latents is a subclass.
-        return type(network) is NextDiT
+    network_class = "comfy.ldm.lumina.model.NextDiT"
+    exact = True  # the variant that generates pixels instead of latents is a subclass
 
     def plan(self, network: Any) -> Plan:
-        blocks = []
-        for number, layer in enumerate(network.layers):
-            attention = layer.attention
-            blocks.append(Block(f"layer.{number}", Site(attention.n_local_heads, attention.qkv, attention.out), None))
+        attentions = (layer.attention for layer in network.layers)
+        sites = (Site(attention.n_local_heads, attention.qkv, attention.out) for attention in attentions)
         spans = _padded(network.pad_tokens_multiple or 1)
-        return joint_plan(blocks, network.patch_size, spans, "attention")
+        return joint_plan(joint_blocks(sites, "layer"), network.patch_size, spans, "attention")
 
 
 def _padded(multiple: int) -> SpanRule:

@@ -8,49 +8,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support, counted_references, is_a
-from .plans import joint_plan
+from .base import Block, Family, Plan, Site, Support, counted_references
+from .plans import joint_blocks, joint_plan
 
 
 class Omnigen2(Family):
     name = "omnigen2"
     label = "Omnigen2"
     support = Support("Omnigen2, with reference images too", "Qwen 2.5", "averaged", "by analogy")
+    network_class = "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel"
 
-    def matches(self, network: nn.Module) -> bool:
-        return is_a(network, "comfy.ldm.omnigen.omnigen2.OmniGen2Transformer2DModel")
+    def blocks(self, network: Any) -> list[Block]:
+        return _layers("layer", network.layers)
 
     def plan(self, network: Any) -> Plan:
-        return _plan(_layers("layer", network.layers), network.patch_size)
+        patch = network.patch_size
+        references = counted_references(patch, before=True)
+        return joint_plan(self.blocks(network), patch, feature="attention", references=references)
 
 
-class Boogu(Family):
+class Boogu(Omnigen2):
     name = "boogu"
     label = "Boogu-Image"
     support = Support("Boogu-Image, with reference images too", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
+    network_class = "comfy.ldm.boogu.model.BooguTransformer2DModel"
 
-    def matches(self, network: nn.Module) -> bool:
-        return is_a(network, "comfy.ldm.boogu.model.BooguTransformer2DModel")
-
-    def plan(self, network: Any) -> Plan:
-        double = []
-        for number, layer in enumerate(network.double_stream_layers):
-            attention = layer.img_instruct_attn
-            # A second projection follows, so the first alone does not give the contribution of a head.
-            site = Site(attention.heads, attention.processor.img_to_q, attention.processor.img_out, weighted=False)
-            double.append(Block(f"double.{number}", site, None))
-        single = _layers("single", network.single_stream_layers)
-        return _plan([*double, *single], network.patch_size)
+    def blocks(self, network: Any) -> list[Block]:
+        # A second projection follows, so the first alone does not give the contribution of a head.
+        attentions = (layer.img_instruct_attn for layer in network.double_stream_layers)
+        double = (
+            Site(attention.heads, attention.processor.img_to_q, attention.processor.img_out, weighted=False)
+            for attention in attentions
+        )
+        return [*joint_blocks(double, "double"), *_layers("single", network.single_stream_layers)]
 
 
 def _layers(name: str, layers: Any) -> list[Block]:
-    return [
-        Block(f"{name}.{number}", Site(layer.attn.heads, layer.attn.to_q, layer.attn.to_out[0]), None)
-        for number, layer in enumerate(layers)
-    ]
-
-
-def _plan(blocks: list[Block], patch: int) -> Plan:
-    return joint_plan(blocks, patch, feature="attention", references=counted_references(patch, before=True))
+    return joint_blocks((Site(layer.attn.heads, layer.attn.to_q, layer.attn.to_out[0]) for layer in layers), name)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from ...attention.record import Defaults
-from .base import TEXT_FIRST, Block, Plan, References, SpanRule, no_references
+from .base import TEXT_FIRST, Block, Plan, References, Site, SpanRule, no_references
+
+
+def joint_blocks(sites: Iterable[Site], name: str = "block") -> list[Block]:
+    """Layers with joint attention, numbered from 0."""
+    return [Block(f"{name}.{number}", site, None) for number, site in enumerate(sites)]
+
+
+def cross_blocks(sites: Iterable[tuple[Site, Site]], first: int = 0) -> list[Block]:
+    """Layers with cross-attention and self-attention, numbered from ``first``."""
+    return [Block(f"block.{number}", cross, own) for number, (cross, own) in enumerate(sites, first)]
 
 
 def index_at_depth(index: int, of: int, depth: int) -> int:
@@ -34,9 +44,9 @@ def default_layers(names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
 # because the output of a head mixes text and image, there are two propagation steps, and attention is recorded at Flux's
 # noise level.
 JOINT = Defaults("average", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 2)
-
-
 FLOW_NOISE = 0.407
+# For models whose sigma is a ratio of noise to signal instead of a fraction of noise.
+FLOW_NOISE_RATIO = FLOW_NOISE / (1 - FLOW_NOISE)
 
 
 def joint_plan(
@@ -44,22 +54,23 @@ def joint_plan(
     patch: int,
     spans: SpanRule = TEXT_FIRST,
     feature: Literal["attention", "projected"] | None = None,
+    noise_level: float = FLOW_NOISE,
+    frame_patch: int = 0,
     references: References = no_references,
 ) -> Plan:
     """The plan of a network with joint attention that the paper does not cover.
 
     ``feature``: by default the output of the projection of the image stream; in blocks named ``single...``, where text
-    and image share that projection, its input.
+    and image share that projection, its input. ``noise_level``: by default that of a flow model, whose sigma is the
+    fraction of noise.
     """
     reference, middle = default_layers([block.name for block in blocks])
     feature = feature or ("attention" if reference.startswith("single") else "projected")
-    return Plan(tuple(blocks), reference, middle, JOINT, FLOW_NOISE, feature, patch, spans, references=references)
+    return Plan(tuple(blocks), reference, middle, JOINT, noise_level, feature, patch, spans, frame_patch, references)
 
 
 # Every transformer with cross-attention gets the paper's choices for PixArt. The noise level is a noise-to-signal ratio.
 CROSS = Defaults("dot-product w/o clamp", "dot-product similarity", "sum-1 rescaling + per-token renorm+", 5)
-
-
 CROSS_NOISE = 0.342
 
 

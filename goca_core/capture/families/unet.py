@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from ...attention.record import Defaults
 from .base import Block, Family, Plan, Site, Support
+from .plans import CROSS
 
 # Noise-to-signal ratio (sigma of k-diffusion) at the paper's timestep 100 of 1000 (goca reference configs).
 _NOISE_SDXL, _NOISE_SD = 0.344, 0.346
@@ -32,11 +33,10 @@ class UNet(Family):
         "weighted",
         "from the paper",
     )
+    network_class = "comfy.ldm.modules.diffusionmodules.openaimodel.UNetModel"
 
     def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-        return isinstance(network, UNetModel) and next(_transformers(network), None) is not None
+        return super().matches(network) and next(_transformers(network), None) is not None
 
     def side(self, model: Any, network: nn.Module) -> int:
         from comfy.model_base import SDXL, SDXLRefiner
@@ -53,13 +53,8 @@ class UNet(Family):
         if special is None or not {special[0], *special[1]} <= names:
             special = _by_analogy(blocks)
         finest = min(block.level for block in blocks)
-        defaults = Defaults(
-            head="dot-product w/o clamp",
-            layer="dot-product similarity",
-            rescale="sum-1 rescaling + per-token renorm+",
-            propagation_steps=2,
-        )
-        return Plan(blocks, special[0], special[1], defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
+        defaults = replace(CROSS, propagation_steps=2)
+        return Plan(blocks, *special, defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
 
 
 def _site(attention: Any) -> Site:

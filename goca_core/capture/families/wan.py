@@ -7,34 +7,26 @@ projections, and add the two outputs. The second call is the one that is kept; i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
-from .base import Block, Family, Plan, Site, Support
-from .plans import cross_plan
+from .base import Family, Plan, Site, Support, count_tokens
+from .plans import cross_blocks, cross_plan
 
 
 class Wan(Family):
     name = "wan"
     label = "Wan 2.1 and 2.2"
     support = Support("Wan 2.1, 2.2: text to video, image to video, Fun Control", "umT5*", "weighted", "by analogy")
-
-    def matches(self, network: nn.Module) -> bool:
-        from comfy.ldm.wan.model import WanModel
-
-        # Subclasses add tokens of their own to the sequence (a driving video, a voice) or process it piece by piece.
-        return type(network) is WanModel
+    network_class = "comfy.ldm.wan.model.WanModel"
+    # Subclasses add tokens of their own to the sequence (a driving video, a voice) or process it piece by piece.
+    exact = True
 
     def plan(self, network: Any) -> Plan:
         def site(attention: Any) -> Site:
             return Site(attention.num_heads, attention.q, attention.o)
 
-        blocks = [
-            Block(f"block.{number}", site(block.cross_attn), site(block.self_attn))
-            for number, block in enumerate(network.blocks)
-        ]
+        blocks = cross_blocks((site(block.cross_attn), site(block.self_attn)) for block in network.blocks)
         patch = tuple(network.patch_size)
 
         def references(given: Mapping[str, Any]) -> tuple[int, int]:
@@ -46,10 +38,6 @@ class Wan(Family):
                 before = math.prod(side // step for side, step in zip(first.shape[-2:], patch[1:], strict=True))
             more = [given["time_dim_concat"]] if given.get("time_dim_concat") is not None else []
             more += given.get("context_latents") or []
-            return before, sum(_tokens(latent.shape[-3:], patch) for latent in more)
+            return before, sum(count_tokens(latent.shape[-3:], patch) for latent in more)
 
         return cross_plan(blocks, patch[-1], frame_patch=patch[0], references=references)
-
-
-def _tokens(size: Iterable[int], patch: Iterable[int]) -> int:
-    return math.prod(-(-side // step) for side, step in zip(size, patch, strict=True))
