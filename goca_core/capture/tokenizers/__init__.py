@@ -6,13 +6,8 @@ their tokens have another layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, qwen, t5
+from .base import Adapter
 
-from ...words.word_map import WordMap
-from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, mistral, qwen, t5
-
-_KINDS = (clip, t5, bert, qwen, mistral, hidream, hunyuan_image, hunyuan_video, longcat, lens)
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
-    name: adapter for kind in _KINDS for name, adapter in kind.TOKENIZERS.items()
-}
+_KINDS = (clip, t5, bert, qwen, hidream, hunyuan_image, hunyuan_video, longcat, lens)
+TOKENIZERS: dict[str, Adapter] = {name: adapter for kind in _KINDS for name, adapter in kind.TOKENIZERS.items()}

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 from ...words.build import Token
 from ...words.text import EMBEDDING
-from ...words.word_map import WordMapError
+from ...words.word_map import WordMap, WordMapError
 
 Span = tuple[int, int]
 # (tokenizer of one text encoder, text) -> the ids without start and end, and the range of characters of each.
 TokenSpans = Callable[[Any, str], tuple[list[int], list[Span]]]
+# (CLIP, text) -> the word map of the text.
+Adapter = Callable[[Any, str], WordMap]
+# The whole text as one run, for `measured_spans`.
+WHOLE = r"(?s:.+)"
 
 
 class PlacedToken(NamedTuple):
@@ -79,8 +83,8 @@ class PromptTokens:
             for a, b in pairwise([0, *splits, end - start]):
                 tokens += self._part(start + a, start + b)
         if self._queue:
-            raise self._lost()
-        return [replace(t, position=t.position + offset) for t in tokens]
+            raise lost(self.plain)
+        return moved(tokens, offset)
 
     def _part(self, start: int, end: int) -> list[Token]:
         named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
@@ -111,7 +115,7 @@ class PromptTokens:
         """Take the tokens of plain[start:end]."""
         ids, spans = self._spans(self._sub, self.plain[start:end])
         if not self._fits(ids):
-            raise self._lost()
+            raise lost(self.plain)
         taken, self._queue = self._queue[: len(ids)], self._queue[len(ids) :]
         return [
             Token(p.position, int(p.token), self._piece(p.token), "word", start + a, start + b)
@@ -125,8 +129,10 @@ class PromptTokens:
             self._pieces[token] = text.removeprefix("##") or text  # BERT marks tokens that do not begin a word
         return self._pieces[token]
 
-    def _lost(self) -> WordMapError:
-        return lost(self.plain)
+
+def moved(tokens: list[Token], places: int) -> list[Token]:
+    """The tokens, so many places later in the conditioning (earlier if negative)."""
+    return [replace(token, position=token.position + places) for token in tokens]
 
 
 def lost(plain: str) -> WordMapError:
@@ -163,6 +169,11 @@ def fast_spans(sub: Any, text: str) -> tuple[list[int], list[Span]] | None:
         return None
     encoded, used = sub.tokenizer(text, return_offsets_mapping=True), inner(sub)
     return list(encoded["input_ids"][used]), [(a, b) for a, b in encoded["offset_mapping"][used]]
+
+
+def by_byte(text: str) -> list[int]:
+    """For each byte of a text, the number of its character."""
+    return [place for place, char in enumerate(text) for _ in char.encode()]
 
 
 def measured_spans(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
 from typing import Any
 
 from ...words.build import build
 from ...words.word_map import WordMap
-from .base import PromptTokens, Span, fast_spans, measured_spans
+from .base import Adapter, PromptTokens, Span, fast_spans, measured_spans
 from .t5 import t5_spans
 
 
@@ -19,10 +18,9 @@ def bert_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
         letters = [unicodedata.normalize("NFD", char.lower()) for char in run]
         return [[i for i, part in enumerate(letters) for sign in part if unicodedata.category(sign) != "Mn"]]
 
-    def length(token: int) -> int:
-        return len(sub.inv_vocab[token].removeprefix("##"))
-
-    return fast_spans(sub, text) or measured_spans(sub, text, length, owners)
+    return fast_spans(sub, text) or measured_spans(
+        sub, text, lambda token: len(sub.inv_vocab[token].removeprefix("##")), owners
+    )
 
 
 def _hunyuan_words(clip: Any, text: str) -> WordMap:
@@ -33,4 +31,4 @@ def _hunyuan_words(clip: Any, text: str) -> WordMap:
     return build(text, bert.plain, "bert+mt5", bert.length + mt5.length, tokens, bert.breaks)
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"HyditTokenizer": _hunyuan_words}
+TOKENIZERS: dict[str, Adapter] = {"HyditTokenizer": _hunyuan_words}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap, WordMapError
-from .base import PromptTokens, Span, fast_spans, is_vector, length_of, measured_spans, place
+from .base import Adapter, PromptTokens, Span, fast_spans, is_vector, length_of, measured_spans, place
 
 _STRAIGHT = str.maketrans("‘’“”", "''\"\"")
 
@@ -21,10 +20,9 @@ def clip_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
         readings = (run, run.translate(_STRAIGHT))
         return [[i for i, char in enumerate(reading) for _ in char.lower().encode()] for reading in readings]
 
-    def length(token: int) -> int:
-        return len(sub.inv_vocab[token].removesuffix("</w>"))
-
-    return fast_spans(sub, text) or measured_spans(sub, text, length, owners)
+    return fast_spans(sub, text) or measured_spans(
+        sub, text, lambda token: len(sub.inv_vocab[token].removesuffix("</w>")), owners
+    )
 
 
 def clip_tokens(clip: Any, text: str, keys: tuple[str, ...]) -> tuple[PromptTokens, list[Token], int]:
@@ -62,7 +60,7 @@ def _sdxl_words(clip: Any, text: str) -> WordMap:
     return clip_words(clip, text, "clip-l+g", ("l", "g"))
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
+TOKENIZERS: dict[str, Adapter] = {
     "SD1Tokenizer": partial(clip_words, encoder="clip-l", keys=("l",)),
     "SD2Tokenizer": partial(clip_words, encoder="clip-h", keys=("h",)),
     "SDXLTokenizer": _sdxl_words,

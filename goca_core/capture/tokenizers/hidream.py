@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import PromptTokens
-from .llama import llama_spans
+from .base import Adapter, PromptTokens, moved
+from .qwen import llama_spans
 from .t5 import t5_spans
 
 
@@ -23,13 +21,12 @@ def _hidream_words(clip: Any, text: str) -> WordMap:
     tokens = [token for token in t5.tokens() if token.position < length]
     if model is not None and model.t5xxl is None:
         tokens, length = _empty(128), 128
-    llama = PromptTokens(
-        tokenizer.llama, clip.tokenize(text, return_word_ids=True)["llama"], text, llama_spans
-    ).tokens()
+    chunks = clip.tokenize(text, return_word_ids=True)["llama"]
+    llama = PromptTokens(tokenizer.llama, chunks, text, llama_spans).tokens()
     if model is not None and model.llama is None:
         llama = _empty(1)
     for _ in range(2):
-        tokens += [replace(token, position=token.position + length) for token in llama]
+        tokens += moved(llama, length)
         length += len(llama)
     return build(text, t5.plain, "t5+llama", length, tokens, t5.breaks)
 
@@ -38,4 +35,4 @@ def _empty(count: int) -> list[Token]:
     return [Token(place, -1, "", "pad") for place in range(count)]
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"HiDreamTokenizer": _hidream_words}
+TOKENIZERS: dict[str, Adapter] = {"HiDreamTokenizer": _hidream_words}

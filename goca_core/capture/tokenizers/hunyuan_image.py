@@ -6,13 +6,14 @@ In HunyuanVideo 1.5 the tokens of ByT5 come first.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import PromptTokens, Span, measured_spans
+from .base import WHOLE, Adapter, PromptTokens, Span, by_byte, measured_spans, moved
 from .qwen import OWN, after_system, chat
 
 # ComfyUI searches the prompt for these quotes in this order.
@@ -27,11 +28,7 @@ def _prefix_length(ids: Sequence[Any]) -> int:
 
 def letter_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     """ByT5 has one token for each byte."""
-
-    def owners(run: str) -> list[list[int]]:
-        return [[place for place, char in enumerate(run) for _ in char.encode()]]
-
-    return measured_spans(sub, text, lambda _token: 1, owners, r"(?s:.+)")
+    return measured_spans(sub, text, lambda _token: 1, lambda run: [by_byte(run)], WHOLE)
 
 
 def _letters(clip: Any, text: str) -> tuple[list[Token], int]:
@@ -50,9 +47,8 @@ def _letters(clip: Any, text: str) -> tuple[list[Token], int]:
     prompt = PromptTokens(clip.tokenizer.byt5, chunks, given, letter_spans)
     # If ComfyUI parsed weights inside the quotes, the places of the characters are unknown.
     known = prompt.plain == given
-    return [
-        _in_prompt(token, places if known else [-1] * len(prompt.plain)) for token in prompt.tokens()
-    ], prompt.length
+    places = places if known else [-1] * len(prompt.plain)
+    return [_in_prompt(token, places) for token in prompt.tokens()], prompt.length
 
 
 def _in_prompt(token: Token, places: list[int]) -> Token:
@@ -62,27 +58,16 @@ def _in_prompt(token: Token, places: list[int]) -> Token:
     return replace(token, start=own[0], end=own[-1] + 1) if own else replace(token, kind="other", start=0, end=0)
 
 
-def _moved(tokens: list[Token], places: int) -> list[Token]:
-    return [replace(token, position=token.position + places) for token in tokens]
-
-
-def _image_words(clip: Any, text: str) -> WordMap:
-    found = chat(clip, text, _prefix_length, OWN)
+def _words(clip: Any, text: str, video: bool) -> WordMap:
+    # For the video model ComfyUI replaces an empty prompt by a space.
+    found = chat(clip, text or " " if video else text, _prefix_length, OWN)
     letters, count = _letters(clip, text)
-    tokens = found.tokens + _moved(letters, found.length)
-    encoder = "qwen2.5+byt5" if count else "qwen2.5"
-    return build(text, found.plain, encoder, found.length + count, tokens, found.breaks)
+    tokens = letters + moved(found.tokens, count) if video else found.tokens + moved(letters, found.length)
+    both = "byt5+qwen2.5" if video else "qwen2.5+byt5"
+    return build(text, found.plain, both if count else "qwen2.5", found.length + count, tokens, found.breaks)
 
 
-def _video_words(clip: Any, text: str) -> WordMap:
-    found = chat(clip, text or " ", _prefix_length, OWN)  # ComfyUI replaces an empty prompt by a space
-    letters, count = _letters(clip, text)
-    tokens = letters + _moved(found.tokens, count)
-    encoder = "byt5+qwen2.5" if count else "qwen2.5"
-    return build(text, found.plain, encoder, count + found.length, tokens, found.breaks)
-
-
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
-    "HunyuanImageTokenizer": _image_words,
-    "HunyuanVideo15Tokenizer": _video_words,
+TOKENIZERS: dict[str, Adapter] = {
+    "HunyuanImageTokenizer": partial(_words, video=False),
+    "HunyuanVideo15Tokenizer": partial(_words, video=True),
 }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from ...words.build import build
 from ...words.word_map import WordMap
-from .base import PromptTokens, is_vector, plain_of
-from .llama import llama_spans
-from .qwen import within
+from .base import Adapter, PromptTokens, is_vector, moved, plain_of
+from .qwen import llama_spans, within
 
 _HEAD, _END = (128006, 882, 128007), 128009  # "user" between the header tokens, and <|eot_id|>
 _BLANK = 271  # two line breaks
@@ -36,13 +34,9 @@ def _words(clip: Any, text: str) -> WordMap:
     plain, segments = plain_of(text)
     kept = _user_part([None if is_vector(entry[0]) else entry[0] for entry in chunks[0]])
     start, end = len(before), len(before) + len(plain)
-    tokens = [
-        replace(within(token, start, end), position=token.position - kept.start)
-        for token in prompt.tokens()
-        if kept.start <= token.position < kept.stop
-    ]
+    tokens = [within(token, start, end) for token in prompt.tokens() if kept.start <= token.position < kept.stop]
     breaks = [edge for segment in segments for edge in segment]
-    return build(text, plain, "llama3", kept.stop - kept.start, tokens, breaks)
+    return build(text, plain, "llama3", kept.stop - kept.start, moved(tokens, -kept.start), breaks)
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"HunyuanVideoTokenizer": _words}
+TOKENIZERS: dict[str, Adapter] = {"HunyuanVideoTokenizer": _words}

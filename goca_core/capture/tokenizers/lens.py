@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import lost
+from .base import Adapter, lost
 from .qwen import byte_spans, within
 
 
@@ -24,12 +22,10 @@ def _lens_words(clip: Any, text: str) -> WordMap:
         raise lost(text)
     start = len(_lens_render_chat("\0").partition("\0")[0])
     tokens = []
-    for place, (token, (a, b)) in enumerate(zip(ids, spans, strict=False)):
-        if place >= LENS_TXT_OFFSET:
-            piece = Token(place, int(token), sub.tokenizer.decode([token]).strip(), "word", a, b)
-            piece = within(piece, start, start + len(text))
-            tokens.append(replace(piece, position=place - LENS_TXT_OFFSET))
+    for place, (token, (a, b)) in enumerate(list(zip(ids, spans, strict=False))[LENS_TXT_OFFSET:]):
+        found = Token(place, int(token), sub.tokenizer.decode([token]).strip(), "word", a, b)
+        tokens.append(within(found, start, start + len(text)))
     return build(text, text, "gpt-oss", len(tokens), tokens)
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"LensTokenizer": _lens_words}
+TOKENIZERS: dict[str, Adapter] = {"LensTokenizer": _lens_words}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import lost
+from .base import Adapter, lost
 from .qwen import OWN, after_system, byte_spans
 
 _IM_END = 151645  # <|im_end|>; tokens from the last one on are dropped
@@ -43,4 +42,4 @@ def _longcat_words(clip: Any, text: str) -> WordMap:
     return build(text, text, "qwen2.5", stop - first, tokens)
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {"LongCatImageTokenizer": _longcat_words}
+TOKENIZERS: dict[str, Adapter] = {"LongCatImageTokenizer": _longcat_words}

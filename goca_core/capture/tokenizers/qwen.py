@@ -1,4 +1,4 @@
-"""Qwen language models: byte-level tokens of the prompt inside a chat template.
+"""Language models with byte-level tokens of the prompt inside a chat template: Qwen, and Mistral (Flux.2 dev, ERNIE-Image).
 
 Words of the template do not count as words of the prompt, although "image", "shape" or "user" may occur in both. Only
 tokens in the range of characters where the prompt was inserted count.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import PromptTokens, Span, fast_spans, is_vector, measured_spans, plain_of
+from .base import WHOLE, Adapter, PromptTokens, Span, by_byte, fast_spans, is_vector, measured_spans, moved, plain_of
 
 _START, _USER, _NEWLINE = 151644, 872, 198  # <|im_start|>, "user" and the line break after it
 _BACKGROUND, _COLON = 4004, 25
@@ -27,18 +27,23 @@ PrefixLength = Callable[[Sequence[Any]], int]
 
 def byte_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     """The vocabulary has one character for each byte, including spaces."""
+    return fast_spans(sub, text) or measured_spans(
+        sub, text, lambda token: len(sub.inv_vocab[token]), lambda run: [by_byte(run)], WHOLE
+    )
+
+
+def llama_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
+    """Of Llama 3, from the lengths of the tokens: some versions of the library give wrong character positions.
+
+    These versions also look up characters where the vocabulary has bytes, and drop those that they do not find, most of
+    all spaces.
+    """
+    known = {piece for piece in sub.inv_vocab.values() if len(piece) == 1}
 
     def owners(run: str) -> list[list[int]]:
-        return [[i for i, char in enumerate(run) for _ in char.encode()]]
+        return [by_byte(run), [place for place, char in enumerate(run) if char in known]]
 
-    def length(token: int) -> int:
-        return len(sub.inv_vocab[token])
-
-    return fast_spans(sub, text) or measured_spans(sub, text, length, owners, r"(?s:.+)")
-
-
-def no_prefix(_ids: Sequence[Any]) -> int:
-    return 0
+    return measured_spans(sub, text, lambda token: len(sub.inv_vocab[token]), owners, WHOLE)
 
 
 def after_system(ids: Sequence[Any]) -> int:
@@ -51,29 +56,14 @@ def after_system(ids: Sequence[Any]) -> int:
     return dropped if dropped >= 0 else len(ids) - 1
 
 
-def _fixed_prefix(count: int) -> PrefixLength:
-    """For a template whose first ``count`` tokens ComfyUI drops."""
-    return lambda ids: min(count, len(ids))
-
-
 def _after_background(ids: Sequence[Any]) -> int:
     """Ovis-Image keeps the tokens after "... of the objects and background"."""
     dropped = next((place for place, token in enumerate(ids) if token == _BACKGROUND), len(ids) - 1)
     return dropped + (len(ids) > dropped + 1 and ids[dropped + 1] == _COLON)
 
 
-def own_template(tokenizer: Any, _text: str) -> str:
-    template: str = tokenizer.llama_template
-    return template
-
-
-def no_template(_tokenizer: Any, _text: str) -> str:
-    return "{}"
-
-
 def _boogu_template(tokenizer: Any, text: str) -> str:
-    template: str = tokenizer.llama_template if text.strip() else tokenizer.llama_template_drop
-    return template
+    return tokenizer.llama_template if text.strip() else tokenizer.llama_template_drop
 
 
 class Chat(NamedTuple):
@@ -88,15 +78,16 @@ class Chat(NamedTuple):
 def chat(
     clip: Any,
     text: str,
-    prefix: PrefixLength = no_prefix,
+    prefix: PrefixLength = lambda _ids: 0,
     own: tuple[str, ...] = (),
-    template: Callable[[Any, str], str] = own_template,
+    template: Callable[[Any, str], str] = lambda tokenizer, _text: tokenizer.llama_template,
     weights: bool = False,
 ) -> Chat:
     """Tokenise a prompt inside its template.
 
-    ``prefix``: how many ids are dropped at the beginning. ``own``: beginnings of a text that contains a template.
-    ``weights``: whether ComfyUI parses weights in the prompt.
+    ``prefix``: how many ids are dropped at the beginning, by default none. ``own``: beginnings of a text that contains a
+    template. ``template``: (ComfyUI's tokenizer, text) -> the template; by default the tokenizer's own. ``weights``:
+    whether ComfyUI parses weights in the prompt.
     """
     name = clip.tokenizer.clip_name
     chunks = clip.tokenize(text, return_word_ids=True)[name]
@@ -108,12 +99,9 @@ def chat(
     prompt = PromptTokens(getattr(clip.tokenizer, name), chunks, around.format(text), byte_spans, weights)
     plain, _ = plain_of(text, weights)
     first, start, end = prefix(ids), len(before), len(before) + len(plain)
-    tokens = []
-    for token in prompt.tokens():
-        moved = within(token, start, end)
-        if token.position >= first:
-            tokens.append(replace(moved, position=token.position - first))
-    return Chat(plain, tokens, prompt.length - first, [edge - start for edge in prompt.breaks if start < edge < end])
+    tokens = [within(token, start, end) for token in prompt.tokens() if token.position >= first]
+    breaks = [edge - start for edge in prompt.breaks if start < edge < end]
+    return Chat(plain, moved(tokens, -first), prompt.length - first, breaks)
 
 
 def within(token: Token, start: int, end: int) -> Token:
@@ -131,21 +119,23 @@ def chat_words(clip: Any, text: str, encoder: str, **options: Any) -> WordMap:
     return build(text, found.plain, encoder, found.length, found.tokens, found.breaks)
 
 
-after_system_words = partial(chat_words, encoder="qwen2.5", prefix=after_system, own=OWN)
-"""For Qwen-Image and other models with the same text encoder."""
+_QWEN25 = partial(chat_words, encoder="qwen2.5", prefix=after_system, own=OWN)
 _QWEN3_VL = partial(chat_words, encoder="qwen3-vl", own=(_OPENING,))
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
+TOKENIZERS: dict[str, Adapter] = {
     "ZImageTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer8B": partial(chat_words, encoder="qwen3"),
-    **dict.fromkeys(("QwenImageTokenizer", "Kandinsky5Tokenizer", "Kandinsky5TokenizerImage"), after_system_words),
+    **dict.fromkeys(("QwenImageTokenizer", "Kandinsky5Tokenizer", "Kandinsky5TokenizerImage"), _QWEN25),
     "Omnigen2Tokenizer": partial(chat_words, encoder="qwen2.5", weights=True),
     "OvisTokenizer": partial(chat_words, encoder="qwen3", prefix=_after_background),
     "Krea2Tokenizer": partial(_QWEN3_VL, prefix=after_system),
     "MageFlowTokenizer": partial(_QWEN3_VL, prefix=after_system),
-    "JoyImageTokenizer": partial(_QWEN3_VL, prefix=_fixed_prefix(34)),
+    "JoyImageTokenizer": partial(_QWEN3_VL, prefix=lambda ids: min(34, len(ids))),
     "BooguTokenizer": partial(_QWEN3_VL, template=_boogu_template),
     "Ideogram4Tokenizer": _QWEN3_VL,
     "Ideogram4Qwen3VLTokenizer": _QWEN3_VL,
+    # The vocabulary of these comes with their weights.
+    "Flux2Tokenizer": partial(chat_words, encoder="mistral"),
+    "ErnieTokenizer": partial(chat_words, encoder="mistral", template=lambda _tokenizer, _text: "{}"),
 }

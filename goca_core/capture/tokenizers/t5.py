@@ -7,13 +7,12 @@ to no word.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap, WordMapError
-from .base import PromptTokens, Span, fast_spans
+from .base import Adapter, PromptTokens, Span, fast_spans
 from .clip import clip_tokens
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -45,19 +44,16 @@ def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
     return ids, spans
 
 
-def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: str = "t5") -> WordMap:
-    """For models that only get T5's tokens; a second encoder may give a pooled vector, which has no positions."""
+def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: str = "t5", padded: int = 0) -> WordMap:
+    """For models that only get T5's tokens; a second encoder may give a pooled vector, which has no positions.
+
+    ``padded``: number of tokens to which the model itself pads a short prompt.
+    """
     chunks = clip.tokenize(text, return_word_ids=True)[key]
     prompt = PromptTokens(getattr(clip.tokenizer, attribute), chunks, text, t5_spans)
-    return build(text, prompt.plain, encoder, prompt.length, prompt.tokens(), prompt.breaks)
-
-
-def _anima_words(clip: Any, text: str) -> WordMap:
-    """Anima's language model gives one vector per T5 token; the model pads them to a fixed length."""
-    prompt = PromptTokens(clip.tokenizer.t5xxl, clip.tokenize(text, return_word_ids=True)["t5xxl"], text, t5_spans)
-    length = max(ANIMA_LENGTH, prompt.length)
+    length = max(padded, prompt.length)
     padding = [Token(position, 0, "", "pad") for position in range(prompt.length, length)]
-    return build(text, prompt.plain, "t5", length, [*prompt.tokens(), *padding], prompt.breaks)
+    return build(text, prompt.plain, encoder, length, [*prompt.tokens(), *padding], prompt.breaks)
 
 
 def _sd3_words(clip: Any, text: str) -> WordMap:
@@ -88,14 +84,15 @@ def _sd3_words(clip: Any, text: str) -> WordMap:
     return build(text, prompts[0].plain, encoder, length, tokens, prompts[0].breaks)
 
 
-TOKENIZERS: dict[str, Callable[[Any, str], WordMap]] = {
+TOKENIZERS: dict[str, Adapter] = {
     "SD3Tokenizer": _sd3_words,
     # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start but no end token.
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
     "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
     "NewBieTokenizer": partial(t5_words, attribute="gemma", key="gemma", encoder="gemma"),
     "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
-    "AnimaTokenizer": _anima_words,
+    # Its language model gives one vector per T5 token.
+    "AnimaTokenizer": partial(t5_words, attribute="t5xxl", padded=ANIMA_LENGTH),
     **dict.fromkeys(
         ("PixArtTokenizer", "MochiT5Tokenizer", "LTXVT5Tokenizer", "CosmosT5Tokenizer", "CogVideoXTokenizer"),
         partial(t5_words, attribute="clip_t5xxl"),
