@@ -28,7 +28,7 @@ from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.fused import FUSED
 from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.self_maps import SelfMaps
-from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.tensors import Grid
 from scripts.boot import boot
 
@@ -75,7 +75,7 @@ def main() -> None:
     q, k, v = (torch.randn(shape, generator=generator, device=kind, dtype=dtype) for _ in range(3))
     call = AttentionCall(q, k, v, None, options.width**-0.5)
     spans = JointSpans(slice(TEXT), slice(TEXT, TEXT + image))
-    columns = TokenColumns.make(TEXT, TEXT, tuple(range(KEPT)), False, kind)
+    columns = token_columns(TEXT, TEXT, tuple(range(KEPT)), False, kind)
     weights = {"average": torch.full((1, image, options.heads), 1 / options.heads, device=kind)}
     quarter = (options.side // 2, options.side // 2)
 

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,6 @@ from .reduce.spec import ReductionSpec
 # The recorders of the call that this thread is running; there may be several. Hooks are on modules that other threads may
 # run at the same time.
 _recording: contextvars.ContextVar[tuple[ForwardRecorder, ...]] = contextvars.ContextVar("goca_recording", default=())
-_Hook = Callable[[nn.Module, tuple[Any, ...]], None]
 
 
 class ForwardRecorder:
@@ -80,11 +80,11 @@ class ForwardRecorder:
         try:
             for block in self.plan.blocks:
                 for site in block.sites:
-                    handles.append(site.query.register_forward_pre_hook(self._opener(block, site)))
-                    handles.append(site.out.register_forward_pre_hook(self._closer(block, site)))
+                    handles.append(site.query.register_forward_pre_hook(partial(self._before_query, block, site)))
+                    handles.append(site.out.register_forward_pre_hook(partial(self._before_out, block, site)))
                 handles += [module.register_forward_hook(self._keep_output) for module in self._modules_to_keep(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":
-                    handles.append(block.cross_attn.out.register_forward_hook(self._reference_hook(block)))
+                    handles.append(block.cross_attn.out.register_forward_hook(partial(self._keep_reference, block)))
             with watching(self._record_call), _eager():
                 yield options
         finally:
@@ -130,12 +130,9 @@ class ForwardRecorder:
 
     # -- matching attention calls to layers ---------------------------------------------------------------------------
 
-    def _opener(self, block: Block, site: Site) -> _Hook:
-        def hook(_module: nn.Module, _args: tuple[Any, ...]) -> None:
-            if self._active:
-                self._open, self._pending = (block, site), []
-
-        return hook
+    def _before_query(self, block: Block, site: Site, _module: nn.Module, _args: tuple[Any, ...]) -> None:
+        if self._active:
+            self._open, self._pending = (block, site), []
 
     def _keep_output(self, module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:
@@ -155,19 +152,16 @@ class ForwardRecorder:
             else:
                 self._take(block, site, call, out, options)
 
-    def _closer(self, block: Block, site: Site) -> _Hook:
-        def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if not self._active or not args:
-                return
-            pending, self._pending, self._open = self._pending, [], None
-            if self._replaced and site.replaceable:
-                self._take_replaced(block, site, pending, args[0])
-            for module in (site.query, site.key, site.value):
-                self._projected.pop(module, None)
-            if self._on_site is not None:
-                self._on_site()
-
-        return hook
+    def _before_out(self, block: Block, site: Site, _module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._active or not args:
+            return
+        pending, self._pending, self._open = self._pending, [], None
+        if self._replaced and site.replaceable:
+            self._take_replaced(block, site, pending, args[0])
+        for module in (site.query, site.key, site.value):
+            self._projected.pop(module, None)
+        if self._on_site is not None:
+            self._on_site()
 
     def _take_replaced(self, block: Block, site: Site, pending: list[Any], used: Tensor) -> None:
         # The call whose result is used, recognised by its memory; if there is none, the model's own attention.
@@ -237,15 +231,12 @@ class ForwardRecorder:
                 cond.take_feature(out[:, spans.image], grid)
             cond.take_joint(block, call, out, grid, spans)
 
-    def _reference_hook(self, block: Block) -> Callable[[nn.Module, Any, Tensor], None]:
-        def hook(_module: nn.Module, _args: Any, out: Tensor) -> None:
-            if self._active:
-                grid, before = self.plan.grid(block.level, *self.size), self._around[0]
-                with self._guarded(f"the attention of layer {block.name}"):
-                    # The generated image comes first in the image stream, after any reference images that the family counts.
-                    self._take_reference(out[:, before : before + self.frames * grid[0] * grid[1]], grid)
-
-        return hook
+    def _keep_reference(self, block: Block, _module: nn.Module, _args: Any, out: Tensor) -> None:
+        if self._active:
+            grid, before = self.plan.grid(block.level, *self.size), self._around[0]
+            with self._guarded(f"the attention of layer {block.name}"):
+                # The generated image comes first in the image stream, after any reference images that the family counts.
+                self._take_reference(out[:, before : before + self.frames * grid[0] * grid[1]], grid)
 
     def _take_reference(self, feature: Tensor | None, grid: Grid) -> None:
         if feature is not None:

@@ -95,9 +95,6 @@ class SamplingRun(ABC):
             if uuid in self.tokens and uuid not in self._seen
         }
 
-    def _mark_seen(self, rows: Mapping[Any, Any]) -> None:
-        self._seen.update(rows)
-
 
 R = TypeVar("R", bound=SamplingRun)
 

@@ -83,7 +83,7 @@ class RecordingRun(SamplingRun):
         plan = self.plan(call.model)
         if not self._in_window(plan) or (call.frames > 1 and not plan.frame_patch):
             return []  # several frames from an image model are layers of one image (Qwen-Image-Layered)
-        self._mark_seen(rows)
+        self._seen.update(rows)
         size, frames = (call.x.shape[-2], call.x.shape[-1]), plan.frames(call.frames)
         return [ForwardRecorder(plan, self._options, rows, size, call.x.shape[0], frames, call.given, self._on_site)]
 

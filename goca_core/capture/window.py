@@ -29,7 +29,11 @@ class Window:
                 f"The step window cannot run from {self.start:g} to {self.end:g}; choose fractions of sampling from 0 to 1, "
                 "with start below end."
             )
-        if not self.auto and self.maximum < 1:
+        if not self.auto:
+            self._check_maximum()
+
+    def _check_maximum(self) -> None:
+        if self.maximum < 1:
             raise ValueError(
                 f"The maximum number of recorded evaluations cannot be {self.maximum}; allow at least one."
             )
@@ -58,10 +62,7 @@ class Before(Window):
     def __post_init__(self) -> None:
         if not 0 <= self.end <= 1:
             raise ValueError(f"A fraction of sampling cannot be {self.end:g}; choose one from 0 to 1.")
-        if self.maximum < 1:
-            raise ValueError(
-                f"The maximum number of recorded evaluations cannot be {self.maximum}; allow at least one."
-            )
+        self._check_maximum()
 
     def targets(
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]

@@ -22,7 +22,7 @@ from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.one_pass import joint_pass, self_pass
 from goca_core.capture.reduce.self_maps import by_latent_frame
 from goca_core.capture.reduce.spec import ReductionSpec
-from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.layers import resize_self_map
 from goca_core.pipeline import MaskRequest, make_masks, refined, word_scores
 from goca_core.refine.methods import Pamr, ProposalMerge
@@ -79,7 +79,7 @@ def test_joint_attention_of_a_film(text_first: bool) -> None:
     start = 6 if text_first else 0
     film = slice(start, start + FRAMES * COUNT)
     spans = JointSpans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
-    columns = TokenColumns.make(6, 6, (1, 4), True, torch.device("cpu"))
+    columns = token_columns(6, 6, (1, 4), True, torch.device("cpu"))
     weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
     gathering, text_maps = Gathering(GRID, [GRID], FRAMES), TextMaps(weights, columns)
     joint_pass(call.queries(film), spans, text_maps, gathering.maps)

@@ -21,7 +21,7 @@ from goca_core.capture.reduce.cond_recorder import CondRecorder
 from goca_core.capture.reduce.fused import log_total
 from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.spec import ReductionSpec
-from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.layers import resize_self_map
 from goca_core.tensors import Grid
 
@@ -56,7 +56,7 @@ def reduced(
     call: AttentionCall, spans: JointSpans, targets: list[Grid], tolerance: float = 1e-6
 ) -> tuple[dict[str, Tensor], Gathering | None]:
     weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
-    columns = TokenColumns.make(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
+    columns = token_columns(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
     gathering, text_maps = Gathering(GRID, targets) if targets else None, TextMaps(weights, columns)
     joint_pass(call.queries(spans.image), spans, text_maps, None if gathering is None else gathering.maps)
     found = text_maps.result()
@@ -131,7 +131,7 @@ def test_a_kernel_that_says_something_else_is_not_believed(monkeypatch: pytest.M
 def test_nonsense_stays_nonsense(way: str) -> None:
     call, spans = a_call()
     call.q[0, 0, spans.image.start] = torch.nan
-    columns = TokenColumns.make(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
+    columns = token_columns(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
     weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
     text_maps = TextMaps(weights, columns)
     joint_pass(call.queries(spans.image), spans, text_maps, Gathering(GRID, [(3, 4)]).maps)

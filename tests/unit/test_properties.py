@@ -20,7 +20,7 @@ from goca_core.attention import load, save
 from goca_core.capture.reduce import call as calls
 from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.one_pass import ALL, one_pass, self_pass
-from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.words.match import PhraseError
 from goca_core.words.word_map import label_of, parse_phrases, resolve
 
@@ -236,7 +236,7 @@ def test_reduction_does_not_depend_on_the_size_of_its_blocks(
     q, k = normal(seed, 2, number, area(grid), 4), normal(seed + 1, 2, number, 5 * copies, 4)
     text, own = AttentionCall(q, k, k, None, 0.7), AttentionCall(q, q.flip(-1), q, None, 0.7)
     weights = {"one": softmax(seed, 2, area(grid), number), "other": normal(seed, 2, area(grid), number)}
-    columns = TokenColumns.make(5 * copies, 5, (3, 1), True, torch.device("cpu"))
+    columns = token_columns(5 * copies, 5, (3, 1), True, torch.device("cpu"))
 
     def reduced() -> list[Tensor]:
         gathering, maps = Gathering(grid, [target]), TextMaps(weights, columns)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goca_core.capture.reduce.call import AttentionCall, bind, probabilities
 from goca_core.capture.reduce.one_pass import ALL, one_pass, self_pass
-from goca_core.capture.reduce.text_maps import TextMaps, TokenColumns
+from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.heads import aggregate_heads
 from goca_core.layers import resize_self_map
 
@@ -124,29 +124,29 @@ def test_half_precision_is_computed_in_single() -> None:
 
 
 def test_all_columns() -> None:
-    assert torch.equal(TokenColumns.make(5, 5, tuple(range(5)), False, torch.device("cpu")).matrix, torch.eye(5))
+    assert torch.equal(token_columns(5, 5, tuple(range(5)), False, torch.device("cpu")), torch.eye(5))
 
 
 def test_repeats_are_added_and_the_rest_is_summed() -> None:
-    matrix = TokenColumns.make(8, 4, (2, 0), True, torch.device("cpu")).matrix
+    matrix = token_columns(8, 4, (2, 0), True, torch.device("cpu"))
     row = torch.tensor([1.0, 2, 4, 8, 16, 32, 64, 128])
     assert (row @ matrix).tolist() == [4 + 64, 1 + 16, 2 + 8 + 32 + 128]
 
 
 def test_columns_without_a_rest_drop_the_others() -> None:
-    matrix = TokenColumns.make(4, 4, (3, 1), False, torch.device("cpu")).matrix
+    matrix = token_columns(4, 4, (3, 1), False, torch.device("cpu"))
     assert (torch.tensor([1.0, 2, 4, 8]) @ matrix).tolist() == [8, 2]
 
 
 def test_cross_maps(elements: int) -> None:
     call = a_call(30, 14)
     weights = {"a": torch.softmax(draw(B, 30, H), -1), "b": draw(B, 30, H, seed=4)}
-    columns = TokenColumns.make(14, 7, (1, 3), True, torch.device("cpu"))
+    columns = token_columns(14, 7, (1, 3), True, torch.device("cpu"))
     text_maps = TextMaps(weights, columns)
     one_pass(call, (text_maps, ALL))
     maps = text_maps.result()
     for name, weight in weights.items():
-        expected = aggregate_heads(dense(call), weight.double()) @ columns.matrix.double()
+        expected = aggregate_heads(dense(call), weight.double()) @ columns.double()
         assert torch.allclose(maps[name].double(), expected, atol=1e-5)
     assert torch.allclose(maps["a"].sum(-1), torch.ones(()), atol=1e-5)
 

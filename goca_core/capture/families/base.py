@@ -16,8 +16,7 @@ from typing import Any, Literal
 from torch import nn
 
 from ...attention.record import Defaults
-
-Grid = tuple[int, int]
+from ...tensors import Grid
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ attention; in single blocks attention and MLP share one output projection.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from .base import TEXT_FIRST, Family, JointSpans, Plan, Site, SpanRule, Support, text_first
 from .plans import FLOW_NOISE, JOINT, index_at_depth, joint_blocks
@@ -83,13 +83,6 @@ def plan_like_flux(network: Any, patch: int, spans: SpanRule = TEXT_FIRST) -> Pl
     propagation = (
         [double[index_at_depth(number, _DOUBLE, len(double))] for number in (12, 18)] if double else [reference]
     )
-    return Plan(
-        (*double, *single),
-        reference.name,
-        tuple(dict.fromkeys(block.name for block in propagation)),
-        JOINT,
-        FLOW_NOISE,
-        feature="attention" if single else "projected",
-        patch=patch,
-        spans=spans,
-    )
+    names = tuple(dict.fromkeys(block.name for block in propagation))
+    feature: Literal["attention", "projected"] = "attention" if single else "projected"
+    return Plan((*double, *single), reference.name, names, JOINT, FLOW_NOISE, feature, patch, spans)

@@ -37,5 +37,6 @@ class HunyuanDiT(Family):
         names = tuple(block.name for block in blocks)
         reference = f"block.{index_at_depth(25, _DEPTH, depth)}"
         # The feature is the query projection before its norm and rotary embedding.
-        defaults = replace(JOINT, propagation_steps=4)
-        return Plan(tuple(blocks), reference, names, defaults, _NOISE, patch=network.patch_size)
+        return Plan(
+            tuple(blocks), reference, names, replace(JOINT, propagation_steps=4), _NOISE, patch=network.patch_size
+        )

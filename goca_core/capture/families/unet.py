@@ -52,9 +52,8 @@ class UNet(Family):
         special = _SD if len(blocks) == 16 else _SDXL if len(blocks) == 70 else None
         if special is None or not {special[0], *special[1]} <= names:
             special = _by_analogy(blocks)
-        finest = min(block.level for block in blocks)
-        defaults = replace(CROSS, propagation_steps=2)
-        return Plan(blocks, *special, defaults, _NOISE_SD if finest == 0 else _NOISE_SDXL)
+        noise = _NOISE_SD if min(block.level for block in blocks) == 0 else _NOISE_SDXL
+        return Plan(blocks, *special, replace(CROSS, propagation_steps=2), noise)
 
 
 def _site(attention: Any) -> Site:

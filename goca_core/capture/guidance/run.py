@@ -106,7 +106,7 @@ class GuidanceRun(SamplingRun):
         rows = self._main_rows(call) if self.working and whole else {}
         if not rows:
             return []
-        self._mark_seen(rows)
+        self._seen.update(rows)
         self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
         return [
             ForwardRecorder(plan, self._options, rows, self._size, call.x.shape[0], given=call.given)

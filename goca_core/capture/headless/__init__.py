@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..weights import DEMO_WEIGHTS, ROOT, ComfyUIError, digest, weights
-from .host import boot, find, version
-from .open import open_model
+from .host import boot, find, open_model, version
 
 __all__ = ["DEMO_WEIGHTS", "ROOT", "ComfyUIError", "boot", "digest", "find", "open_model", "version", "weights"]

@@ -1,4 +1,4 @@
-"""Find and start ComfyUI in this process, without its server.
+"""Find and start ComfyUI in this process, without its server, and open a model in it.
 
 For command-line programs: the evaluation, the benchmarks and the scripts. The Python that runs them must have ComfyUI's
 packages. Nothing of ComfyUI is imported before `boot`.
@@ -11,8 +11,12 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..weights import ROOT, ComfyUIError
+from ..weights import ROOT, ComfyUIError, weights
+
+if TYPE_CHECKING:
+    from .model import LoadedModel
 
 
 def find() -> Path:
@@ -72,3 +76,15 @@ def boot(*arguments: str) -> None:
         importlib.import_module("comfy.cli_args")
     finally:
         sys.argv = original
+
+
+def open_model(checkpoint: Path | None = None, *, cpu: bool = False) -> LoadedModel:
+    """Start ComfyUI if it is not running and open a checkpoint of any kind that it can load, or the demo model.
+
+    Raises ComfyUIError when ComfyUI or the file is missing, or the file does not hold a model, a text encoder and a VAE.
+    """
+    file = weights(checkpoint)
+    boot(*(["--cpu"] if cpu else []))
+    from .model import load_model
+
+    return load_model(None if checkpoint is None else file)

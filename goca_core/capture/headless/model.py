@@ -109,17 +109,9 @@ class LoadedModel:
 
     def record(self, encoded: EncodedImage, sigma: float, seed: int, flip: bool = False, **kept: Any) -> Attention:
         """The attention of one forward pass at a noise level (two with `flip`); ``kept``: fields of `RecordOptions`."""
-        options = RecordOptions(**kept)
+        samples, positive, options = encoded.samples, encoded.positive, RecordOptions(**kept)
         with torch.inference_mode():
-            return segment(
-                self.model,
-                encoded.samples,
-                encoded.positive,
-                sigmas=[sigma],
-                seed=seed,
-                flip=flip,
-                options=options,
-            )
+            return segment(self.model, samples, positive, sigmas=[sigma], seed=seed, flip=flip, options=options)
 
 
 def load_model(checkpoint: Path | None) -> LoadedModel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from ...layers import reference_affinity
 from ...tensors import Grid, resize_bilinear
 from ..families.base import Block, JointSpans, Site
 from .call import AttentionCall
-from .layer_scores import LayerScores, MapSink, MeanSink
+from .layer_scores import LayerScores, MapSink, MeanSink, ScoreSink
 from .one_pass import ALL, joint_pass, one_pass, self_pass, video_total
 from .projection import effective_weight
 from .self_maps import SelfMaps, Sink, by_frame
 from .spec import ReductionSpec
-from .text_maps import TextMaps, TokenColumns
+from .text_maps import TextMaps, token_columns
 
 
 @dataclass
@@ -40,7 +40,7 @@ class CondRecorder:
         self._scores = LayerScores()
         self._mean: MeanSink | None = None
         self._parts: dict[str, MapSink] = {}
-        self._columns: dict[int, TokenColumns] = {}
+        self._columns: dict[int, Tensor] = {}
 
     # -- attention ----------------------------------------------------------------------------------------------------
 
@@ -98,8 +98,7 @@ class CondRecorder:
         """An empty accumulator for ``keys`` text keys; these are fewer than the tokens if the model drops padding."""
         tokens = self.tokens
         if keys not in self._columns:
-            made = TokenColumns.make(keys, tokens.length, tokens.positions, tokens.rest, output.device)
-            self._columns[keys] = made
+            self._columns[keys] = token_columns(keys, tokens.length, tokens.positions, tokens.rest, output.device)
         return TextMaps(_head_weights(block.cross_attn, output, value, self.spec), self._columns[keys])
 
     def _keep(self, block: Block, text: TextMaps, grid: Grid) -> None:
@@ -110,7 +109,7 @@ class CondRecorder:
         """An empty accumulator for the self-attention of a layer; None if that is not needed."""
         spec, sinks = self.spec, list[Sink]()
         if spec.scored:
-            sinks.append(self._scores.sink(spec, block.name))
+            sinks.append(ScoreSink(self._scores, spec, block.name))
         if block.name in spec.plan.affinity:
             self._mean = self._mean or MeanSink(spec.affinity_grid, spec.frames)
             sinks.append(self._mean)
@@ -128,7 +127,7 @@ class CondRecorder:
                 batch = next(iter(layer.maps.values())).shape[0]
                 unknown = {method: torch.full((batch,), torch.nan) for method in self.spec.scored}
                 scores = self._scores.scores.get(block.name) or unknown
-                layers[block.name] = Layer(layer.name, layer.height, layer.width, layer.maps, scores)
+                layers[block.name] = replace(layer, scores=scores)
         if self._mean is None:
             return CondRecording(layers)
         parts = {name: part.result().cpu() for name, part in self._parts.items()}

@@ -74,36 +74,33 @@ class LayerScores:
 
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, Tensor]] = {}
-        self._reference: Reference | None = None
+        self.reference: Reference | None = None
         self._waiting: list[tuple[str, Tensor, Grid]] = []
-
-    def sink(self, spec: ReductionSpec, name: str) -> ScoreSink:
-        """The sink that scores the self-attention of a layer."""
-        return ScoreSink(self, spec, name, None if self._reference is None else self._reference.affinity)
 
     def set_reference(self, spec: ReductionSpec, affinity: Tensor) -> None:
         """Set the reference affinity [B * frames, M, M] of this call, and score the layers that wait for it."""
-        self._reference = Reference(affinity, spec.reference_grid)
+        self.reference = Reference(affinity, spec.reference_grid)
         for name, maps, grid in self._waiting:
             self.score(spec, name, maps.to(affinity.device), grid)
         self._waiting.clear()
 
     def score(self, spec: ReductionSpec, name: str, maps: Tensor, grid: Grid) -> None:
         """Score the whole maps of a layer, or store them until the reference is known."""
-        if self._reference is None:
+        if self.reference is None:
             held = maps.to("cpu", torch.float16) if spec.is_large(grid) else maps
             self._waiting.append((name, held, grid))
             return
-        self.scores[name] = {method: self._reference.score(maps, grid, method).cpu() for method in spec.scored}
+        self.scores[name] = {method: self.reference.score(maps, grid, method).cpu() for method in spec.scored}
 
 
 class ScoreSink:
-    """Scores one layer while its rows come in, or stores them if the reference ``affinity`` is not known yet."""
+    """Scores one layer while its rows come in, or stores them if the reference is not known yet."""
 
-    def __init__(self, scores: LayerScores, spec: ReductionSpec, name: str, affinity: Tensor | None) -> None:
+    def __init__(self, scores: LayerScores, spec: ReductionSpec, name: str) -> None:
         self.target = spec.reference_grid
         self._scores, self._spec, self._name = scores, spec, name
-        self._agreement = None if affinity is None else Agreement(affinity, spec.frames, spec.scored)
+        known = scores.reference
+        self._agreement = None if known is None else Agreement(known.affinity, spec.frames, spec.scored)
         self._kept = KeptRows(spec.frames, spec.reference_dtype)
 
     def take(self, frame: int, rows: slice, part: Tensor) -> None:
@@ -117,25 +114,18 @@ class ScoreSink:
             self._scores.score(self._spec, self._name, maps, grid)
 
 
-class MapSink:
+class MapSink(KeptRows):
     """Collects the self-attention of a layer on the grid ``target``."""
 
     def __init__(self, target: Grid, frames: int) -> None:
-        self.target, self._frames = target, frames
-        self._kept = KeptRows(frames)
-
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        self._kept.take(frame, rows, part)
+        super().__init__(frames)
+        self.target = target
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         if whole is not None:
             maps = resize_self_map(*whole, self.target).unflatten(0, (-1, self._frames))
             for frame in range(self._frames):
                 self.take(frame, slice(None), maps[:, frame])
-
-    def result(self) -> Tensor:
-        """[B * frames, M, M]"""
-        return self._kept.result()
 
 
 class MeanSink(MapSink):
@@ -147,9 +137,9 @@ class MeanSink(MapSink):
 
     def take(self, frame: int, rows: slice, part: Tensor) -> None:
         if self._layers:
-            self._kept.at(frame, rows, part).lerp_(finite(part), 1 / (self._layers + 1))
+            self.at(frame, rows, part).lerp_(finite(part), 1 / (self._layers + 1))
         else:
-            self._kept.take(frame, rows, finite(part))
+            super().take(frame, rows, finite(part))
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         super().finish(whole)
