@@ -35,6 +35,7 @@ def head_weights(
     heads: int,
     method: str,
     value: Tensor | None = None,
+    exact: bool = True,
 ) -> Tensor:
     """Compute the weight of every head at every pixel.
 
@@ -43,6 +44,8 @@ def head_weights(
     heads: number of heads H; C must be a multiple of it.
     method: one of HEAD_METHODS (the names of the reference implementation).
     value: [B, H, T, d] value vectors, used only by the two "+ VW" methods.
+    exact: compute in float32 or better. Otherwise the products of the dot-product methods have the precision of the inputs, as
+    the layer's own have, which saves an accelerator time and memory.
 
     Returns [B, N, H], summing to one over H. Weights of "w/o clamp" and cosine methods may be negative or above one.
     Where the unnormalised weights have no usable sum (zero, negative, or lost to cancellation), every head gets 1/H.
@@ -80,17 +83,21 @@ def head_weights(
     if method == "average":
         return post_value.new_full((batch, tokens, heads), 1.0 / heads, dtype=working_dtype(post_value))
 
-    dtype = working_dtype(post_value, out_weight)
-    # every method is homogeneous in Y (per pixel) and in W, so the scale does not matter: removing it keeps products
-    # of large float32 activations from overflowing and products of small ones from vanishing
-    y = _unit_peak(finite(post_value, dtype), (-1,))
-    w = _unit_peak(finite(out_weight, dtype), (-2, -1))
-    y_heads = y.unflatten(-1, (heads, width))
-
-    if method == "l2-norm":
-        return normalise_heads(_head_norms(y_heads, w))
-    output = y @ w.T
-    agreement = (y * (output @ w)).unflatten(-1, (heads, width)).sum(-1)
+    if not exact and post_value.dtype == out_weight.dtype and method.startswith("dot-product"):
+        # The products are those of the layer itself and its transpose, so they fit where the layer's own output did.
+        reached = post_value @ out_weight.T @ out_weight
+        agreement = (post_value.to(working_dtype(post_value)) * reached).unflatten(-1, (heads, width)).sum(-1)
+    else:
+        dtype = working_dtype(post_value, out_weight)
+        # every method is homogeneous in Y (per pixel) and in W, so the scale does not matter: removing it keeps products
+        # of large float32 activations from overflowing and products of small ones from vanishing
+        y = _unit_peak(finite(post_value, dtype), (-1,))
+        w = _unit_peak(finite(out_weight, dtype), (-2, -1))
+        y_heads = y.unflatten(-1, (heads, width))
+        if method == "l2-norm":
+            return normalise_heads(_head_norms(y_heads, w))
+        output = y @ w.T
+        agreement = (y * (output @ w)).unflatten(-1, (heads, width)).sum(-1)
     if method.startswith("cosine"):
         lengths = _head_norms(y_heads, w).clamp_min(_NORM_FLOOR)
         agreement = agreement / lengths / output.norm(dim=-1, keepdim=True).clamp_min(_NORM_FLOOR)
@@ -105,9 +112,10 @@ def head_weights(
 def normalise_heads(scores: Tensor) -> Tensor:
     """Divide [..., H] by its sum over H; 1/H where that sum is not finite or not above 1e-6 of the largest entry."""
     total = scores.sum(-1, keepdim=True)
-    largest = scores.abs().amax(-1, keepdim=True)
-    usable = torch.isfinite(total) & (total > _SUM_FLOOR * largest)
-    return torch.where(usable, scores / torch.where(usable, total, 1.0), 1.0 / scores.shape[-1])
+    largest = torch.linalg.vector_norm(scores, torch.inf, -1, keepdim=True)
+    # An infinity or NaN among the scores is in the largest, too, and then the comparison is false.
+    equal = torch.tensor(1.0 / scores.shape[-1], dtype=scores.dtype)  # on the CPU: passed to the kernel by value
+    return torch.where(total > _SUM_FLOOR * largest, scores / total, equal)
 
 
 def aggregate_heads(cross: Tensor, weights: Tensor) -> Tensor:

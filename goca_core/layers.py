@@ -17,6 +17,7 @@ from .tensors import (
     check_ndim,
     check_tokens,
     finite,
+    index_on,
     nearest_index,
     resize_bilinear,
     working_dtype,
@@ -42,9 +43,7 @@ def reference_affinity(feature: Tensor, reference_channel0: bool = False, dtype:
     [[[0.5, 0.5], [0.5, 0.5]]]
     """
     check_ndim("feature", feature, "B C h w")
-    # Copy the feature, which may be large, only if it has to be converted or holds values that are not finite.
-    sound = feature.dtype == working_dtype(feature) and bool(torch.isfinite(feature).all())
-    pixels = (feature if sound else finite(feature)).flatten(2).mT
+    pixels = finite(feature).flatten(2).mT
     if reference_channel0:
         pixels = pixels[..., :1]
     affinity = pixels.new_empty(*pixels.shape[:2], pixels.shape[1], dtype=dtype)
@@ -112,7 +111,7 @@ class LayerScore:
     def __init__(self, method: str) -> None:
         check_choice("layer method", method, LAYER_METHODS)
         self.method = method
-        self._sums: tuple[Tensor, Tensor] | None = None
+        self._sums: tuple[Tensor, ...] | None = None
 
     def add(self, reference: Tensor, resized: Tensor) -> None:
         """Add a block of rows: reference [B, M, Nr] and the layer's rows of the same queries, [B, M, Nr].
@@ -126,28 +125,31 @@ class LayerScore:
                 "resize the layer to the reference grid and take the same query rows of both."
             )
         dtype = working_dtype(reference, resized)
-        p, s = finite(reference, dtype), finite(resized, dtype)
-        first = second = p.new_zeros(p.shape[0])
+        self.accumulate(finite(reference, dtype), finite(resized, dtype))
+
+    def accumulate(self, p: Tensor, s: Tensor) -> None:
+        """The same for blocks that are known to fit and to be finite, without a copy of them."""
+        found: tuple[Tensor, ...]
         if self.method == "dot-product similarity":
-            first = (p * s).sum((1, 2))
+            found = (torch.einsum("bmn,bmn->b", p, s),)
         elif self.method == "mse":
-            first = (p - s).norm(dim=-1).sum(-1)
+            found = ((p - s).norm(dim=-1).sum(-1),)
         elif self.method == "iou-like":
-            first, second = torch.minimum(p, s).sum((1, 2)), torch.maximum(p, s).sum((1, 2))
-        self._sums = (first, second) if self._sums is None else (self._sums[0] + first, self._sums[1] + second)
+            found = torch.minimum(p, s).sum((1, 2)), torch.maximum(p, s).sum((1, 2))
+        else:
+            found = (p.new_ones(p.shape[0]),)
+        self._sums = found if self._sums is None else tuple(a + b for a, b in zip(self._sums, found, strict=True))
 
     def result(self) -> Tensor:
         """Return the score of every sample, [B]. Raises ValueError if no rows were added."""
         if self._sums is None:
             raise ValueError("No rows were added: call add() with every block of query rows before result().")
-        first, second = self._sums
-        if self.method == "dot-product similarity":
-            return first
+        if self.method == "vanilla":
+            return torch.ones_like(self._sums[0])
+        first, *more = self._sums
         if self.method == "mse":
             return 1.0 / first
-        if self.method == "iou-like":
-            return first / (second + 1e-4)
-        return torch.ones_like(first)
+        return first / (more[0] + 1e-4) if more else first
 
 
 def layer_score(reference: Tensor, resized: Tensor, method: str) -> Tensor:
@@ -217,10 +219,13 @@ def layer_scores(
     return normalise_scores(torch.stack(columns, -1))
 
 
-def aggregate_layers(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:
+def aggregate_layers(
+    maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid, pass_on: bool = False
+) -> Tensor:
     """Compute the global map: the weighted sum of the layers' maps, clamped at zero and normalised over tokens.
 
-    maps: one [B, Nl, T] per layer, on `grids`. weights: [B, L]. size: height and width of the result.
+    maps: one [B, Nl, T] per layer, on `grids`. weights: [B, L]. size: height and width of the result. pass_on: on an
+    accelerator, let values that are not finite reach the result as NaN instead of counting as 0.
     Returns [B, T, *size], summing to one over T. Where every token is clamped to zero, a pixel takes the plain mean of the
     layers, or 1/T if that is zero as well. Raises ValueError when the shapes do not fit.
 
@@ -243,15 +248,20 @@ def aggregate_layers(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Ten
             )
     dtype = working_dtype(weights, *maps)
     weights = finite(weights, dtype)
-    mixed = _mix(maps, grids, weights, size).clamp_min(0)
-    total = mixed.sum(1, keepdim=True)
     tiny = torch.finfo(dtype).tiny
-    if bool((total <= tiny).any()):  # rare, so the second pass over the layers runs only if needed
-        plain = _mix(maps, grids, torch.full_like(weights, 1.0 / len(maps)), size).clamp_min(0)
-        plain = torch.where(plain.sum(1, keepdim=True) > tiny, plain, 1.0)
-        mixed = torch.where(total > tiny, mixed, plain)
+    equal = torch.full_like(weights, 1.0 / len(maps))
+    if weights.device.type == "cpu":
+        mixed = _mix(maps, grids, weights, size).clamp_min(0)
         total = mixed.sum(1, keepdim=True)
-    return mixed / total
+        if bool((total > tiny).all()):  # usual, and the second pass over the layers costs as much as the first
+            return mixed / total
+        plain = _mix(maps, grids, equal, size).clamp_min(0)
+    else:
+        both = torch.stack((weights, equal), 1)  # to look at the total would make the CPU wait for the device
+        mixed, plain = _mix_by_grid(maps, grids, both, size, pass_on).clamp_min(0).unbind(1)
+    plain = torch.where(plain.sum(1, keepdim=True) <= tiny, 1.0, plain)
+    mixed = torch.where(mixed.sum(1, keepdim=True) <= tiny, plain, mixed)  # what is not a number stays so
+    return mixed / mixed.sum(1, keepdim=True)
 
 
 def _mix(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:
@@ -261,6 +271,21 @@ def _mix(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: G
         image = finite(layer_map, weights.dtype).mT.unflatten(-1, tuple(grid))
         total.addcmul_(resize_bilinear(image, size), weights[:, layer, None, None, None])
     return total
+
+
+def _mix_by_grid(
+    maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid, pass_on: bool = False
+) -> Tensor:
+    """The same for several weights [B, W, L] at once: [B, W, T, *size]. Starts a few kernels per grid, not per layer."""
+    tokens, found = maps[0].shape[-1], []
+    for grid in dict.fromkeys(grids):
+        layers = [layer for layer, other in enumerate(grids) if other == grid]
+        maps_there = torch.stack([maps[layer] for layer in layers], 1)
+        stacked = maps_there.to(weights.dtype) if pass_on else finite(maps_there, weights.dtype)
+        mixed = weights[:, :, index_on(weights.device, layers)] @ stacked.flatten(2)
+        images = mixed.unflatten(-1, (-1, tokens)).mT.flatten(1, 2)  # [B, W * T, N]
+        found.append(resize_bilinear(images.unflatten(-1, tuple(grid)), size))
+    return sum(found[1:], found[0]).unflatten(1, (-1, tokens))
 
 
 def _check_self_map(self_map: Tensor, grid: Grid, what: str = "self_map") -> None:

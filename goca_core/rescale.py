@@ -20,6 +20,7 @@ from .tensors import (
     check_ndim,
     finite,
     gaussian_blur,
+    index_on,
     maxnorm,
     minmax,
     stack_frames,
@@ -107,11 +108,14 @@ def rescale(
     recipe = _RECIPES[method]
 
     maps = finite(maps)
-    groups = [maps[:, ids] for ids in object_ids]
-    raw = torch.stack([group.mean(1) if pool == "mean" else group.sum(1) for group in groups], 1)
+    if all(len(ids) == 1 for ids in object_ids):
+        raw = maps[:, index_on(maps.device, [ids[0] for ids in object_ids])]
+    else:
+        groups = [maps[:, index_on(maps.device, ids)] for ids in object_ids]
+        raw = torch.stack([group.mean(1) if pool == "mean" else group.sum(1) for group in groups], 1)
     result = raw
     if recipe.divide and content_ids:
-        factor = maps[:, content_ids].sum(1, keepdim=True)
+        factor = maps[:, index_on(maps.device, content_ids)].sum(1, keepdim=True)
         known = factor > _FACTOR_FLOOR
         result = torch.where(known, raw / torch.where(known, factor, 1.0), 0.0)
     elif recipe.divide:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -69,6 +70,26 @@ def resize_bilinear(maps: Tensor, size: Grid) -> Tensor:
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def index_on(device: torch.device, positions: Sequence[int] | Tensor) -> Tensor:
+    """Return positions, given as numbers or as a tensor on the CPU, as an int64 index [n] on a device.
+
+    The copy on another device is kept, because each copy makes the CPU wait for the device. Indexing with a list copies
+    it every time.
+
+    >>> index_on(torch.device("cpu"), (2, 0)).tolist()
+    [2, 0]
+    """
+    if device.type == "cpu":
+        return positions if isinstance(positions, Tensor) else torch.tensor(positions, dtype=torch.long)
+    return _uploaded(tuple(positions.tolist() if isinstance(positions, Tensor) else positions), device)
+
+
+@lru_cache(maxsize=128)
+def _uploaded(positions: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it is used in other runs, which may not be in inference mode
+        return torch.tensor(positions, dtype=torch.long).to(device)
+
+
 def nearest_index(grid: Grid, size: Grid, device: torch.device | None = None) -> Tensor:
     """Index in `grid` of the source of every pixel of `size`, both in raster order: floor(target * source side / target side).
 
@@ -113,7 +134,9 @@ def sum_slices(padded: Tensor, weights: Sequence[float], axis: int, length: int)
     """Correlate one axis of a padded tensor with `weights`; the result has `length` entries along it."""
     total = padded.narrow(axis, 0, length) * weights[0]
     for offset, weight in enumerate(weights[1:], start=1):
-        total = total + padded.narrow(axis, offset, length) * weight
+        part = padded.narrow(axis, offset, length)
+        # In one kernel on an accelerator; on a CPU that would round otherwise, depending on the processor.
+        total = total + part * weight if padded.device.type == "cpu" else total.add_(part, alpha=weight)
     return total
 
 

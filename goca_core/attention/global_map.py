@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_CHOICES, LAYER_METHODS, MASS_PRESERVING, aggregate_layers, normalise_scores
+from ..tensors import index_on
 from .record import AUTO, Affinity, Attention, AttentionError, Tokens
 
 
@@ -65,13 +66,14 @@ def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
         "layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES
     )
     if method == "vanilla":
-        scores = torch.ones(attention.batch, len(attention.layers))
+        scores = torch.ones(attention.batch, len(attention.layers), device=attention.device)
     else:
         scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
-        videos = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
-        scores = videos.expand(-1, attention.frames, -1).flatten(0, 1)
+        if attention.frames > 1:
+            videos = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
+            scores = videos.expand(-1, attention.frames, -1).flatten(0, 1)
     if mass_preserving:
-        scores = scores * torch.tensor([float(layer.height * layer.width) for layer in attention.layers])
+        scores = scores * index_on(scores.device, [layer.height * layer.width for layer in attention.layers])
     mean = torch.nanmean(scores, -1, keepdim=True)
     return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
 
@@ -96,16 +98,18 @@ def weighted_affinity(attention: Attention, method: str = "dot-product similarit
     return replace(affinity, matrix=matrix)
 
 
-def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO) -> Maps:
+def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO, check: bool = True) -> Maps:
     """Combine all layers of a recording into the global map (paper: layer-wise aggregation, "auto").
 
     The map has the size of the finest recorded layer. Raises AttentionError for a method that was not recorded, or a
-    recording that is not finite.
+    recording that is not finite. check: False leaves out the latter on an accelerator, because the CPU would have to wait for
+    it; maps [B, T, h, w] are then NaN where the recording is not finite.
     """
     head = _resolve_method("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
-    attention.check_finite()
+    if check or attention.device.type == "cpu":
+        attention.check_finite()
     weights = layer_weights(attention, layer_method)
     grids = [(layer.height, layer.width) for layer in attention.layers]
     size = max(grids, key=lambda grid: grid[0] * grid[1])
-    maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size)
+    maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size, not check)
     return Maps(maps, attention, weights)

@@ -136,6 +136,11 @@ class Attention:
         return next(iter(self.layers[0].maps.values())).shape[0]
 
     @property
+    def device(self) -> torch.device:
+        """Where the recording is: on the CPU, except while semantic guidance uses it."""
+        return next(iter(self.layers[0].maps.values())).device
+
+    @property
     def images(self) -> int:
         """Number of frames of one video after decoding; 1 for an image."""
         return 1 + (self.frames - 1) * self.temporal_compression

@@ -24,7 +24,9 @@ from .options import RecordOptions
 from .passthrough import OVERRIDE, watching
 from .reduce.call import AttentionCall, bind, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
+from .reduce.fused import watch_totals
 from .reduce.spec import ReductionSpec
+from .reduce.transfer import to_cpu
 
 # The recorders of the call that this thread is running; there may be several. Hooks are on modules that other threads may
 # run at the same time.
@@ -109,8 +111,9 @@ class ForwardRecorder:
 
     def _override(self, previous: Any) -> Any:
         def override(func: Any, *args: Any, **kwargs: Any) -> Any:
-            out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
-            self._record_call(args, kwargs, out)
+            with watch_totals() as seen:
+                out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
+            self._record_call(args, kwargs, out, seen)
             return out
 
         return override
@@ -138,13 +141,13 @@ class ForwardRecorder:
         if self._active:
             self._projected[module] = out
 
-    def _record_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def _record_call(self, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, seen: watch_totals) -> None:
         """Take an attention call. It belongs to a site if it runs between the site's two projections, in this thread."""
         if not self._active or self._open is None or not isinstance(out, Tensor):
             return
         block, site = self._open
         with self._guarded(f"the attention of layer {block.name}"):
-            call, options = bind(args, kwargs), kwargs.get("transformer_options") or {}
+            call, options = seen.complete(bind(args, kwargs)), kwargs.get("transformer_options") or {}
             if kwargs.get("skip_output_reshape"):
                 out = out.transpose(1, 2).flatten(2)
             if self._replaced and site.replaceable:
@@ -254,9 +257,15 @@ class ForwardRecorder:
                 return grid
         return None
 
-    def results(self) -> dict[Any, CondRecording]:
-        """The recordings, by conditioning."""
-        return {key: cond.result() for key, cond in self._conds.items()}
+    def results(self, on_device: bool = False) -> dict[Any, CondRecording]:
+        """The recordings, by conditioning, on the CPU or where the model is."""
+        found = {key: cond.result() for key, cond in self._conds.items()}
+        if on_device:
+            return found
+        moved = iter(to_cpu([tensor for part in found.values() for tensor in part.tensors()]))
+        # On an accelerator some maps are in half precision, in which no mean of several evaluations should be formed.
+        moved = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in moved)
+        return {key: part.with_tensors(moved) for key, part in found.items()}
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
 
 # Limits of the grid on which layers are compared, in tokens, by their names in the nodes; 0 = no limit.
-GRIDS = {"auto": 64 * 64, "32x32": 32 * 32, "full": 0}
+GRIDS = {"auto": 32 * 32, "32x32": 32 * 32, "64x64": 64 * 64, "full": 0}
 
 Methods = tuple[str, ...] | str
 """Names of methods, or "auto" or "all"."""

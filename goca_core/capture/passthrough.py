@@ -21,9 +21,11 @@ from typing import Any
 
 import torch
 
-# Called after each attention call of this thread with its arguments, keyword arguments and result. There may be several
-# watchers.
-Watcher = Callable[[tuple[Any, ...], dict[str, Any], Any], None]
+from .reduce.fused import watch_totals
+
+# Called after each attention call of this thread with its arguments, keyword arguments and result, and with what its fused
+# kernel showed. There may be several watchers.
+Watcher = Callable[[tuple[Any, ...], dict[str, Any], Any, watch_totals], None]
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 OVERRIDE = "optimized_attention_override"
 _NAMES = ("optimized_attention", "optimized_attention_masked")
@@ -38,14 +40,17 @@ class PassThrough:
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        out = self.function(*args, **kwargs)
-        # A compiler that traces this call must not meet the code below.
-        if not torch.compiler.is_compiling():
-            watchers = _watchers.get()
-            # If the options hold an override, it has recorded the call already.
-            if watchers and OVERRIDE not in (kwargs.get("transformer_options") or {}):
-                for watcher in watchers:
-                    watcher(args, kwargs, out)
+        # A compiler that traces this call must not meet the code below. If the options hold an override, it records the call.
+        if (
+            torch.compiler.is_compiling()
+            or not (watchers := _watchers.get())
+            or OVERRIDE in (kwargs.get("transformer_options") or {})
+        ):
+            return self.function(*args, **kwargs)
+        with watch_totals() as seen:
+            out = self.function(*args, **kwargs)
+        for watcher in watchers:
+            watcher(args, kwargs, out, seen)
         return out
 
 

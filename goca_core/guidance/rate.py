@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..rescale import blur
-from ..tensors import check_choice, check_ndim, finite, gaussian_blur, minmax, resize_nearest, working_dtype
+from ..tensors import check_choice, check_ndim, finite, gaussian_blur, index_on, minmax, resize_nearest, working_dtype
 
 _EPS = 1e-8
 
@@ -37,7 +37,7 @@ def regions(maps: Tensor, candidates: Sequence[int] | None = None, ties: Literal
         if not ids or min(ids) < 0 or max(ids) >= tokens:
             raise ValueError(f"candidates are {ids}: use at least one token position, each within 0..{tokens - 1}.")
         allowed = torch.zeros(tokens, dtype=torch.bool, device=maps.device)
-        allowed[ids] = True
+        allowed[index_on(maps.device, ids)] = True
         maps = maps.masked_fill(~allowed[:, None, None], -torch.inf)
     if ties == "all":
         return (maps == maps.amax(1, keepdim=True)).to(torch.float32)

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..attention.global_map import aggregate
+from ..attention.global_map import Maps, aggregate
 from ..attention.record import AUTO, Attention, AttentionError
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_METHODS
@@ -114,7 +114,8 @@ def goca_regions(positive: Attention, negative: Attention | None, settings: Sett
     owners = candidates(words)
     if not owners:
         return None
-    maps = aggregate(positive, settings.head, settings.layer)
+    # On an accelerator nothing here waits for it, so a recording that is not finite cannot be an error; see `_known`.
+    maps = aggregate(positive, settings.head, settings.layer, check=False)
     in_words = sorted({position for word in words.words for position in word.positions})
     method = positive.defaults.rescale if settings.rescale == AUTO else settings.rescale
     columns = positive.tokens.columns(owners)
@@ -122,16 +123,29 @@ def goca_regions(positive: Attention, negative: Attention | None, settings: Sett
     masks = regions(_propagated(scores, positive, settings), ties=settings.ties)
     token = background_token(words)
     if token is None:
-        return Regions(masks, torch.ones_like(masks[:, 0]))
+        return Regions(masks, _known(torch.ones_like(masks[:, 0]), [maps]))
     side, position = token
     if side == "negative":
         if negative is None:
             return None
         column = negative.tokens.columns([position])[0]
-        background = aggregate(negative, settings.head, settings.layer).maps[:, [column]]
+        behind = aggregate(negative, settings.head, settings.layer, check=False)
+        recorded = [maps, behind]
     else:
-        background = maps.maps[:, positive.tokens.columns([position])]
-    return Regions(masks, foreground(_propagated(background, positive, settings)[:, 0]))
+        column = positive.tokens.columns([position])[0]
+        behind, recorded = maps, [maps]
+    fore = foreground(_propagated(behind.maps[:, column : column + 1], positive, settings)[:, 0])
+    return Regions(masks, _known(fore, recorded))
+
+
+def _known(fore: Tensor, recorded: Sequence[Maps]) -> Tensor:
+    """The foreground [B, h, w], or none in samples whose maps are not finite: `rate_map` gives them plain guidance.
+
+    On a CPU `aggregate` has refused such maps before.
+    """
+    # The sum of a map is its number of pixels, or NaN.
+    known = torch.stack([maps.maps.sum((1, 2, 3)) for maps in recorded]).sum(0).isfinite()
+    return fore * known[:, None, None]
 
 
 def _propagated(scores: Tensor, record: Attention, settings: Settings) -> Tensor:

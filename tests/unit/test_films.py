@@ -64,9 +64,10 @@ def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, kn
     call = call_of(before, behind)
     film = slice(before, before + FRAMES * COUNT)
     asked = call.queries(film)
-    total = (asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float() if known else None
+    if known:
+        asked = asked.with_total((asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float())
     gathering = Gathering(GRID, [target, GRID], FRAMES)
-    self_pass(asked, film, gathering.maps, total)
+    self_pass(asked, film, gathering.maps)
     found, grid = gathering.of(target)
     assert grid == target and found.dtype == torch.float32
     expected = resize_self_map(own_part(dense(call), before), GRID, target)

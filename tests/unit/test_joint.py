@@ -15,10 +15,10 @@ from goca_core.attention.record import Attention, Defaults, Tokens
 from goca_core.capture.families.base import Block, JointSpans, Plan, Site, text_first
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.reduce import call as reduce
-from goca_core.capture.reduce import fused, one_pass
+from goca_core.capture.reduce import fused
 from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.cond_recorder import CondRecorder
-from goca_core.capture.reduce.fused import log_total
+from goca_core.capture.reduce.fused import compute_total, watch_totals
 from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.capture.reduce.text_maps import TextMaps, token_columns
@@ -58,7 +58,8 @@ def reduced(
     weights = {"average": torch.full((B, IMAGE, H), 1 / H), "other": torch.softmax(draw(B, IMAGE, H), -1)}
     columns = token_columns(TEXT, TEXT, (1, 4), True, torch.device("cpu"))
     gathering, text_maps = Gathering(GRID, targets) if targets else None, TextMaps(weights, columns)
-    joint_pass(call.queries(spans.image), spans, text_maps, None if gathering is None else gathering.maps)
+    known = compute_total(call).queries(spans.image)
+    joint_pass(known, spans, text_maps, None if gathering is None else gathering.maps)
     found = text_maps.result()
     matrix = dense(call)[:, :, spans.image]
     for name, weight in weights.items():
@@ -71,12 +72,15 @@ def reduced(
     return found, gathering
 
 
+CPU_KERNEL = "_scaled_dot_product_flash_attention_for_cpu", (torch.float32, torch.float16, torch.bfloat16)
+
+
 @pytest.fixture(params=["one pass", "many blocks", "fused"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "many blocks":
         monkeypatch.setattr(reduce, "_ELEMENTS", 700)
-    # On a CPU the pass is cheaper, but its fused kernel serves to test what an accelerator does.
-    monkeypatch.setattr(one_pass, "FUSED", {"cpu"} if request.param == "fused" else set())
+    if request.param == "fused":  # on a CPU this is slower, but it shows what an accelerator does
+        monkeypatch.setitem(fused.FUSED, "cpu", CPU_KERNEL)
     return request.param
 
 
@@ -84,7 +88,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.mark.parametrize("targets", [[], [GRID], [(3, 4)], [(3, 4), GRID], [(4, 5), (3, 4)]])
 def test_text_and_self_attention(targets: list[Grid], registers: int, way: str) -> None:
     call, spans = a_call(registers)
-    assert (log_total(call) is not None) or way != "fused"
+    assert (compute_total(call).total is not None) is (way == "fused")
     _, gathering = reduced(call, spans, targets)
     own = dense(call)[:, :, spans.image, spans.image].mean(1)
     assert own.sum(-1).max() < 0.95
@@ -103,29 +107,59 @@ def test_a_mask_is_honoured(way: str) -> None:
     mask[..., 20:30, 5] = 1.5
     call, spans = a_call(mask=mask)
     reduced(call, spans, [(3, 4)])
-    assert log_total(call) is None
+    assert compute_total(call).total is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_loses_nothing(dtype: torch.dtype, way: str) -> None:
-    """The maps are those of the given queries and keys, whatever precision those have."""
+    """The maps are those of the given queries and keys; only the fused kernel gives them in the precision of these."""
     call, spans = a_call(dtype=dtype)
-    # The fused kernel of the CPU rounds half precision a little before it adds up.
-    found, _ = reduced(call, spans, [(3, 4)], 2e-5 if way == "fused" else 1e-6)
-    assert found["average"].dtype == torch.float32
+    found, _ = reduced(call, spans, [(3, 4)], torch.finfo(dtype).eps / 2 if way == "fused" else 1e-6)
+    assert found["average"].dtype == (dtype if way == "fused" else torch.float32)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_the_denominators_of_the_very_call_are_kept(inference: bool) -> None:
+    call, _ = a_call()
+    with torch.inference_mode(inference):
+        plain = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
+        with watch_totals() as seen:
+            watched = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
+    assert torch.equal(plain, watched)
+    total = seen.complete(call).total
+    assert total is not None
+    expected = (call.q.double() @ call.k.double().mT * call.scale).logsumexp(-1)
+    assert torch.allclose(total.double(), expected, atol=1e-5)
+    assert torch.equal(call.with_total(total).rows(slice(1, 2)).queries(slice(3, 9)).total, total[1:2, :, 3:9])
+
+
+@pytest.mark.parametrize("change", ["queries", "keys", "scale", "mask", "twice", "not at all"])
+def test_denominators_of_another_call_are_not_taken(change: str) -> None:
+    """Another node pack may change queries and keys, or compute attention in parts."""
+    call, _ = a_call()
+    q, k = (call.q.clone() if change == "queries" else call.q), (call.k[:, :, :30] if change == "keys" else call.k)
+    mask = torch.zeros(1, 1, 1, call.k.shape[2]) if change == "mask" else None
+    with watch_totals() as seen:
+        for _ in range({"twice": 2, "not at all": 0}.get(change, 1)):
+            v = call.v[:, :, : k.shape[2]]
+            scale = 0.3 if change == "scale" else call.scale
+            torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    changed = AttentionCall(call.q, call.k, call.v, mask, call.scale)
+    assert seen.complete(changed).total is None
 
 
 def test_a_kernel_that_says_something_else_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     call, _ = a_call()
-    total = log_total(call)
+    monkeypatch.setitem(fused.FUSED, "cpu", CPU_KERNEL)
+    total = compute_total(call).total
     assert total is not None
-    assert torch.allclose(total, (call.q @ call.k.transpose(-1, -2) * call.scale).logsumexp(-1), atol=1e-5)
     for wrong in (total + 0.1, total.transpose(1, 2), total[..., :-1], total * 1.44):
-        monkeypatch.setitem(fused._KERNELS, "cpu", ("_wrong", (torch.float32,)))
+        monkeypatch.setattr(fused, "_trusted", {})
+        monkeypatch.setitem(fused.FUSED, "cpu", ("_wrong", (torch.float32,)))
         monkeypatch.setattr(torch.ops.aten, "_wrong", lambda *_a, wrong=wrong, **_k: (None, wrong), raising=False)
-        assert log_total(call) is None
-    monkeypatch.setitem(fused._KERNELS, "cpu", ("_not_there", (torch.float32,)))
-    assert log_total(call) is None
+        assert compute_total(call).total is None
+    monkeypatch.setitem(fused.FUSED, "cpu", ("_not_there", (torch.float32,)))
+    assert compute_total(call).total is None
 
 
 def test_nonsense_stays_nonsense(way: str) -> None:
@@ -134,7 +168,7 @@ def test_nonsense_stays_nonsense(way: str) -> None:
     columns = token_columns(TEXT, TEXT, tuple(range(TEXT)), False, torch.device("cpu"))
     weights = {"average": torch.full((B, IMAGE, H), 1 / H)}
     text_maps = TextMaps(weights, columns)
-    joint_pass(call.queries(spans.image), spans, text_maps, Gathering(GRID, [(3, 4)]).maps)
+    joint_pass(compute_total(call).queries(spans.image), spans, text_maps, Gathering(GRID, [(3, 4)]).maps)
     found = text_maps.result()
     assert torch.isnan(found["average"][0, 0]).all() and torch.isfinite(found["average"][1]).all()
 

@@ -59,7 +59,7 @@ def test_the_same_call_and_the_same_result(module: Any) -> None:
     with watching(lambda *call: seen.append(call)):
         watched = module.optimized_attention(1, 2, mask=mask)
     assert watched is module.calls[1] and watched[1:] == plain[1:]
-    assert seen == [((1, 2), {"mask": mask}, watched)]
+    assert [call[:3] for call in seen] == [((1, 2), {"mask": mask}, watched)]
     module.optimized_attention(3)
     assert len(seen) == 1
 

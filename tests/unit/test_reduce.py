@@ -124,17 +124,17 @@ def test_half_precision_is_computed_in_single() -> None:
 
 
 def test_all_columns() -> None:
-    assert torch.equal(token_columns(5, 5, tuple(range(5)), False, torch.device("cpu")), torch.eye(5))
+    assert torch.equal(token_columns(5, 5, tuple(range(5)), False, torch.device("cpu")).matrix, torch.eye(5))
 
 
 def test_repeats_are_added_and_the_rest_is_summed() -> None:
-    matrix = token_columns(8, 4, (2, 0), True, torch.device("cpu"))
+    matrix = token_columns(8, 4, (2, 0), True, torch.device("cpu")).matrix
     row = torch.tensor([1.0, 2, 4, 8, 16, 32, 64, 128])
     assert (row @ matrix).tolist() == [4 + 64, 1 + 16, 2 + 8 + 32 + 128]
 
 
 def test_columns_without_a_rest_drop_the_others() -> None:
-    matrix = token_columns(4, 4, (3, 1), False, torch.device("cpu"))
+    matrix = token_columns(4, 4, (3, 1), False, torch.device("cpu")).matrix
     assert (torch.tensor([1.0, 2, 4, 8]) @ matrix).tolist() == [8, 2]
 
 
@@ -146,7 +146,7 @@ def test_cross_maps(elements: int) -> None:
     one_pass(call, (text_maps, ALL))
     maps = text_maps.result()
     for name, weight in weights.items():
-        expected = aggregate_heads(dense(call), weight.double()) @ columns.double()
+        expected = aggregate_heads(dense(call), weight.double()) @ columns.matrix.double()
         assert torch.allclose(maps[name].double(), expected, atol=1e-5)
     assert torch.allclose(maps["a"].sum(-1), torch.ones(()), atol=1e-5)
 

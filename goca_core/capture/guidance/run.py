@@ -29,7 +29,9 @@ from ..families.base import Plan
 from ..forward import ForwardRecorder
 from ..hooks import ModelCall, SamplingRun
 from ..options import RecordOptions
+from ..reduce.cond_recorder import CondRecording
 from ..window import TOLERANCE
+from . import together
 
 # S-CFG's regions come from the two coarsest levels (16² and 8² tokens in SD 1.5 at 512 pixels), whose self-attention is
 # multiplied by itself. Larger maps, or more layers than SD 1.5 has there, would cost more than sampling.
@@ -63,6 +65,8 @@ class GuidanceRun(SamplingRun):
             self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True)
             self._plans = _coarse_layers(plan, self._size)
         self._found: dict[Any, Any] = {}
+        self._groups: together.Groups = {}
+        self._rows: together.Rows = {}
         self._warned = self._broken = False
         self.working = False
 
@@ -108,8 +112,11 @@ class GuidanceRun(SamplingRun):
             return []
         self._seen.update(rows)
         self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
+        # On a CPU kernels start at once, and separate recordings need less memory at a time.
+        self._groups = together.alone(rows) if call.x.device.type == "cpu" else together.grouped(rows)
+        self._rows = rows
         return [
-            ForwardRecorder(plan, self._options, rows, self._size, call.x.shape[0], given=call.given)
+            ForwardRecorder(plan, self._options, self._groups, self._size, call.x.shape[0], given=call.given)
             for plan in self._plans
         ]
 
@@ -119,18 +126,19 @@ class GuidanceRun(SamplingRun):
         if failure is not None:
             self.give_up(failure)
             return
-        results = [forward.results() for forward in recorders]
-        for uuid in results[0]:
-            found = [result[uuid] for result in results]
+        # On the model's device: to bring it to the CPU at every step, and the rate back, takes longer than the step.
+        results = [together.parts(forward.results(on_device=True), self._groups, self._rows) for forward in recorders]
+        for uuid, (first, tokens) in results[0].items():
             if self._settings.rule == "GoCA":
-                if found[0].layers:
-                    self._found[uuid] = self._record(uuid, found[0])
+                if first.layers:
+                    self._found[uuid] = self._record(first, tokens)
             else:
+                found = [result[uuid][0] for result in results]
                 layers = [layer for result in found if (layer := _plain(result)) is not None]
                 if layers:
                     self._found[uuid] = layers
 
-    def _record(self, uuid: Any, result: Any) -> Attention:
+    def _record(self, result: CondRecording, tokens: Tokens) -> Attention:
         height, width = result.affinity_grid
         affinity = None if result.affinity is None else Affinity(height, width, result.affinity)
         return Attention(
@@ -138,7 +146,7 @@ class GuidanceRun(SamplingRun):
             *self._size,
             self._scale,
             tuple(result.layers.values()),
-            self.tokens[uuid],
+            tokens,
             self._plans[0].defaults,
             affinity,
             (self.sigma,),
@@ -151,14 +159,17 @@ class GuidanceRun(SamplingRun):
         recorded = [(entry, self._found[entry["uuid"]]) for entry in positive if entry["uuid"] in self._found]
         background = next((self._found[entry["uuid"]] for entry in negative if entry["uuid"] in self._found), None)
         found = [(entry, self._regions_of(record, background)) for entry, record in recorded]
-        parts = [(part, self._weight(entry)) for entry, part in found if part is not None]
+        parts = [(part, entry) for entry, part in found if part is not None]
         if not recorded:
             self._warn(
                 "the attention to the prompt was not recorded (the call was cached, cropped, replaced or not active)"
             )
         if not parts:
             return None
-        return parts[0][0] if len(parts) == 1 else join([part for part, _ in parts], [weight for _, weight in parts])
+        if len(parts) == 1:
+            return parts[0][0]
+        device = parts[0][0].masks.device
+        return join([part for part, _ in parts], [self._weight(entry, device) for _, entry in parts])
 
     def _regions_of(self, record: Any, background: Any) -> Regions | None:
         if self._settings.rule == "GoCA":
@@ -168,13 +179,15 @@ class GuidanceRun(SamplingRun):
         part = published_regions(record, background, self._settings.ties)
         return Regions(resize_nearest(part.masks, self._size), resize_nearest(part.foreground, self._size))
 
-    def _weight(self, entry: Mapping[str, Any]) -> Tensor:
-        """ComfyUI's weight of this conditioning at each latent cell, [B, h, w]."""
-        weight = torch.ones(self.batch, *self._size) * float(entry.get("strength", 1.0))
+    def _weight(self, entry: Mapping[str, Any], device: torch.device) -> Tensor:
+        """ComfyUI's weight of this conditioning at each latent cell, [B, h, w]. ComfyUI has put its mask on the device."""
+        weight = torch.full((self.batch, *self._size), float(entry.get("strength", 1.0)), device=device)
         mask = entry.get("mask")
         if mask is None:
             return weight
-        mask = mask.reshape(-1, *self._size)[: self.batch].float().cpu() * float(entry.get("mask_strength", 1.0))
+        mask = mask.reshape(-1, *self._size)[: self.batch].to(device, torch.float32) * float(
+            entry.get("mask_strength", 1.0)
+        )
         return weight * mask.repeat(self.batch // mask.shape[0], 1, 1)
 
     def give_up(self, why: str) -> None:

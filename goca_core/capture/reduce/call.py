@@ -6,17 +6,19 @@ depend on the attention kernel, and the memory needed does not grow with the ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 # Size of the largest temporary, in elements: 2^21 float32 are 8 MB, which still fits a CPU cache well. An accelerator is
-# faster with fewer, larger steps.
+# faster with fewer, larger steps, if its memory allows (`block_elements`).
 _ELEMENTS = 1 << 21
-_ELEMENTS_ACCELERATOR = 1 << 23
+_ELEMENTS_ACCELERATOR = 34 << 20
+# Devices on which probabilities are computed in half precision.
+HALF_PRECISION = {"cuda", "meta"}
 _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "skip_output_reshape")
 
 
@@ -24,7 +26,8 @@ _NAMES = ("q", "k", "v", "heads", "mask", "attn_precision", "skip_reshape", "ski
 class AttentionCall:
     """An attention call with its heads split: q [B, H, Nq, d], k and v [B, H, Nk, d].
 
-    ``mask``: None, or four axes that broadcast to [B, H, Nq, Nk]; boolean (True = keep) or added to the logits.
+    ``mask``: None, or four axes that broadcast to [B, H, Nq, Nk]; boolean (True = keep) or added to the logits. ``total``:
+    logarithm of the softmax's denominators [B, H, Nq], if known. They stay those of all keys when some are picked.
     """
 
     q: Tensor
@@ -32,27 +35,56 @@ class AttentionCall:
     v: Tensor
     mask: Tensor | None
     scale: float
+    total: Tensor | None = None
+
+    def with_total(self, total: Tensor) -> AttentionCall:
+        """The same call with known denominators."""
+        return replace(self, total=total)
+
+    def by_frame(self, frames: int) -> AttentionCall:
+        """The frames of a video as samples: [B * frames, H, N, d]. Each keeps only its own keys; needs ``total``."""
+        q, k, v = (
+            x.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1) for x in (self.q, self.k, self.v[..., :0])
+        )
+        total = None if self.total is None else self.total.unflatten(2, (frames, -1)).transpose(1, 2).flatten(0, 1)
+        return AttentionCall(q, k, v, None, self.scale, total)
 
     def rows(self, rows: slice) -> AttentionCall:
         """The same call, for some samples of the batch."""
         mask = self.mask
         if mask is not None and mask.shape[0] == self.q.shape[0]:
             mask = mask[rows]
-        return AttentionCall(self.q[rows], self.k[rows], self.v[rows], mask, self.scale)
+        total = None if self.total is None else self.total[rows]
+        return AttentionCall(self.q[rows], self.k[rows], self.v[rows], mask, self.scale, total)
 
     def queries(self, queries: slice) -> AttentionCall:
         """The same call, for some of the queries."""
         mask = self.mask
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., queries, :]
-        return AttentionCall(self.q[:, :, queries], self.k, self.v, mask, self.scale)
+        total = None if self.total is None else self.total[:, :, queries]
+        return AttentionCall(self.q[:, :, queries], self.k, self.v, mask, self.scale, total)
 
     def keys(self, keys: slice) -> AttentionCall:
-        """The same call with only some of the keys; pass ``total`` to get the softmax of the whole call."""
+        """The same call with only some of the keys. With ``total``, its softmax stays that of the whole call."""
         mask = self.mask
         if mask is not None and mask.shape[-1] > 1:
             mask = mask[..., keys]
-        return AttentionCall(self.q, self.k[:, :, keys], self.v[:, :, keys], mask, self.scale)
+        return AttentionCall(self.q, self.k[:, :, keys], self.v[:, :, keys], mask, self.scale, self.total)
+
+
+def _largest(call: AttentionCall) -> int:
+    # Large models have large activations of their own: their feed-forward layers hold four to seven times the queries.
+    return _ELEMENTS if call.q.device.type == "cpu" else max(_ELEMENTS_ACCELERATOR, min(3 * call.q.numel(), 96 << 20))
+
+
+def block_elements(call: AttentionCall) -> int:
+    """Size of the largest block of a call, at most an eighth of the free memory, because a softmax needs its block twice."""
+    if call.q.device.type not in ("cuda", "xpu"):
+        return _largest(call)
+    import comfy.model_management
+
+    return max(1 << 21, min(_largest(call), int(comfy.model_management.get_free_memory(call.q.device)) // 32))
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -87,31 +119,62 @@ def _four_axes(mask: Tensor, batch: int, queries: int) -> Tensor:
     return mask[None, None, None] if mask.ndim == 1 else mask[:, None] if mask.ndim == 3 else mask
 
 
-def probabilities(
-    call: AttentionCall, index: Tensor | None = None, total: Tensor | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    """The softmax of a call, block by block: (query rows, [B, H, rows, Nk] in float32 or better).
+def _precision(call: AttentionCall) -> torch.dtype:
+    """The precision of probabilities.
 
-    ``index``: only these query rows, in this order (the slices then refer to positions in it). ``total``: the logarithm
-    of the softmax's denominators [B, H, Nq], if known; it may cover more keys than the call has.
+    On an accelerator, float32 would double the time and the memory of the largest tensors. With float16, a probability is off
+    by at most a percent, which the mean over heads, rows and layers evens out. A mask may hold numbers beyond its range.
     """
-    q = call.q if index is None else call.q[:, :, index]
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    keys = call.k.to(exact).transpose(-1, -2)
-    mask = call.mask
-    if index is not None:
+    if call.q.dtype == torch.float64:
+        return torch.float64
+    half = call.q.dtype in (torch.float16, torch.bfloat16) and call.mask is None
+    return torch.float16 if half and call.q.device.type in HALF_PRECISION else torch.float32
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """In another precision, and then contiguous, so that no second copy is needed."""
+    return x if x.dtype == dtype else x.to(dtype, memory_format=torch.contiguous_format)
+
+
+def probabilities(
+    call: AttentionCall,
+    index: Tensor | None = None,
+    elements: int = 0,
+    pick: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[tuple[slice, Tensor]]:
+    """The softmax of a call, block by block: (query rows, [B, H, rows, Nk]).
+
+    On a CPU in float32 or better; on an accelerator in float16 where the model computes in half precision.
+
+    ``index``: only these query rows, in this order (the slices then refer to positions in it). ``elements``: size of the
+    largest block, 0 for that of the device. ``pick``: picks the query rows of [B, H, Nq, ...] as a view, for a call without
+    mask; faster than an index.
+    """
+    q, total, mask = call.q, call.total, call.mask
+    if pick is not None:
+        q, total = pick(q), None if total is None else pick(total)
+    elif index is not None:
+        q, total = q[:, :, index], None if total is None else total[:, :, index]
         mask = mask[..., index, :] if mask is not None and mask.shape[-2] > 1 else mask
-        total = total[:, :, index] if total is not None else None
-    batch, heads, count = q.shape[:3]
-    elements = _ELEMENTS if q.device.type == "cpu" else _ELEMENTS_ACCELERATOR
-    step = max(1, elements // max(1, batch * heads * keys.shape[-1]))
+    precision = _precision(call)
+    batch, heads = q.shape[:2]
+    # One matrix product for each sample and head, with the scale and the denominators in the same kernel.
+    queries, keys = (_cast(x, precision).reshape(batch * heads, -1, x.shape[-1]) for x in (q, call.k))
+    if total is not None:
+        total = _cast(total, precision).reshape(batch * heads, -1, 1)
+    count = queries.shape[1]
+    step = max(1, (elements or _largest(call)) // max(1, len(keys) * keys.shape[1]))
+    step = -(-count // -(-count // step))  # blocks of equal size
     for start in range(0, count, step):
-        stop = min(count, start + step)
-        logits = (q[:, :, start:stop].to(exact) * call.scale) @ keys
-        if mask is not None:
-            part = mask if mask.shape[-2] == 1 else mask[..., start:stop, :]
-            logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part.to(exact)
+        rows = slice(start, min(count, start + step))
         if total is None:
-            yield slice(start, stop), torch.softmax(logits, -1)
+            logits = torch.baddbmm(queries.new_empty(1, 1, 1), queries[:, rows], keys.mT, beta=0, alpha=call.scale)
         else:
-            yield slice(start, stop), logits.sub_(total[:, :, start:stop, None]).exp_()
+            logits = torch.baddbmm(total[:, rows], queries[:, rows], keys.mT, beta=-1, alpha=call.scale)
+        logits = logits.unflatten(0, (batch, heads))
+        if mask is not None:
+            part = mask if mask.shape[-2] == 1 else mask[..., rows, :]
+            logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part.to(precision)
+        block = [torch.softmax(logits, -1) if total is None else logits.exp_()]
+        del logits
+        yield rows, block.pop()  # nothing here holds it while the next one is computed

@@ -27,13 +27,13 @@ class KeptRows:
         self._frames, self._dtype = frames, dtype
         self._maps: Tensor | None = None
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
         self.at(frame, rows, part)[:] = part
 
-    def at(self, frame: int, rows: slice, part: Tensor) -> Tensor:
+    def at(self, frame: int | slice, rows: slice, part: Tensor) -> Tensor:
         """The view of the maps into which rows like ``part`` are written."""
         if self._maps is None:
-            batch, _, tokens = part.shape
+            batch, tokens = part.shape[0], part.shape[-1]
             self._maps = part.new_empty(batch, self._frames, tokens, tokens, dtype=self._dtype)
         return self._maps[:, frame, rows]
 
@@ -50,26 +50,32 @@ class Agreement:
     """
 
     def __init__(self, affinity: Tensor, frames: int, methods: Sequence[str]) -> None:
-        self._affinity = affinity.unflatten(0, (-1, frames))
-        self._scores = {method: [LayerScore(method) for _ in range(frames)] for method in methods}
+        self._affinity, self._methods = affinity.unflatten(0, (-1, frames)), methods
+        # Rows come for single frames, or for all of them.
+        self._scores: dict[tuple[int, int], dict[str, LayerScore]] = {}
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        reference = self._affinity[:, frame, rows]
-        for scores in self._scores.values():
-            scores[frame].add(reference, part)
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
+        frames = slice(frame, frame + 1) if isinstance(frame, int) else frame
+        reference = self._affinity[:, frames, rows]
+        start, stop, _ = frames.indices(self._affinity.shape[1])
+        scores = self._scores.setdefault((start, stop), {method: LayerScore(method) for method in self._methods})
+        for score in scores.values():
+            score.accumulate(reference.flatten(0, 1).to(part.dtype), part.flatten(0, -3))
 
     def result(self) -> dict[str, Tensor]:
         """Method -> [B * frames]."""
+        batch, ordered = self._affinity.shape[0], sorted(self._scores)
+        found = [self._scores[frames] for frames in ordered]
         return {
-            method: torch.stack([score.result() for score in scores], 1).flatten()
-            for method, scores in self._scores.items()
+            method: torch.cat([scores[method].result().unflatten(0, (batch, -1)) for scores in found], 1).flatten()
+            for method in self._methods
         }
 
 
 class LayerScores:
     """The scores of all layers of a call. The maps of layers that run before the reference layer are stored until then.
 
-    ``scores``: layer -> method -> [B * frames], on the CPU.
+    ``scores``: layer -> method -> [B * frames].
     """
 
     def __init__(self) -> None:
@@ -81,16 +87,15 @@ class LayerScores:
         """Set the reference affinity [B * frames, M, M] of this call, and score the layers that wait for it."""
         self.reference = Reference(affinity, spec.reference_grid)
         for name, maps, grid in self._waiting:
-            self.score(spec, name, maps.to(affinity.device), grid)
+            self.score(spec, name, maps, grid)
         self._waiting.clear()
 
     def score(self, spec: ReductionSpec, name: str, maps: Tensor, grid: Grid) -> None:
         """Score the whole maps of a layer, or store them until the reference is known."""
         if self.reference is None:
-            held = maps.to("cpu", torch.float16) if spec.is_large(grid) else maps
-            self._waiting.append((name, held, grid))
+            self._waiting.append((name, maps.to(spec.held_dtype(grid, maps)), grid))
             return
-        self.scores[name] = {method: self.reference.score(maps, grid, method).cpu() for method in spec.scored}
+        self.scores[name] = {method: self.reference.score(maps, grid, method) for method in spec.scored}
 
 
 class ScoreSink:
@@ -101,17 +106,24 @@ class ScoreSink:
         self._scores, self._spec, self._name = scores, spec, name
         known = scores.reference
         self._agreement = None if known is None else Agreement(known.affinity, spec.frames, spec.scored)
-        self._kept = KeptRows(spec.frames, spec.reference_dtype)
+        self._kept: KeptRows | None = None
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        (self._kept if self._agreement is None else self._agreement).take(frame, rows, part)
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
+        if self._agreement is not None:
+            self._agreement.take(frame, rows, part)
+            return
+        if self._kept is None:
+            self._kept = KeptRows(self._spec.frames, self._spec.held_dtype(self.target, part))
+        self._kept.take(frame, rows, part)
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         if whole is None and self._agreement is not None:
-            self._scores.scores[self._name] = {name: score.cpu() for name, score in self._agreement.result().items()}
+            self._scores.scores[self._name] = self._agreement.result()
         else:
-            maps, grid = (self._kept.result(), self.target) if whole is None else whole
-            self._scores.score(self._spec, self._name, maps, grid)
+            if whole is None:
+                assert self._kept is not None
+                whole = self._kept.result(), self.target
+            self._scores.score(self._spec, self._name, *whole)
 
 
 class MapSink(KeptRows):
@@ -124,8 +136,7 @@ class MapSink(KeptRows):
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         if whole is not None:
             maps = resize_self_map(*whole, self.target).unflatten(0, (-1, self._frames))
-            for frame in range(self._frames):
-                self.take(frame, slice(None), maps[:, frame])
+            self.take(slice(None), slice(None), maps)
 
 
 class MeanSink(MapSink):
@@ -135,7 +146,7 @@ class MeanSink(MapSink):
         super().__init__(target, frames)
         self._layers = 0
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
         if self._layers:
             self.at(frame, rows, part).lerp_(finite(part), 1 / (self._layers + 1))
         else:
@@ -152,38 +163,52 @@ class Reference:
     def __init__(self, affinity: Tensor, grid: Grid) -> None:
         self.affinity, self.grid = affinity, grid
         self._folded: dict[Grid, Tensor] = {grid: affinity}
+        # Rows that are compared at a time: few on a CPU, where the temporaries are large; all on an accelerator.
+        self._rows = _ROWS if affinity.device.type == "cpu" else affinity.shape[-1]
 
     def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
         """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).
 
-        In float32, a few rows at a time, because both may be stored in half precision.
+        In float32, because both may be stored in half precision.
         """
         if method == "dot-product similarity":
             # The score is linear in the layer's map, so P is brought to the layer's grid once instead of resizing every
             # layer to P's grid: a sixteenth of the work for a layer with half the side.
-            pairs = zip(self._fold(grid).split(_ROWS, 1), layer.split(_ROWS, 1), strict=True)
-            return torch.stack([(ours.float() * theirs.float()).sum((1, 2)) for ours, theirs in pairs]).sum(0)
+            pairs = zip(self._fold(grid).split(self._rows, 1), layer.split(self._rows, 1), strict=True)
+            parts = [torch.einsum("bmn,bmn->b", ours.float(), theirs.float()) for ours, theirs in pairs]
+            return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         score = LayerScore(method)
         index = nearest_index(grid, self.grid, layer.device)
-        for start in range(0, len(index), _ROWS):
-            rows = layer[:, index[start : start + _ROWS]].float()
-            score.add(self.affinity[:, start : start + _ROWS], resize_keys(rows, grid, self.grid))
+        for start in range(0, len(index), self._rows):
+            rows = layer[:, index[start : start + self._rows]].float()
+            score.add(self.affinity[:, start : start + self._rows], resize_keys(rows, grid, self.grid))
         return score.result()
 
     def _fold(self, grid: Grid) -> Tensor:
+        """P on the grid of a layer: its rows added up where they have the same nearest row, its keys resized back.
+
+        Everything is a matrix product. An indexed sum would add in another order each time on an accelerator.
+        """
         if grid not in self._folded:
-            batch, device = self.affinity.shape[0], self.affinity.device
-            queries = torch.zeros(batch, grid[0] * grid[1], self.affinity.shape[-1], device=device)
-            index = nearest_index(grid, self.grid, device)
-            for some, rows in zip(index.split(_ROWS), self.affinity.split(_ROWS, 1), strict=True):
-                queries.index_add_(1, some, rows.float())
-            down, across = (_bilinear(a, b, queries) for a, b in zip(grid, self.grid, strict=True))
-            keys = queries.unflatten(-1, self.grid)
-            self._folded[grid] = torch.einsum("bnyx,yi,xj->bnij", keys, down, across).flatten(2)
+            down, across = (_nearest(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
+            height, width = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
+            columns = self.affinity.unflatten(-1, self.grid)  # [B, N, h, w]
+            found = []
+            for some in columns.split(self._rows, 1):
+                keys = torch.einsum("bnyx,yi,xj->bnij", some.float(), height, width)
+                found.append(keys.flatten(2))
+            rows = torch.cat(found, 1).unflatten(1, self.grid)  # [B, h, w, M]
+            self._folded[grid] = torch.einsum("byxm,yi,xj->bijm", rows, down, across).flatten(1, 2)
         return self._folded[grid]
+
+
+def _nearest(source: int, target: int, like: Tensor) -> Tensor:
+    """The matrix [target, source] that picks the nearest element of each, along one axis (see `tensors.nearest_index`)."""
+    nearest = torch.arange(target, device=like.device) * source // target
+    return (nearest[:, None] == torch.arange(source, device=like.device)).float()
 
 
 def _bilinear(source: int, target: int, like: Tensor) -> Tensor:
     """The matrix [target, source] of bilinear resizing along one axis."""
-    identity = torch.eye(source, dtype=like.dtype, device=like.device)[None]
+    identity = torch.eye(source, dtype=torch.float32, device=like.device)[None]
     return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T

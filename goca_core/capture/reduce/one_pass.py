@@ -24,9 +24,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...tensors import index_on
 from ..families.base import JointSpans
 from .call import AttentionCall, probabilities
-from .fused import FUSED, log_total
 from .self_maps import SelfMaps
 from .text_maps import TextMaps
 
@@ -41,46 +41,52 @@ class Accumulator(Protocol):
 
 
 def one_pass(
-    call: AttentionCall,
-    *accumulators: tuple[Accumulator, slice],
-    rows: Tensor | None = None,
-    total: Tensor | None = None,
+    call: AttentionCall, *accumulators: tuple[Accumulator, slice], rows: Tensor | None = None, elements: int = 0
 ) -> None:
     """Give each accumulator the probabilities of its keys.
 
-    ``rows``: only these query rows. ``total``: logarithm of the denominators [B, H, Nq], needed if the call has only some
-    of the keys.
+    ``rows``: only these query rows. ``elements``: size of the largest block, 0 for that of the device.
     """
     numbers = torch.arange(call.q.shape[2]) if rows is None else rows
-    index = None if rows is None else rows.to(call.q.device)
-    for block, probs in probabilities(call, index, total):
+    index = None if rows is None else index_on(call.q.device, rows)
+    for block, probs in probabilities(call, index, elements):
         for accumulator, keys in accumulators:
             accumulator.add(numbers[block], probs[..., keys])
+        del probs  # before the next block is computed
 
 
-def self_pass(call: AttentionCall, image: slice, maps: SelfMaps, total: Tensor | None = None) -> None:
+def text_pass(call: AttentionCall, text: TextMaps, elements: int = 0) -> None:
+    """Reduce a call whose keys are those of the text."""
+    if not text.add_call(call):
+        one_pass(call, (text, ALL), elements=elements)
+
+
+def self_pass(call: AttentionCall, image: slice, maps: SelfMaps, elements: int = 0) -> None:
     """Reduce the self-attention of a call with the image's queries; ``image``: the image's keys among all keys."""
-    if total is None:
-        one_pass(call, (maps, image), rows=maps.rows)
+    if call.total is None:
+        one_pass(call, (maps, image), rows=maps.rows, elements=elements)
         return
-    # With known denominators each frame only needs its own keys.
-    call = call.keys(image)
-    for frame in range(maps.frames):
-        one_pass(call.keys(maps.keys_of(frame)), (maps, ALL), rows=maps.rows_of(frame), total=total)
+    # With known denominators each frame only needs its own keys, and all frames are computed at once.
+    own = call.keys(image).by_frame(maps.frames)
+    if maps.pick is None:
+        one_pass(own, (maps, ALL), rows=maps.rows_of_frame, elements=elements)
+        return
+    assert maps.rows_of_frame is not None
+    for block, probs in probabilities(own, elements=elements, pick=maps.pick):
+        maps.add(maps.rows_of_frame[block], probs)
+        del probs
 
 
-def video_total(call: AttentionCall, frames: int) -> Tensor | None:
-    """The denominators of a self-attention call, if that saves work: for videos, where each frame keeps only its own keys."""
-    return log_total(call) if frames > 1 and call.q.device.type in FUSED else None
-
-
-def joint_pass(call: AttentionCall, spans: JointSpans, text: TextMaps, maps: SelfMaps | None = None) -> None:
+def joint_pass(
+    call: AttentionCall, spans: JointSpans, text: TextMaps, maps: SelfMaps | None = None, elements: int = 0
+) -> None:
     """Reduce a joint call with the image's queries to text maps and, with ``maps``, to self-attention."""
-    partial = maps is None or maps.rows is not None or maps.frames > 1
-    total = log_total(call) if partial and call.q.device.type in FUSED else None
-    if total is None:
-        one_pass(call, (text, spans.text), *([(maps, spans.image)] if maps is not None else []))
+    if call.total is None:
+        accumulators: list[tuple[Accumulator, slice]] = [(text, spans.text)]
+        if maps is not None:
+            accumulators.append((maps, spans.image))
+        one_pass(call, *accumulators, elements=elements)
         return
     if maps is not None:
-        self_pass(call, spans.image, maps, total)
-    one_pass(call.keys(spans.text), (text, ALL), total=total)
+        self_pass(call, spans.image, maps, elements)
+    text_pass(call.keys(spans.text), text, elements)

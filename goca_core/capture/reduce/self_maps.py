@@ -7,15 +7,18 @@ would be far too large, and it is only used frame by frame. An image is a video 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...layers import resize_keys
-from ...tensors import Grid, nearest_index
+from ...tensors import Grid, finite, index_on, nearest_index, resize_bilinear
+
+# Elements of a map that an accelerator completes before it is resized and used: 64 MB in float32.
+_GATHERED = 1 << 24
 
 
 class Sink(Protocol):
@@ -23,30 +26,37 @@ class Sink(Protocol):
 
     target: Grid
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
-        """Take ``part`` [B, n, M], the rows ``rows`` (ascending) of the map [M, M] of one frame."""
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
+        """Take ``part``, the rows ``rows`` (ascending) of maps [M, M]: [B, n, M] of one frame, or [B, frames, n, M]."""
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         """The layer is complete. ``whole``: its maps [B * frames, M, M] and their grid, if no rows were given before."""
 
 
+@lru_cache(maxsize=64)
+def _rows(grid: Grid, layer: Grid) -> tuple[Tensor, Tensor, bool]:
+    """The query rows of a layer that a grid needs, the row of those for each of its rows, and whether these ascend."""
+    index = nearest_index(layer, grid) if grid != layer else torch.arange(layer[0] * layer[1])
+    rows, order = torch.unique(index, return_inverse=True)
+    return rows, order, bool((order[1:] > order[:-1]).all())
+
+
 class _Target:
     """One target grid: its query rows, ascending, and the row of those for each row of its map."""
 
-    def __init__(self, grid: Grid, layer: Grid, frames: int) -> None:
+    def __init__(self, grid: Grid, layer: Grid) -> None:
         self.grid = grid
-        index = nearest_index(layer, grid) if grid != layer else torch.arange(layer[0] * layer[1])
-        self.rows, self.order = torch.unique(index, return_inverse=True)
-        self.ascending = bool((self.order[1:] > self.order[:-1]).all())
+        self.rows, self.order, self.ascending = _rows(grid, layer)
         self.streamed: list[Sink] = []
         self.waiting: list[Sink] = []
-        self.found: list[Tensor | None] = [None] * frames
+        self.found: Tensor | None = None
+        self.gathered: Tensor | None = None
 
     def whole(self) -> tuple[Tensor, Grid]:
         """The maps [B * frames, M, M], ordered by video and then frame, and their grid."""
-        found = [part for part in self.found if part is not None]
-        maps = [part if self.ascending else part[:, self.order.to(part.device)] for part in found]
-        return torch.stack(maps, 1).flatten(0, 1), self.grid
+        assert self.found is not None
+        maps = self.found.flatten(0, 1)
+        return (maps if self.ascending else maps[:, index_on(maps.device, self.order)]), self.grid
 
 
 class SelfMaps:
@@ -64,7 +74,7 @@ class SelfMaps:
         for sink in sinks:
             own = sink.target if sink.target[0] * sink.target[1] < self._count else grid
             if own not in self._targets:
-                self._targets[own] = _Target(own, grid, frames)
+                self._targets[own] = _Target(own, grid)
             target = self._targets[own]
             (target.streamed if own == sink.target and target.ascending else target.waiting).append(sink)
         for target in self._targets.values():
@@ -72,45 +82,67 @@ class SelfMaps:
                 target.waiting, target.streamed = [*target.streamed, *target.waiting], []
         needed = torch.unique(torch.cat([target.rows for target in self._targets.values()]))
         self._starts = torch.arange(frames + 1) * self._count
-        self._needed = needed
+        self.rows_of_frame = None if len(needed) == self._count else needed
+        """The query rows that are needed of each frame, ascending; None for all rows."""
         self.rows = None if len(needed) == self._count else torch.cat([needed + start for start in self._starts[:-1]])
-        """The query rows that are needed, for all frames, ascending; None for all rows."""
+        """The same for all frames as one sequence."""
 
-    def keys_of(self, frame: int) -> slice:
-        """The tokens of a frame."""
-        return slice(frame * self._count, (frame + 1) * self._count)
-
-    def rows_of(self, frame: int) -> Tensor:
-        """The query rows that are needed for a frame."""
-        return self._needed + frame * self._count
+    @property
+    def pick(self) -> Callable[[Tensor], Tensor] | None:
+        """Picks the rows of a frame as a view, if they are every n-th of each axis."""
+        (target, *more), (height, width) = self._targets, self._grid
+        if more or target == self._grid or height % target[0] or width % target[1]:
+            return None
+        down, across = height // target[0], width // target[1]
+        return lambda x: x.unflatten(2, self._grid)[:, :, ::down, ::across]
 
     def add(self, numbers: Tensor, probs: Tensor) -> None:
-        """Take the probabilities [B, H, rows, keys] of some query rows.
+        """Take the probabilities of some query rows: [B, H, rows, keys], or [B * frames, H, rows, keys of a frame].
 
-        ``numbers``: the numbers of the rows, ascending, on the CPU. The keys are those of all frames, or only those of the
-        rows' own frame.
+        ``numbers``: the numbers of the rows, ascending, on the CPU, in the sequence of all frames or in each frame.
         """
+        if probs.shape[-1] == self._count:
+            self._add(slice(None), numbers, probs)
+            return
         for frame, (first, last) in enumerate(pairwise(torch.searchsorted(numbers, self._starts).tolist())):
             if first < last:
-                keys = self.keys_of(frame) if probs.shape[-1] > self._count else slice(None)
-                self._add(frame, numbers[first:last] - frame * self._count, probs[:, :, first:last, keys])
+                start = frame * self._count
+                own = probs[:, :, first:last, start : start + self._count]
+                self._add(slice(frame, frame + 1), numbers[first:last] - start, own)
 
-    def _add(self, frame: int, rows: Tensor, probs: Tensor) -> None:
+    def _add(self, frames: slice, rows: Tensor, probs: Tensor) -> None:
+        count = len(range(self.frames)[frames])
         for target in self._targets.values():
             first, last = torch.searchsorted(target.rows, torch.stack((rows[0], rows[-1] + 1))).tolist()
             if first == last:
                 continue
             place = torch.searchsorted(rows, target.rows[first:last])
-            mean = (probs if len(place) == len(rows) else probs[:, :, place.to(probs.device)]).mean(1)
-            mean = resize_keys(mean, self._grid, target.grid) if target.grid != self._grid else mean
-            for sink in target.streamed:
-                sink.take(frame, slice(first, last), mean)
-            if target.waiting:
-                found = target.found[frame]
-                if found is None:
-                    found = mean.new_empty(mean.shape[0], len(target.rows), mean.shape[-1])
-                    target.found[frame] = found
-                found[:, first:last] = mean
+            own = probs if len(place) == len(rows) else probs[:, :, index_on(probs.device, place)]
+            dtype = torch.promote_types(own.dtype, torch.float32)
+            if probs.device.type == "cpu":
+                self._pass_on(target, frames, count, first, finite(own.mean(1)))
+            elif len(own) * len(target.rows) * own.shape[-1] > _GATHERED:
+                self._pass_on(target, frames, count, first, own.mean(1, dtype=dtype))
+            else:
+                # An accelerator starts fewer kernels if all rows are passed on at once. If something is not finite here, it
+                # is so in the maps of the words as well, where it is reported.
+                if target.gathered is None:
+                    target.gathered = own.new_empty(len(own), len(target.rows), own.shape[-1], dtype=dtype)
+                torch.mean(own, 1, dtype=dtype, out=target.gathered[:, first:last])
+                if last == len(target.rows):
+                    gathered, target.gathered = target.gathered, None
+                    self._pass_on(target, frames, count, 0, gathered)
+
+    def _pass_on(self, target: _Target, frames: slice, count: int, first: int, mean: Tensor) -> None:
+        # Keys bilinear, as in `layers.resize_keys`; the queries are the nearest already.
+        mean = resize_bilinear(mean.unflatten(-1, self._grid), target.grid).flatten(2)
+        part, rows = mean.unflatten(0, (-1, count)), slice(first, first + mean.shape[1])
+        for sink in target.streamed:
+            sink.take(frames, rows, part)
+        if target.waiting:
+            if target.found is None:
+                target.found = mean.new_empty(part.shape[0], self.frames, len(target.rows), mean.shape[-1])
+            target.found[:, frames, rows] = part
 
     def finish(self) -> None:
         """Call this when all rows were added; the sinks get their whole maps and are finished."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from ...tensors import Grid
 from ..families.base import Plan
@@ -40,6 +41,10 @@ class ReductionSpec:
         """Whether a self-attention map of all frames on this grid is stored in half precision."""
         return self.frames * math.prod(grid) ** 2 > _HOLD_EXACT**2
 
+    def held_dtype(self, grid: Grid, maps: Tensor) -> torch.dtype:
+        """The precision of self-attention that waits for the reference. On an accelerator it waits where it is."""
+        return torch.float16 if self.is_large(grid) or maps.device.type != "cpu" else maps.dtype
+
     @property
     def reference_dtype(self) -> torch.dtype | None:
         """The precision of the stored reference affinity and of maps that wait for it; None = as computed."""
@@ -52,4 +57,5 @@ def _bounded(grid: Grid, limit: int) -> Grid:
     if not limit or tokens <= limit:
         return grid
     fraction = math.sqrt(limit / tokens)
-    return max(1, int(grid[0] * fraction)), max(1, int(grid[1] * fraction))
+    height = max(1, round(grid[0] * fraction))
+    return height, max(1, min(round(grid[1] * fraction), limit // height))
