@@ -4,7 +4,7 @@
 
 Prints a Markdown table: the cost of each way as a multiple of the attention call itself, and its error relative to the
 softmax in double precision. The text columns come from (a) a pass over blocks of query rows, (b) fused attention with
-one-hot values, or (c) the logarithm of the denominators from the fused kernel. Ways (a) and (c) are also measured with
+one-hot values, or (c) the text keys alone and the denominators that the kernel has shown. (a) and (c) are also measured with
 self-attention, (a) on the image's own grid and both on a grid with a quarter of its tokens. The recorder's own code is in
 ``goca_core/capture/reduce/one_pass.py``.
 """
@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from benchmarks.timing import device, medians
 from goca_core.capture.families.base import JointSpans
 from goca_core.capture.reduce.call import AttentionCall
-from goca_core.capture.reduce.fused import FUSED
+from goca_core.capture.reduce.fused import watch_totals
 from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.self_maps import SelfMaps
 from goca_core.capture.reduce.text_maps import TextMaps, token_columns
@@ -42,7 +42,7 @@ class Kept:
         self.target = target
         self.parts: list[Tensor] = []
 
-    def take(self, frame: int, rows: slice, part: Tensor) -> None:
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
         self.parts.append(part)
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
@@ -76,15 +76,17 @@ def main() -> None:
     call = AttentionCall(q, k, v, None, options.width**-0.5)
     spans = JointSpans(slice(TEXT), slice(TEXT, TEXT + image))
     columns = token_columns(TEXT, TEXT, tuple(range(KEPT)), False, kind)
-    weights = {"average": torch.full((1, image, options.heads), 1 / options.heads, device=kind)}
+    weights: dict[str, Tensor | None] = {"average": None}
     quarter = (options.side // 2, options.side // 2)
 
+    with watch_totals() as seen:
+        F.scaled_dot_product_attention(q, k, v, scale=call.scale)
+    known = seen.complete(call)
+
     def ours(fused: bool, target: Grid | None = None) -> Tensor:
-        FUSED.clear()
-        FUSED.update({kind.type} if fused else set())
         maps = None if target is None else SelfMaps(grid, [Kept(target)])
         text = TextMaps(weights, columns)
-        joint_pass(call.queries(spans.image), spans, text, maps)
+        joint_pass((known if fused else call).queries(spans.image), spans, text, maps)
         if maps is not None:
             maps.finish()
         return text.result()["average"]

@@ -50,8 +50,8 @@ def recording() -> list[io.Input]:
                 advanced=True,
             ),
             "Resolution, in tokens, at which the self-attention of the layers is compared. auto: the reference "
-            "layer's own resolution, up to 64x64 (in most models an image of 1024x1024 pixels). 32x32: faster, "
-            "needs less memory. full: no limit. The heat maps of the words keep their own resolution.",
+            "layer's own resolution, up to 32x32. 64x64: up to 64x64 (in most models an image of 1024x1024 pixels); "
+            "slower, needs more memory. full: no limit. The heat maps of the words keep their own resolution.",
         ),
     ]
 

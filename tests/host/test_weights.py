@@ -83,3 +83,25 @@ def test_layers_that_are_streamed() -> None:
         recording, recorder = record(patched, Window())
         maps.append(global_map(recorder, work.run(recording)["samples"]))
     assert torch.allclose(*maps, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_weight_is_asked_for_in_the_precision_of_the_forward_pass(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """ComfyUI may keep a patched weight in the precision in which it was first asked for, and use it in later runs."""
+    import comfy.ops
+
+    asked: list[torch.dtype] = []
+    cast = comfy.ops.cast_bias_weight
+
+    def counted(module: Any, input: Any = None, *args: Any, **kwargs: Any) -> Any:
+        asked.append(kwargs.get("dtype") or input.dtype)
+        return cast(module, input, *args, **kwargs)
+
+    monkeypatch.setattr(comfy.ops, "cast_bias_weight", counted)
+    built = tiny.build("sd15", dtype=dtype)
+    model, work = with_lora(built.model), job(built, 1, cfg=4.0)
+    recording, recorder = record(model, Window())
+    latent = work.run(recording)["samples"]
+    assert recorder.collect(latent).layers and set(asked) == {dtype}

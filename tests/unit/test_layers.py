@@ -242,6 +242,22 @@ def test_pixels_with_everything_clamped_are_told_apart() -> None:
     torch.testing.assert_close(actual[1, :, 0].T, expected.flip(0))
 
 
+def test_layers_of_one_grid_may_be_mixed_at_once(attention: Attention, rng: torch.Generator) -> None:
+    """As an accelerator does it, for several weights."""
+    grids: list[Grid] = [*GRIDS, (8, 12), (2, 3)]
+    maps = [attention(2, area(g), 5) for g in grids]
+    weights = torch.rand(2, 3, len(maps), generator=rng)
+    actual = layers._mix_by_grid(maps, grids, weights, (8, 12))
+    expected = torch.stack([layers._mix(maps, grids, one, (8, 12)) for one in weights.unbind(1)], 1)
+    torch.testing.assert_close(actual, expected)
+
+    maps[1][1, 7, 2] = torch.nan
+    counted = layers._mix_by_grid(maps, grids, weights, (8, 12))
+    torch.testing.assert_close(counted[:, 0], layers._mix(maps, grids, weights[:, 0], (8, 12)))
+    passed = layers._mix_by_grid(maps, grids, weights, (8, 12), pass_on=True)
+    assert passed[0].isfinite().all() and not passed[1].isfinite().all()
+
+
 def test_errors(affinity: Tensor, self_maps: list[Tensor]) -> None:
     with pytest.raises(ValueError, match="Unknown layer method 'cosine'"):
         layers.layer_scores(affinity, REFERENCE, self_maps, GRIDS, "cosine")

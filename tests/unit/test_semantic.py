@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from goca_core import guidance
+from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
 from goca_core.guidance import semantic
 from goca_core.guidance.semantic import PlainLayer, Regions, Settings
@@ -267,3 +268,17 @@ def test_each_pixel_keeps_the_regions_of_the_conditioning_that_counts_most(rng: 
 def test_settings_that_make_no_sense(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**given)
+
+
+def test_what_is_not_finite_gets_plain_guidance_in_its_sample() -> None:
+    """On an accelerator, where nothing waits for the check that is an error on a CPU."""
+    good, bad = aggregate(recording()), aggregate(recording())
+    bad.maps[1, 2, 3, 4] = torch.nan
+    fore = torch.ones(2, 4, 6)
+    assert torch.equal(semantic._known(fore, [good, good]), fore)
+    known = semantic._known(fore, [good, bad])
+    assert torch.equal(known[0], fore[0]) and not known[1].any()
+    cond, uncond = torch.randn(2, 2, 4, 4, 6, generator=torch.Generator().manual_seed(1))
+    masks = (torch.arange(6) < 3).float().expand(2, 1, 4, 6)
+    rate = guidance.rate_map(cond, uncond, masks, known, 5.0)
+    assert (rate[1] == 1).all() and not (rate[0] == 1).all()

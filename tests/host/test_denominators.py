@@ -1,0 +1,62 @@
+"""torch's own attention shows its softmax denominators, as it does on a GPU; other attention functions do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from goca_core.capture.recorder import Window, record
+from goca_core.capture.reduce import fused
+from goca_core.capture.reduce.call import AttentionCall
+
+from . import tiny
+from .helpers import job
+
+
+def with_torch_attention(model: Any) -> Any:
+    from comfy.ldm.modules.attention import attention_pytorch
+
+    def attention(_function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return attention_pytorch(*args, **kwargs)
+
+    patched = model.clone()
+    patched.model_options["transformer_options"]["optimized_attention_override"] = attention
+    return patched
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "flux", "sd3", "qwen_image", "wan21", "hunyuan_video"])
+def test_known_denominators_change_neither_latent_nor_maps(
+    host: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    built = tiny.build(name)
+    work = job(built, 1, cfg=4.0)
+    known: list[bool] = []
+    complete = fused.watch_totals.complete
+
+    def counted(self: fused.watch_totals, call: AttentionCall) -> AttentionCall:
+        done = complete(self, call)
+        known.append(done.total is not None)
+        return done
+
+    monkeypatch.setattr(fused.watch_totals, "complete", counted)
+    plain = work.run(with_torch_attention(built.model))["samples"]
+    recording, recorder = record(with_torch_attention(built.model), Window())
+    latent = work.run(recording)["samples"]
+    assert torch.equal(plain, latent)
+    assert known and all(known)
+    recorded = recorder.collect(latent)
+    # The same recording by blocks of rows, without the denominators.
+    monkeypatch.setattr(fused.watch_totals, "complete", lambda self, call: call)
+    recording, recorder = record(with_torch_attention(built.model), Window())
+    expected = recorder.collect(work.run(recording)["samples"])
+    for ours, theirs in zip(recorded.layers, expected.layers, strict=True):
+        for method, maps in ours.maps.items():
+            torch.testing.assert_close(maps, theirs.maps[method], rtol=1e-4, atol=1e-6)
+        for method, scores in ours.scores.items():
+            torch.testing.assert_close(scores, theirs.scores[method], rtol=1e-4, atol=1e-6)
+    assert recorded.affinity is not None and expected.affinity is not None
+    torch.testing.assert_close(recorded.affinity.matrix, expected.affinity.matrix, rtol=1e-4, atol=1e-6)
