@@ -37,7 +37,7 @@ class MaskRequest:
     ``phrases``: one object per line, where commas pool several phrases into one; or what ``word_map.parse_phrases`` makes
     of it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
     empty takes nothing. ``propagation_steps``: -1 = the family's. ``smooth``: standard deviation of a Gaussian on the
-    scores, in mask pixels. ``size``: (height, width) of the masks; None = the size of the image. ``latent_size``: the size
+    scores, in mask pixels. ``size``: (height, width) of the masks; None or 0 = that of the image. ``latent_size``: the size
     of the latent instead, and for a video a mask for each latent frame. ``largest``, ``remove_small`` (a fraction of the
     image) and ``fill_holes`` clean up binary masks, see ``masks``.
     """
@@ -179,9 +179,9 @@ def make_masks(
     """
     if request.mode not in MODES:
         raise ValueError(f"Unknown mode {request.mode!r}: use one of {', '.join(MODES)}.")
-    if request.size is not None and min(request.size) < 1:
+    if request.size is not None and min(request.size) < 0:
         raise ValueError(
-            f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; width and height must be at least 1."
+            f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; use 1 or more, or 0 for that of the image."
         )
     scoring = as_scoring(source)
     record = scoring.maps.source
@@ -234,12 +234,13 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
 
 
 def _finish(maps: Tensor, scoring: Scoring, size: Grid | None, latent: bool = False) -> Tensor:
-    """Carry out the refinements, and resize to the masks; ``size`` None is the size of the image.
+    """Carry out the refinements, and resize to the masks; ``size`` None, or 0 on a side, is the size of the image.
 
     ``latent``: to the size and the frames of the latent; a refinement by the image works at the size of the image anyway.
     """
     record = scoring.maps.source
-    size = size or (record.height * record.vae_scale, record.width * record.vae_scale)
+    height, width = (0, 0) if size is None else size
+    size = height or record.height * record.vae_scale, width or record.width * record.vae_scale
     size = (record.height, record.width) if latent else size
     cell = 0
     for step in scoring.steps:

@@ -80,11 +80,11 @@ class MaskFromTokens(io.ComfyNode):
                 ),
                 with_tooltip(
                     io.Int.Input("width", default=512, min=0, max=16384, advanced=True),
-                    "Width of the masks in pixels, at least 1. Used only when size is custom.",
+                    "Width of the masks in pixels; 0: that of the image. Used only when size is custom.",
                 ),
                 with_tooltip(
                     io.Int.Input("height", default=512, min=0, max=16384, advanced=True),
-                    "Height of the masks in pixels, at least 1. Used only when size is custom.",
+                    "Height of the masks in pixels; 0: that of the image. Used only when size is custom.",
                 ),
                 with_tooltip(
                     types.Words.Input("words", optional=True),

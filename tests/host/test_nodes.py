@@ -168,7 +168,12 @@ def test_a_threshold_gives_zeros_and_ones_and_soft_gives_shades(
 
 @pytest.mark.parametrize(
     ("options", "size"),
-    [({}, (128, 192)), ({"size": "latent"}, (16, 24)), ({"size": "custom", "width": 50, "height": 31}, (31, 50))],
+    [
+        ({}, (128, 192)),
+        ({"size": "latent"}, (16, 24)),
+        ({"size": "custom", "width": 50, "height": 31}, (31, 50)),
+        ({"size": "custom", "width": 0, "height": 31}, (31, 192)),
+    ],
 )
 def test_sizes(
     node: Callable[..., Any], chain: SimpleNamespace, options: dict[str, Any], size: tuple[int, int]
@@ -217,7 +222,7 @@ def test_layers_that_keep_the_sum_of_their_rows(node: Callable[..., Any], chain:
         ({"phrases": "dog"}, '"dog".*red, cat'),
         ({"phrases": "cat\ncat"}, "twice"),
         ({"phrases": ""}, "There is no phrase"),
-        ({"size": "custom", "width": 0, "height": 9}, "0 x 9 pixels.*at least 1"),
+        ({"size": "custom", "width": -1, "height": 9}, "-1 x 9 pixels.*1 or more"),
         ({"words": words_of("a cat", length=154)}, "154 tokens but this one has 77"),
     ],
 )

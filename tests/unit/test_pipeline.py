@@ -200,7 +200,7 @@ def test_the_table() -> None:
         (MaskRequest("cat\ncat"), PhraseError, "twice"),
         (MaskRequest("cat\nCat"), PhraseError, "twice"),
         (MaskRequest("cat", "zebra"), PhraseError, "zebra"),
-        (MaskRequest("cat", size=(0, 8)), ValueError, "8 x 0 pixels .* at least 1"),
+        (MaskRequest("cat", size=(-1, 8)), ValueError, "8 x -1 pixels .* 1 or more"),
         (MaskRequest("cat", mode="sharp"), ValueError, "Unknown mode 'sharp'.*partition"),
         (MaskRequest("cat", rule="best"), ValueError, "Unknown background rule 'best'"),
     ],
