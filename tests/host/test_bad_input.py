@@ -220,7 +220,7 @@ def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.Mo
     built = tiny.build("sd15")
     work = job(built)
     plain = work.run(built.model)["samples"]
-    monkeypatch.setattr(cond_recorder, "one_pass", fail)
+    monkeypatch.setattr(cond_recorder, "text_pass", fail)
     recording, recorder = record(built.model, Window())
     latent = work.run(recording)["samples"]
     assert torch.equal(latent, plain)
