@@ -129,12 +129,12 @@ def goca_regions(positive: Attention, negative: Attention | None, settings: Sett
         if negative is None:
             return None
         column = negative.tokens.columns([position])[0]
-        behind = aggregate(negative, settings.head, settings.layer, check=False)
-        recorded = [maps, behind]
+        background = aggregate(negative, settings.head, settings.layer, check=False)
+        recorded = [maps, background]
     else:
         column = positive.tokens.columns([position])[0]
-        behind, recorded = maps, [maps]
-    fore = foreground(_propagated(behind.maps[:, column : column + 1], positive, settings)[:, 0])
+        background, recorded = maps, [maps]
+    fore = foreground(_propagated(background.maps[:, column : column + 1], positive, settings)[:, 0])
     return Regions(masks, _known(fore, recorded))
 
 

@@ -82,7 +82,7 @@ def measured(sampled: Sampled) -> tuple[Meter, Meter]:
 @pytest.mark.parametrize("rule", REGION_RULES)
 def test_a_step_neither_waits_nor_starts_many_kernels(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Denominators are compared with numbers once for each kind of kernel, which waits; there are no numbers here.
-    monkeypatch.setattr(fused, "_trust", lambda total, call: True)
+    monkeypatch.setattr(fused, "agrees", lambda total, call: True)
     plain, guided = measured(Sampled(Settings(rule)))
     assert guided.uploads == 0
     # 2.2 and 1.4 times when this was written
@@ -90,7 +90,7 @@ def test_a_step_neither_waits_nor_starts_many_kernels(rule: str, monkeypatch: py
 
 
 def test_several_prompts_neither_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_trust", lambda total, call: True)
+    monkeypatch.setattr(fused, "agrees", lambda total, call: True)
     sampled = Sampled(Settings())
     masked = {**sampled.positive[0], "mask": torch.empty(1, 64, 64, device=META), "strength": 0.5}
     sampled.positive[:] = [masked, sampled.positive[0]]

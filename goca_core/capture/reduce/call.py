@@ -1,7 +1,7 @@
 """Compute the softmax of an attention call block by block, without holding heads x pixels x tokens in memory.
 
-Everything is computed in float32 from the kernel's queries and keys, over blocks of query rows. So the result does not
-depend on the attention kernel, and the memory needed does not grow with the image.
+Everything is computed from the kernel's queries and keys, over blocks of query rows. So the result does not depend on the
+attention kernel, and the memory needed does not grow with the image.
 """
 
 from __future__ import annotations

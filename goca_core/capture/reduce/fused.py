@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .call import AttentionCall
 
-# Fused kernels that also return the logarithm of the denominators, with the position of queries and keys.
+# Fused kernels that take queries and keys first, and return the logarithm of the denominators as their second result.
 _KERNELS = (
     "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_flash_attention_for_cpu",
@@ -30,6 +30,9 @@ FUSED: dict[str, tuple[str, tuple[torch.dtype, ...]]] = {
     "cuda": ("_scaled_dot_product_flash_attention", _HALF),
     "meta": ("_scaled_dot_product_flash_attention", _HALF),
 }
+# What a kernel raises that a device or a version of torch does not have in this form. It is not part of torch's public API,
+# so its absence is no error: there is a way without it.
+_REFUSED = (RuntimeError, TypeError)
 # Whether the denominators of a kind of call were found to be right.
 _trusted: dict[tuple[Any, ...], bool] = {}
 
@@ -37,9 +40,12 @@ _trusted: dict[tuple[Any, ...], bool] = {}
 class watch_totals(TorchDispatchMode):
     """Keeps the denominators of the attention call that runs while it is active.
 
-    with watch_totals() as seen:
-        out = attention(q, k, v)
-    seen.complete(call).total       # [B, H, Nq] or None
+    >>> q = k = v = torch.zeros(1, 2, 3, 8)
+    >>> with watch_totals() as seen:
+    ...     out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    >>> total = seen.complete(AttentionCall(q, k, v, None, 8**-0.5)).total  # of equal logits: log 3
+    >>> bool((total - torch.tensor(3.0).log()).abs().max() < 1e-6)
+    True
     """
 
     def __init__(self) -> None:
@@ -94,7 +100,7 @@ def compute_total(call: AttentionCall) -> AttentionCall:
         return call
     try:
         return _with_total(call, kernel(call.q, call.k, call.v, scale=call.scale)[1])
-    except (RuntimeError, TypeError, NotImplementedError):
+    except _REFUSED:
         return call
 
 
@@ -121,7 +127,7 @@ def attention_to_columns(call: AttentionCall, columns: Columns) -> tuple[Tensor,
         for values in columns.values(width, call.q.dtype):
             out, total = kernel(call.q, call.k, values.expand_as(call.k), scale=call.scale)[:2]
             parts.append(out)
-    except (RuntimeError, TypeError, NotImplementedError):
+    except _REFUSED:
         return None
     found = (parts[0] if len(parts) == 1 else torch.cat(parts, -1))[..., : columns.count]
     if call.total is None or total is None:
@@ -157,6 +163,7 @@ def _trust(total: Tensor, call: AttentionCall) -> bool:
 
 
 def agrees(total: Tensor, call: AttentionCall) -> bool:
+    """Whether denominators are those of a call, in four of its query rows. Waits for the device."""
     count = call.q.shape[2]
     some = sorted({0, count // 3, 2 * count // 3, count - 1})
     q = torch.stack([call.q[:, -1, row] for row in some], 1).float()

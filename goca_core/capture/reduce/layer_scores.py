@@ -204,7 +204,7 @@ class Reference:
 
 def _nearest(source: int, target: int, like: Tensor) -> Tensor:
     """The matrix [target, source] that picks the nearest element of each, along one axis (see `tensors.nearest_index`)."""
-    nearest = torch.arange(target, device=like.device) * source // target
+    nearest = nearest_index((source, 1), (target, 1), like.device)
     return (nearest[:, None] == torch.arange(source, device=like.device)).float()
 
 

@@ -5,20 +5,19 @@ self-attention of the image.
 
 In joint attention text and image are one sequence. With J its softmax, the text attention of a layer is J[image rows,
 text columns] and its self-attention J[image rows, image columns]; neither is renormalised, so their rows sum to the
-attention to text and to the image (GoCA, on MM-DiT models). Both need the softmax's denominators over all keys. Two
-methods are exact:
+attention to text and to the image (GoCA, on MM-DiT models). Both need the softmax's denominators over all keys:
 
-- one pass, where each block gets its softmax over all keys. On a CPU this costs less than the attention call itself,
-  because no values are multiplied, and it is the only way with a mask or without a fused kernel;
-- if few rows of self-attention are needed, an accelerator's fused kernel gives the logarithm of the denominators of all
-  rows at almost no cost; then only the kept columns and the needed rows are computed.
+- if the attention kernel has shown them (``fused``), only the kept columns and the needed rows are computed;
+- otherwise each block gets its softmax over all keys. On a CPU this costs less than the attention call itself, because no
+  values are multiplied, and it is the only way with a mask.
 
-A third method, fused attention with one-hot values, also gives the text columns, but in the precision of the values (half
-precision on an accelerator), and on a CPU it costs a whole attention call. ``benchmarks/joint.py`` compares the three.
+On an accelerator the text columns come from fused attention whose values are zeros and ones, in the precision of the model.
+On a CPU that would cost a whole attention call. ``benchmarks/joint.py`` compares the three.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -41,15 +40,20 @@ class Accumulator(Protocol):
 
 
 def one_pass(
-    call: AttentionCall, *accumulators: tuple[Accumulator, slice], rows: Tensor | None = None, elements: int = 0
+    call: AttentionCall,
+    *accumulators: tuple[Accumulator, slice],
+    rows: Tensor | None = None,
+    elements: int = 0,
+    pick: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Give each accumulator the probabilities of its keys.
 
-    ``rows``: only these query rows. ``elements``: size of the largest block, 0 for that of the device.
+    ``rows``: only these query rows; ``pick`` picks the same ones as a view. ``elements``: size of the largest block, 0 for
+    that of the device.
     """
     numbers = torch.arange(call.q.shape[2]) if rows is None else rows
-    index = None if rows is None else index_on(call.q.device, rows)
-    for block, probs in probabilities(call, index, elements):
+    index = None if rows is None or pick is not None else index_on(call.q.device, rows)
+    for block, probs in probabilities(call, index, elements, pick):
         for accumulator, keys in accumulators:
             accumulator.add(numbers[block], probs[..., keys])
         del probs  # before the next block is computed
@@ -68,13 +72,7 @@ def self_pass(call: AttentionCall, image: slice, maps: SelfMaps, elements: int =
         return
     # With known denominators each frame only needs its own keys, and all frames are computed at once.
     own = call.keys(image).by_frame(maps.frames)
-    if maps.pick is None:
-        one_pass(own, (maps, ALL), rows=maps.rows_of_frame, elements=elements)
-        return
-    assert maps.rows_of_frame is not None
-    for block, probs in probabilities(own, elements=elements, pick=maps.pick):
-        maps.add(maps.rows_of_frame[block], probs)
-        del probs
+    one_pass(own, (maps, ALL), rows=maps.rows_of_frame, elements=elements, pick=maps.pick)
 
 
 def joint_pass(

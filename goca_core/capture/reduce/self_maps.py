@@ -111,7 +111,6 @@ class SelfMaps:
                 self._add(slice(frame, frame + 1), numbers[first:last] - start, own)
 
     def _add(self, frames: slice, rows: Tensor, probs: Tensor) -> None:
-        count = len(range(self.frames)[frames])
         for target in self._targets.values():
             first, last = torch.searchsorted(target.rows, torch.stack((rows[0], rows[-1] + 1))).tolist()
             if first == last:
@@ -120,9 +119,9 @@ class SelfMaps:
             own = probs if len(place) == len(rows) else probs[:, :, index_on(probs.device, place)]
             dtype = torch.promote_types(own.dtype, torch.float32)
             if probs.device.type == "cpu":
-                self._pass_on(target, frames, count, first, finite(own.mean(1)))
+                self._pass_on(target, frames, first, finite(own.mean(1)))
             elif len(own) * len(target.rows) * own.shape[-1] > _GATHERED:
-                self._pass_on(target, frames, count, first, own.mean(1, dtype=dtype))
+                self._pass_on(target, frames, first, own.mean(1, dtype=dtype))
             else:
                 # An accelerator starts fewer kernels if all rows are passed on at once. If something is not finite here, it
                 # is so in the maps of the words as well, where it is reported.
@@ -131,11 +130,12 @@ class SelfMaps:
                 torch.mean(own, 1, dtype=dtype, out=target.gathered[:, first:last])
                 if last == len(target.rows):
                     gathered, target.gathered = target.gathered, None
-                    self._pass_on(target, frames, count, 0, gathered)
+                    self._pass_on(target, frames, 0, gathered)
 
-    def _pass_on(self, target: _Target, frames: slice, count: int, first: int, mean: Tensor) -> None:
+    def _pass_on(self, target: _Target, frames: slice, first: int, mean: Tensor) -> None:
         # Keys bilinear, as in `layers.resize_keys`; the queries are the nearest already.
         mean = resize_bilinear(mean.unflatten(-1, self._grid), target.grid).flatten(2)
+        count = len(range(self.frames)[frames])
         part, rows = mean.unflatten(0, (-1, count)), slice(first, first + mean.shape[1])
         for sink in target.streamed:
             sink.take(frames, rows, part)
