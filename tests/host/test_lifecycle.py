@@ -42,13 +42,13 @@ def state_of(model: Any) -> tuple[Any, ...]:
 def alive() -> tuple[int, int]:
     """Objects that the collector knows, and bytes of all tensors."""
     gc.collect()
-    objects = gc.get_objects()
     storages = {
         thing.untyped_storage().data_ptr(): thing.untyped_storage().nbytes()
-        for thing in objects
+        for thing in gc.get_objects()
         if type(thing) is Tensor
     }
-    return len(objects), sum(storages.values())
+    # Asking a tensor for its storage makes an object that lives as long as the tensor. So they are counted from the start.
+    return len(gc.get_objects()), sum(storages.values())
 
 
 # -- traces -----------------------------------------------------------------------------------------------------------
