@@ -23,7 +23,7 @@ MASKS, RECORD, PROMPT = "GOCA_MaskFromTokens", "GOCA_RecordAttention", "GOCA_Enc
         (MASKS, {"phrases": "red dog"}, MASKS, '"red dog" is not in the prompt, whose words are.*circle.*grass'),
         (MASKS, {"phrases": "circle\ncircle"}, MASKS, "twice"),
         (MASKS, {"phrases": " "}, MASKS, "There is no phrase"),
-        (MASKS, {"size": "custom", "width": 0}, MASKS, "0 x 512 pixels.*at least 1"),
+        (MASKS, {"size": "custom", "width": -1}, MASKS, "-1 smaller than min of 0"),
         (
             RECORD,
             {"window": "percent", "start_percent": 0.4, "end_percent": 0.41},
@@ -32,7 +32,7 @@ MASKS, RECORD, PROMPT = "GOCA_MaskFromTokens", "GOCA_RecordAttention", "GOCA_Enc
         ),
         (PROMPT, {"text": ""}, MASKS, "red circle"),
     ],
-    ids=["a word that is not there", "twice", "no phrase", "no size", "no step", "an empty prompt"],
+    ids=["a word that is not there", "twice", "no phrase", "a negative size", "no step", "an empty prompt"],
 )
 def test_the_server_says_it_and_goes_on(
     server: ComfyServer, node: str, wrong: dict[str, Any], blamed: str, said: str
