@@ -19,6 +19,8 @@ def pressed(panel: ElementHandle) -> list[str]:
 
 
 def legend(panel: ElementHandle) -> list[str]:
+    """The entries of a legend. It comes with the images of a run, which a busy machine fetches some time after its end."""
+    panel.wait_for_selector(".goca-legend li", state="attached")
     return [entry.inner_text() for entry in panel.query_selector_all(".goca-legend li")]
 
 
