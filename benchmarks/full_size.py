@@ -13,9 +13,42 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .random_models import FLUX, SD15
-
 META = torch.device("meta")
+SD15 = dict(
+    use_checkpoint=False,
+    image_size=32,
+    in_channels=4,
+    out_channels=4,
+    model_channels=320,
+    num_res_blocks=[2, 2, 2, 2],
+    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+    channel_mult=[1, 2, 4, 4],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 9 + [0] * 3,
+    context_dim=768,
+    use_spatial_transformer=True,
+    use_linear_in_transformer=False,
+    adm_in_channels=None,
+    legacy=False,
+    use_temporal_attention=False,
+    use_temporal_resblock=False,
+)
+FLUX = dict(
+    image_model="flux",
+    in_channels=16,
+    out_channels=16,
+    vec_in_dim=768,
+    context_in_dim=4096,
+    hidden_size=3072,
+    mlp_ratio=4.0,
+    num_heads=24,
+    axes_dim=[16, 56, 56],
+    theta=10000,
+    patch_size=2,
+    qkv_bias=True,
+    guidance_embed=True,
+    txt_ids_dims=[],
+)
 
 
 @dataclass(frozen=True)
@@ -127,13 +160,19 @@ class Forward:
         return out
 
 
-def build(name: str) -> tuple[Any, Forward]:
-    """A model as ComfyUI builds it (BaseModel), and the inputs of its network."""
+def configure(name: str) -> Any:
+    """ComfyUI's configuration of a model, from which it builds the network."""
     import comfy.supported_models
 
     size = SIZES[name]
     config = getattr(comfy.supported_models, size.model)(dict(size.config))
     config.unet_config.update(size.forced)
+    return config
+
+
+def build(name: str) -> tuple[Any, Forward]:
+    """A model as ComfyUI builds it (BaseModel), and the inputs of its network."""
+    size, config = SIZES[name], configure(name)
     config.set_inference_dtype(size.dtype, None)
     model = config.get_model({}, "", device=META)
     rows = size.latent[0]

@@ -12,41 +12,8 @@ from goca_core.capture.conditioning import attach
 from goca_core.capture.reduce.call import bind
 from goca_core.words.build import Token, build
 
-SD15 = dict(
-    use_checkpoint=False,
-    image_size=32,
-    in_channels=4,
-    out_channels=4,
-    model_channels=320,
-    num_res_blocks=[2, 2, 2, 2],
-    transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
-    channel_mult=[1, 2, 4, 4],
-    transformer_depth_middle=1,
-    transformer_depth_output=[1] * 9 + [0] * 3,
-    context_dim=768,
-    use_spatial_transformer=True,
-    use_linear_in_transformer=False,
-    adm_in_channels=None,
-    legacy=False,
-    use_temporal_attention=False,
-    use_temporal_resblock=False,
-)
-FLUX = dict(
-    image_model="flux",
-    in_channels=16,
-    out_channels=16,
-    vec_in_dim=768,
-    context_in_dim=4096,
-    hidden_size=3072,
-    mlp_ratio=4.0,
-    num_heads=24,
-    axes_dim=[16, 56, 56],
-    theta=10000,
-    patch_size=2,
-    qkv_bias=True,
-    guidance_embed=True,
-    txt_ids_dims=[],
-)
+from .full_size import FLUX, SD15, SIZES, configure
+
 # The number of words in a prompt of ordinary length.
 WORDS = 12
 
@@ -63,6 +30,11 @@ def flux(double: int, single: int) -> Any:
 
     config = comfy.supported_models.Flux({**FLUX, "depth": double, "depth_single_blocks": single})
     return _model(config, torch.bfloat16)
+
+
+def full_size(name: str) -> Any:
+    """A model of ``full_size.SIZES``."""
+    return _model(configure(name), SIZES[name].dtype)
 
 
 def _model(config: Any, half: torch.dtype) -> Any:
@@ -96,10 +68,16 @@ def t5_prompt() -> list[Any]:
     return _prompt("t5", [], 256, WORDS, 4096, 768, 1)
 
 
+def long_prompt(tokens: int, width: int, pooled: int = 0, words: int = WORDS, seed: int = 1) -> list[Any]:
+    """The same for a model whose text has ``tokens`` tokens of this ``width``; ``pooled``: width of its pooled text."""
+    return _prompt("t5", [], tokens, words, width, pooled, seed)
+
+
 def _prompt(
     encoder: str, tokens: list[Token], length: int, words: int, width: int, pooled: int, seed: int
 ) -> list[Any]:
     text = " ".join(f"word{number}" for number in range(words))
+    tokens = list(tokens)
     place = 0
     for number, word in enumerate(text.split()):
         tokens.append(Token(len(tokens), number, word, "word", place, place + len(word)))
@@ -122,11 +100,25 @@ def sample(
     cfg: float = 1.0,
     callback: Callable[..., None] | None = None,
 ) -> torch.Tensor:
-    """Sample with Euler at these noise levels; ``side`` is that of the latent."""
+    """Sample an image with Euler at these noise levels; ``side`` is that of the latent."""
+    latent = torch.zeros(1, model.model.latent_format.latent_channels, side, side)
+    return sample_latent(model, positive, sigmas, latent, negative=negative, cfg=cfg, callback=callback)
+
+
+def sample_latent(
+    model: Any,
+    positive: list[Any],
+    sigmas: Sequence[float],
+    latent: torch.Tensor,
+    *,
+    negative: list[Any] | None = None,
+    cfg: float = 1.0,
+    callback: Callable[..., None] | None = None,
+) -> torch.Tensor:
+    """The same from a latent [B, C, (frames,) h, w] of zeros."""
     import comfy.sample
     import comfy.samplers
 
-    latent = torch.zeros(1, model.model.latent_format.latent_channels, side, side)
     noise, euler = comfy.sample.prepare_noise(latent, 1), comfy.samplers.ksampler("euler")
     with torch.inference_mode():
         done: torch.Tensor = comfy.samplers.sample(
