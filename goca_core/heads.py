@@ -40,7 +40,8 @@ def head_weights(
     """Compute the weight of every head at every pixel.
 
     post_value: [B, N, C] attention output before the output projection, heads concatenated on C.
-    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (the bias is not used).
+    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (the bias is not used), or [L, C_out, C]: those
+    of L layers, whose samples follow each other in the other inputs, [L * B, ...].
     heads: number of heads H; C must be a multiple of it.
     method: one of HEAD_METHODS (the names of the reference implementation).
     value: [B, H, T, d] value vectors, used only by the two "+ VW" methods.
@@ -58,15 +59,22 @@ def head_weights(
     """
     check_choice("head method", method, HEAD_METHODS)
     check_ndim("post_value", post_value, "B N C")
-    check_ndim("out_weight", out_weight, "C_out C")
+    fast = not exact and post_value.dtype == out_weight.dtype and method.startswith("dot-product")
+    if out_weight.ndim == 3 and (not fast or method.endswith("VW")):
+        layers = len(out_weight)
+        parts = zip(
+            post_value.chunk(layers), out_weight, [None] * layers if value is None else value.chunk(layers), strict=True
+        )
+        return torch.cat([head_weights(part, weight, heads, method, v, exact) for part, weight, v in parts])
+    check_ndim("out_weight", out_weight[0] if out_weight.ndim == 3 else out_weight, "C_out C")
     batch, tokens, channels = post_value.shape
     if heads < 1 or channels % heads:
         raise ValueError(
             f"{channels} channels cannot be split into {heads} heads: pass the number of heads of this layer."
         )
-    if out_weight.shape[1] != channels:
+    if out_weight.shape[-1] != channels:
         raise ValueError(
-            f"out_weight has {out_weight.shape[1]} input columns but post_value has {channels} channels: "
+            f"out_weight has {out_weight.shape[-1]} input columns but post_value has {channels} channels: "
             "pass the weight of the projection that follows this attention, [C_out, C]."
         )
     width = channels // heads
@@ -83,9 +91,10 @@ def head_weights(
     if method == "average":
         return post_value.new_full((batch, tokens, heads), 1.0 / heads, dtype=working_dtype(post_value))
 
-    if not exact and post_value.dtype == out_weight.dtype and method.startswith("dot-product"):
+    if fast:
         # The products are those of the layer itself and its transpose, so they fit where the layer's own output did.
-        reached = post_value @ out_weight.T @ out_weight
+        samples = post_value if out_weight.ndim == 2 else post_value.view(len(out_weight), -1, channels)
+        reached = (samples @ out_weight.mT @ out_weight).view_as(post_value)
         agreement = (post_value.to(working_dtype(post_value)) * reached).unflatten(-1, (heads, width)).sum(-1)
     else:
         dtype = working_dtype(post_value, out_weight)

@@ -128,10 +128,15 @@ class LayerScore:
         self.accumulate(finite(reference, dtype), finite(resized, dtype))
 
     def accumulate(self, p: Tensor, s: Tensor) -> None:
-        """The same for blocks that are known to fit and to be finite, without a copy of them."""
+        """The same for blocks that are known to fit and to be finite, without a copy of them.
+
+        ``s`` may have the samples of several layers, one layer after the other.
+        """
         found: tuple[Tensor, ...]
+        if self.method != "dot-product similarity" and len(p) != len(s):
+            p = p.repeat(len(s) // len(p), 1, 1)
         if self.method == "dot-product similarity":
-            found = (torch.einsum("bmn,bmn->b", p, s),)
+            found = (overlap(p, s),)
         elif self.method == "mse":
             found = ((p - s).norm(dim=-1).sum(-1),)
         elif self.method == "iou-like":
@@ -150,6 +155,17 @@ class LayerScore:
         if self.method == "mse":
             return 1.0 / first
         return first / (more[0] + 1e-4) if more else first
+
+
+def overlap(p: Tensor, s: Tensor) -> Tensor:
+    """The sum of products of p [B, M, N] and s [B, M, N], or [layers * B, M, N]: [B], or [layers * B].
+
+    >>> overlap(torch.ones(1, 1, 2), torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])).tolist()
+    [3.0, 7.0]
+    """
+    if len(p) == len(s):
+        return torch.einsum("bmn,bmn->b", p, s)
+    return torch.einsum("bmn,lbmn->lb", p, s.unflatten(0, (-1, len(p)))).flatten()
 
 
 def layer_score(reference: Tensor, resized: Tensor, method: str) -> Tensor:

@@ -14,6 +14,11 @@ from torch import Tensor
 Grid = tuple[int, int]
 """Height and width, in tokens or pixels."""
 
+# So many maps or more are resized by matrix products on an accelerator.
+_MANY = 256
+# Elements that are resized at a time.
+_ELEMENTS = 1 << 24
+
 Range = Literal["full", "robust"]
 """The range that a map is stretched from: "full" is its minimum to maximum, "robust" ignores its most extreme pixels."""
 RANGES: tuple[Range, ...] = ("full", "robust")
@@ -67,7 +72,29 @@ def resize_bilinear(maps: Tensor, size: Grid) -> Tensor:
     """Resize [B, K, h, w] to [B, K, *size]: bilinear, half-pixel centres, no antialiasing. Keeps values, not sums."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
+    if maps.device.type != "cpu" and maps.shape[0] * maps.shape[1] >= _MANY:
+        # That kernel computes each pixel of all maps in sequence, so it takes long for many small maps.
+        if tuple(maps.shape[-2:]) == (2 * size[0], 2 * size[1]):
+            return F.avg_pool2d(maps, 2)
+        down, across = (
+            bilinear_matrix(*sides, maps.device).to(maps.dtype) for sides in zip(maps.shape[-2:], size, strict=True)
+        )
+        several = max(1, _ELEMENTS // maps[:1].numel())
+        parts = [down @ (part @ across.T) for part in maps.split(several)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
     return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@lru_cache(maxsize=128)
+def bilinear_matrix(source: int, target: int, device: torch.device) -> Tensor:
+    """The matrix [target, source] of bilinear resizing along one axis, in float32.
+
+    >>> bilinear_matrix(4, 2, torch.device("cpu")).tolist()
+    [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]]
+    """
+    with torch.inference_mode(False):
+        identity = torch.eye(source, device=device)[None]
+        return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T
 
 
 def index_on(device: torch.device, positions: Sequence[int] | Tensor) -> Tensor:

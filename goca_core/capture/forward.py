@@ -89,6 +89,9 @@ class ForwardRecorder:
                     handles.append(block.cross_attn.out.register_forward_hook(partial(self._keep_reference, block)))
             with watching(self._record_call), _eager():
                 yield options
+            with self._guarded("the reduction of the last layers"):
+                for cond in self._conds.values():
+                    cond.finish()
         finally:
             _recording.reset(token)
             for handle in handles:
@@ -111,12 +114,22 @@ class ForwardRecorder:
 
     def _override(self, previous: Any) -> Any:
         def override(func: Any, *args: Any, **kwargs: Any) -> Any:
-            with watch_totals() as seen:
+            # Watching makes every operator of the call slower, so it is only done where it saves a second attention call.
+            seen = watch_totals()
+            with seen if self._needs_totals else contextlib.nullcontext():
                 out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
             self._record_call(args, kwargs, out, seen)
             return out
 
         return override
+
+    @property
+    def _needs_totals(self) -> bool:
+        """Whether the denominators of a call at this moment are needed: in joint attention, and between frames."""
+        if self._open is None:
+            return False
+        block, site = self._open
+        return block.self_attn is None or (site is block.self_attn and self.frames > 1)
 
     @property
     def _active(self) -> bool:

@@ -136,6 +136,20 @@ def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype == dtype else x.to(dtype, memory_format=torch.contiguous_format)
 
 
+def _with_total(q: Tensor, k: Tensor, total: Tensor, scale: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Queries and keys [B, H, N, d + 8] whose scaled products have ``total`` subtracted, in half precision.
+
+    To subtract it in the product's kernel instead, that kernel would first get a copy of it for each key.
+    """
+    width = q.shape[-1]
+    # Eight more channels instead of one, because matrix products need aligned rows. Each subtracts an eighth.
+    wider_q, wider_k = (x.new_empty(*x.shape[:-1], width + 8, dtype=dtype) for x in (q, k))
+    wider_q[..., :width], wider_k[..., :width] = q, k
+    wider_k[..., width:].fill_(1)
+    torch.mul(total[..., None].expand(*total.shape, 8), -1 / (8 * scale), out=wider_q[..., width:])
+    return wider_q, wider_k
+
+
 def probabilities(
     call: AttentionCall,
     index: Tensor | None = None,
@@ -159,15 +173,21 @@ def probabilities(
     precision = _precision(call)
     batch, heads = q.shape[:2]
     # One matrix product for each sample and head, with the scale and the denominators in the same kernel.
-    queries, keys = (_cast(x, precision).reshape(batch * heads, -1, x.shape[-1]) for x in (q, call.k))
-    if total is not None:
-        total = _cast(total, precision).reshape(batch * heads, -1, 1)
-    count = queries.shape[1]
-    step = max(1, (elements or _largest(call)) // max(1, len(keys) * keys.shape[1]))
+    if total is None or precision != torch.float16:
+        queries, keys = (_cast(x, precision).reshape(batch * heads, -1, x.shape[-1]) for x in (q, call.k))
+        total = None if total is None else _cast(total, precision).reshape(batch * heads, -1, 1)
+    else:
+        queries, keys = (
+            x.reshape(batch * heads, -1, x.shape[-1]) for x in _with_total(q, call.k, total, call.scale, precision)
+        )
+    count, elements = queries.shape[1], elements or _largest(call)
+    if total is None and q.device.type != "cpu":
+        elements //= 2  # the softmax of a block is a second block
+    step = max(1, elements // max(1, len(keys) * keys.shape[1]))
     step = -(-count // -(-count // step))  # blocks of equal size
     for start in range(0, count, step):
         rows = slice(start, min(count, start + step))
-        if total is None:
+        if total is None or precision == torch.float16:
             logits = torch.baddbmm(queries.new_empty(1, 1, 1), queries[:, rows], keys.mT, beta=0, alpha=call.scale)
         else:
             logits = torch.baddbmm(total[:, rows], queries[:, rows], keys.mT, beta=-1, alpha=call.scale)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,12 +17,34 @@ from ...tensors import Grid, resize_bilinear
 from ..families.base import Block, JointSpans, Site
 from .call import AttentionCall, block_elements
 from .fused import compute_total
-from .layer_scores import LayerScores, MapSink, MeanSink, ScoreSink
+from .layer_scores import LayerScores, MeanSink, PartsSink, ScoreSink
 from .one_pass import ALL, joint_pass, self_pass, text_pass
 from .projection import effective_weight
-from .self_maps import SelfMaps, Sink, by_frame
+from .self_maps import SelfMaps, Sink, by_frame, picked_rows
 from .spec import ReductionSpec
+from .stack import TOTAL, LayerStack
 from .text_maps import TextMaps, token_columns
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A layer that is to be reduced; ``weight``: that of its output projection, if it is needed."""
+
+    block: Block
+    weight: Tensor | None = None
+
+    def kept(self) -> Waiting:
+        """The same for later: ComfyUI may use the memory of a weight that it has cast or loaded for this layer again."""
+        own = getattr(self.block.cross_attn.out, "weight", None)
+        if self.weight is None or (
+            own is not None and own.device == self.weight.device and own.data_ptr() == self.weight.data_ptr()
+        ):
+            return self
+        return Waiting(self.block, self.weight.clone())
+
+
+# Reduces layers, from their tensors with an axis for the layers in front.
+Reduction = Callable[[Sequence[Waiting], Sequence[Tensor]], None]
 
 
 @dataclass
@@ -52,15 +76,17 @@ class CondRecording:
 
 
 class CondRecorder:
-    """Records the rows of one conditioning in a call, layer by layer."""
+    """Records the rows of one conditioning in a call, layer by layer, or several layers at once (see ``stack``)."""
 
     def __init__(self, spec: ReductionSpec, rows: slice, tokens: Tokens) -> None:
         self.spec, self.rows, self.tokens = spec, rows, tokens
         self._maps: dict[str, Layer] = {}
         self._scores = LayerScores()
         self._mean: MeanSink | None = None
-        self._parts: dict[str, MapSink] = {}
+        self._parts: dict[str, Tensor] = {}
         self._elements = 0
+        # The layers that wait to be reduced, with what is done then.
+        self._stacks: dict[tuple[Any, ...], tuple[LayerStack[Waiting], Reduction]] = {}
 
     # -- attention ----------------------------------------------------------------------------------------------------
 
@@ -73,33 +99,68 @@ class CondRecorder:
         """
         if call.k.shape[2] % self.tokens.length:
             return  # other conditionings were appended to the keys, so the columns of this one are unknown
-        call = call.rows(self.rows).queries(image)
+        call = replace(call.rows(self.rows).queries(image), total=None)
         if output is None:
             value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
             value = value.transpose(1, 2).flatten(2)
         else:
             value = output[self.rows, image]
-        text = self._text_maps(block, value, call.v, call.k.shape[2])
-        text_pass(replace(call, total=None), text, self._block_elements(call))
-        self._keep(block, text, grid)
+        site, weighted, values = block.cross_attn, self._weighted(block.cross_attn), list[Tensor]()
+        if any("VW" in method for method in weighted):
+            values.append(call.v)
+
+        def reduce(layers: Sequence[Waiting], parts: Sequence[Tensor]) -> None:
+            q, k, found, *v = (part.flatten(0, 1) for part in parts)
+            weights = [layer.weight for layer in layers if layer.weight is not None]
+            weight = weights[0] if len(weights) == 1 else torch.stack(weights) if weights else None
+            heads = self._head_weights(site.heads, found, v[0] if v else None, weight)
+            text = self._text_maps(heads, call.k.shape[2], value.device)
+            whole = AttentionCall(q, k, k, call.mask, call.scale)
+            text_pass(whole, text, self._block_elements(whole))
+            self._keep(layers, text, grid)
+
+        kind = ("text", grid, site.heads, call.scale)
+        with effective_weight(site.out, value) if weighted else nullcontext() as weight:
+            self._reduce(kind, call, Waiting(block, weight), [call.q, call.k, value, *values], reduce)
 
     def take_self(self, block: Block, call: AttentionCall, grid: Grid, image: slice) -> None:
         """Record the self-attention of a layer; ``image``: the image's queries and keys."""
-        maps = self._self_maps(block, grid)
-        if maps is not None:
-            # Without known denominators, each row of an image's map gets its softmax over all keys, which costs no more.
-            call = (compute_total(call) if maps.frames > 1 else call).rows(self.rows).queries(image)
+        spec = self.spec
+        targets = self._targets(block)
+        if not targets:
+            return
+        call = call.rows(self.rows)
+        # Without known denominators, each row of an image's map gets its softmax over all keys, which costs no more.
+        call = (compute_total(call) if spec.frames > 1 else call).queries(image)
+        if call.total is not None:
+            maps = SelfMaps(grid, self._sinks((Waiting(block),)), spec.frames)
             self_pass(call, image, maps, self._block_elements(call))
             maps.finish()
+            return
+        call = picked_rows(call, grid, targets, spec.frames)
+
+        def reduce(layers: Sequence[Waiting], parts: Sequence[Tensor]) -> None:
+            q, k = (part.flatten(0, 1) for part in parts)
+            maps = SelfMaps(grid, self._sinks(layers), spec.frames)
+            whole = AttentionCall(q, k, k, call.mask, call.scale)
+            self_pass(whole, image, maps, self._block_elements(whole), picked=True)
+            maps.finish()
+
+        kind = ("self", grid, targets, call.scale, image.start)
+        self._reduce(kind, call, Waiting(block), [call.q, call.k], reduce)
 
     def take_joint(self, block: Block, call: AttentionCall, output: Tensor, grid: Grid, spans: JointSpans) -> None:
         """Record the joint attention of a layer, as cross-attention and self-attention."""
-        call = compute_total(call).rows(self.rows)
-        value = output[self.rows, spans.image]
-        text = self._text_maps(block, value, call.v[:, :, spans.image], spans.text.stop - spans.text.start)
-        maps = self._self_maps(block, grid)
+        call = compute_total(call.rows(self.rows))
+        value, site = output[self.rows, spans.image], block.cross_attn
+        weighted = self._weighted(site)
+        with effective_weight(site.out, value) if weighted else nullcontext() as weight:
+            heads = self._head_weights(site.heads, value, call.v[:, :, spans.image], weight)
+        text = self._text_maps(heads, spans.text.stop - spans.text.start, value.device)
+        sinks = self._sinks((Waiting(block),))
+        maps = SelfMaps(grid, sinks, self.spec.frames) if sinks else None
         joint_pass(call.queries(spans.image), spans, text, maps, self._block_elements(call))
-        self._keep(block, text, grid)
+        self._keep((Waiting(block),), text, grid)
         if maps is not None:
             maps.finish()
 
@@ -112,41 +173,104 @@ class CondRecorder:
         channel0 = self.spec.options.reference_channel0
         self._scores.set_reference(self.spec, reference_affinity(image, channel0, self.spec.reference_dtype))
 
+    # -- layers at once -------------------------------------------------------------------------------------------------
+
+    def _reduce(
+        self, kind: tuple[Any, ...], call: AttentionCall, layer: Waiting, tensors: Sequence[Tensor], reduce: Reduction
+    ) -> None:
+        """Reduce a layer: at once, or on an accelerator together with others of its ``kind`` and size.
+
+        ``reduce`` gets the layers, and their tensors with an axis for the layers in front.
+        """
+        stack, stacked = None, call.q.device.type != "cpu" and call.mask is None
+        key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
+        if stacked:
+            most = sum(block.level == layer.block.level for block in self.spec.plan.blocks)
+            stack = self._stacks[key][0] if key in self._stacks else LayerStack[Waiting](tensors, most)
+        if stack is None or stack.capacity == 1:
+            reduce((layer,), [tensor[None] for tensor in tensors])
+            return
+        while key not in self._stacks and stack.bytes + sum(other.bytes for other, _ in self._stacks.values()) > TOTAL:
+            self._reduce_stack(next(iter(self._stacks)))
+        self._stacks[key] = stack, reduce
+        if stack.add(layer.kept(), tensors):
+            self._reduce_stack(key)
+
+    def _reduce_stack(self, key: tuple[Any, ...]) -> None:
+        stack, reduce = self._stacks.pop(key)
+        reduce(*stack.take())
+
+    def finish(self) -> None:
+        """Reduce the layers that still wait. Call this when the model call is over."""
+        while self._stacks:
+            self._reduce_stack(next(iter(self._stacks)))
+
     # -- accumulators and results -------------------------------------------------------------------------------------
 
-    def _text_maps(self, block: Block, output: Tensor, value: Tensor, keys: int) -> TextMaps:
+    def _weighted(self, site: Site) -> list[str]:
+        """The head methods that need the projection after the attention of a site."""
+        return [method for method in self.spec.heads if method != "average"] if site.weighted else []
+
+    def _head_weights(
+        self, heads: int, output: Tensor, values: Tensor | None, weight: Tensor | None
+    ) -> dict[str, Tensor | None]:
+        """Head weights [B, N, H] for each method, from the attention output [B, N, C] and the values [B, H, T, d].
+
+        ``weight``: [C_out, C] of the projection, or one for each of several layers. None for the plain average, which does
+        not need the projection. So it also works where its weight cannot be read.
+        """
+        found: dict[str, Tensor | None] = dict.fromkeys(self.spec.heads)
+        if weight is None:
+            return found
+        # In full precision the attention output is large, so a CPU takes frame by frame.
+        exact = output.device.type == "cpu"
+        frames = output.chunk(self.spec.frames if exact else 1, 1)
+        for method in found:
+            if method != "average":
+                given = values if "VW" in method else None
+                parts = [head_weights(frame, weight, heads, method, given, exact) for frame in frames]
+                found[method] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return found
+
+    def _text_maps(self, heads: Mapping[str, Tensor | None], keys: int, device: torch.device) -> TextMaps:
         """An empty accumulator for ``keys`` text keys; these are fewer than the tokens if the model drops padding."""
         tokens = self.tokens
-        columns = token_columns(keys, tokens.length, tokens.positions, tokens.rest, output.device)
-        return TextMaps(_head_weights(block.cross_attn, output, value, self.spec), columns)
+        return TextMaps(heads, token_columns(keys, tokens.length, tokens.positions, tokens.rest, device))
 
     def _block_elements(self, call: AttentionCall) -> int:
         """Size of the largest block, measured once: it takes longer than starting a kernel."""
         self._elements = self._elements or block_elements(call)
         return self._elements
 
-    def _keep(self, block: Block, text: TextMaps, grid: Grid) -> None:
-        maps = {name: by_frame(part, self.spec.frames) for name, part in text.result().items()}
-        self._maps[block.name] = Layer(block.name, *grid, maps, {})
+    def _keep(self, layers: Sequence[Waiting], text: TextMaps, grid: Grid) -> None:
+        found = {name: by_frame(part, self.spec.frames).chunk(len(layers)) for name, part in text.result().items()}
+        for number, layer in enumerate(layers):
+            name = layer.block.name
+            self._maps[name] = Layer(name, *grid, {method: parts[number] for method, parts in found.items()}, {})
 
-    def _self_maps(self, block: Block, grid: Grid) -> SelfMaps | None:
-        """An empty accumulator for the self-attention of a layer; None if that is not needed."""
-        spec, sinks = self.spec, list[Sink]()
+    def _targets(self, block: Block) -> tuple[Grid, ...]:
+        """The grids on which the self-attention of a layer is needed."""
+        scored = (self.spec.reference_grid,) if self.spec.scored else ()
+        return (*scored, self.spec.affinity_grid) if block.name in self.spec.plan.affinity else scored
+
+    def _sinks(self, layers: Sequence[Waiting]) -> list[Sink]:
+        """What receives the self-attention of layers; these are all used for propagation, or none of them."""
+        spec, sinks, names = self.spec, list[Sink](), tuple(layer.block.name for layer in layers)
         if spec.scored:
-            sinks.append(ScoreSink(self._scores, spec, block.name))
-        if block.name in spec.plan.affinity:
+            sinks.append(ScoreSink(self._scores, spec, names))
+        if names[0] in spec.plan.affinity:
             self._mean = self._mean or MeanSink(spec.affinity_grid, spec.frames)
-            sinks.append(self._mean)
+            sinks.append(self._mean.of(len(names)))
             if spec.options.affinity_parts:
-                self._parts[block.name] = MapSink(spec.affinity_grid, spec.frames)
-                sinks.append(self._parts[block.name])
-        return SelfMaps(grid, sinks, spec.frames) if sinks else None
+                sinks.append(PartsSink(spec.affinity_grid, spec.frames, names, self._parts))
+        return sinks
 
     def result(self) -> CondRecording:
         """The recording, on the model's device, with layers in the order of the plan.
 
         A layer that could not be scored gets NaN.
         """
+        self.finish()
         layers = {}
         for block in self.spec.plan.blocks:
             layer = self._maps.get(block.name)
@@ -158,24 +282,5 @@ class CondRecorder:
                 layers[block.name] = replace(layer, scores=scores)
         if self._mean is None:
             return CondRecording(layers)
-        parts = {name: part.result() for name, part in self._parts.items()}
+        parts = {block.name: self._parts[block.name] for block in self.spec.plan.blocks if block.name in self._parts}
         return CondRecording(layers, self._mean.result(), self.spec.affinity_grid, parts)
-
-
-def _head_weights(site: Site, output: Tensor, value: Tensor, spec: ReductionSpec) -> dict[str, Tensor | None]:
-    """Head weights [B, N, H] for each method, from the attention output [B, N, C] and the values [B, H, T, d].
-
-    None for the plain average, which does not need the projection. So it also works where its weight cannot be read.
-    """
-    weighted = [method for method in spec.heads if method != "average"] if site.weighted else []
-    found: dict[str, Tensor | None] = dict.fromkeys(spec.heads)
-    # In full precision the attention output is large, so a CPU takes frame by frame.
-    exact = output.device.type == "cpu"
-    frames = output.chunk(spec.frames if exact else 1, 1)
-    if weighted:
-        with effective_weight(site.out, output) as weight:
-            for method in weighted:
-                values = value if "VW" in method else None
-                parts = [head_weights(frame, weight, site.heads, method, values, exact) for frame in frames]
-                found[method] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-    return found

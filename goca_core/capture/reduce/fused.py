@@ -7,6 +7,7 @@ without it, so its result does not change by a bit, and the denominators cost no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,9 @@ class watch_totals(TorchDispatchMode):
             return call
         q, k, scale, total = self._found[0]
         same = all(_same(ours, theirs) for ours, theirs in ((call.q, q), (call.k, k)))
-        return _with_total(call, total) if same and scale in (None, call.scale) else call
+        # The kernel divides by a root where the call has a power: the two can differ in the last bit.
+        agreed = scale is None or math.isclose(scale, call.scale, rel_tol=1e-9)
+        return _with_total(call, total) if same and agreed else call
 
 
 def _same(ours: Tensor, theirs: Tensor) -> bool:

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...layers import LayerScore, resize_keys, resize_self_map
-from ...tensors import Grid, finite, nearest_index
+from ...layers import LayerScore, overlap, resize_keys, resize_self_map
+from ...tensors import Grid, bilinear_matrix, finite, nearest_index
 from .spec import ReductionSpec
 
 # Rows of a stored map that are compared with the reference at a time.
@@ -44,9 +43,9 @@ class KeptRows:
 
 
 class Agreement:
-    """Agreement of one layer with the reference P [B * frames, M, M], computed from rows, not normalised.
+    """Agreement of layers with the reference P [B * frames, M, M], computed from rows, not normalised.
 
-    See ``layers.LayerScore``.
+    Rows of several layers come one layer after the other, [layers * B, ...]. See ``layers.LayerScore``.
     """
 
     def __init__(self, affinity: Tensor, frames: int, methods: Sequence[str]) -> None:
@@ -63,13 +62,18 @@ class Agreement:
             score.accumulate(reference.flatten(0, 1).to(part.dtype), part.flatten(0, -3))
 
     def result(self) -> dict[str, Tensor]:
-        """Method -> [B * frames]."""
-        batch, ordered = self._affinity.shape[0], sorted(self._scores)
-        found = [self._scores[frames] for frames in ordered]
+        """Method -> [layers * B * frames]."""
+        ordered = sorted(self._scores)
+        found = [(stop - start, self._scores[start, stop]) for start, stop in ordered]
         return {
-            method: torch.cat([scores[method].result().unflatten(0, (batch, -1)) for scores in found], 1).flatten()
+            method: _joined([scores[method].result().unflatten(0, (-1, frames)) for frames, scores in found])
             for method in self._methods
         }
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Numbers of some frames each, [rows, frames], as those of all frames, [rows * frames]."""
+    return (parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)).flatten()
 
 
 class LayerScores:
@@ -81,29 +85,34 @@ class LayerScores:
     def __init__(self) -> None:
         self.scores: dict[str, dict[str, Tensor]] = {}
         self.reference: Reference | None = None
-        self._waiting: list[tuple[str, Tensor, Grid]] = []
+        self._waiting: list[tuple[tuple[str, ...], Tensor, Grid]] = []
 
     def set_reference(self, spec: ReductionSpec, affinity: Tensor) -> None:
         """Set the reference affinity [B * frames, M, M] of this call, and score the layers that wait for it."""
         self.reference = Reference(affinity, spec.reference_grid)
-        for name, maps, grid in self._waiting:
-            self.score(spec, name, maps, grid)
+        for names, maps, grid in self._waiting:
+            self.score(spec, names, maps, grid)
         self._waiting.clear()
 
-    def score(self, spec: ReductionSpec, name: str, maps: Tensor, grid: Grid) -> None:
-        """Score the whole maps of a layer, or store them until the reference is known."""
+    def score(self, spec: ReductionSpec, names: tuple[str, ...], maps: Tensor, grid: Grid) -> None:
+        """Score the whole maps of layers [layers * B * frames, M, M], or store them until the reference is known."""
         if self.reference is None:
-            self._waiting.append((name, maps.to(spec.held_dtype(grid, maps)), grid))
+            self._waiting.append((names, maps.to(spec.held_dtype(grid, maps)), grid))
             return
-        self.scores[name] = {method: self.reference.score(maps, grid, method) for method in spec.scored}
+        self.add(names, {method: self.reference.score(maps, grid, method) for method in spec.scored})
+
+    def add(self, names: tuple[str, ...], found: dict[str, Tensor]) -> None:
+        """Add scores of layers: method -> [layers * B * frames]."""
+        for number, name in enumerate(names):
+            self.scores[name] = {method: value.chunk(len(names))[number] for method, value in found.items()}
 
 
 class ScoreSink:
-    """Scores one layer while its rows come in, or stores them if the reference is not known yet."""
+    """Scores layers while their rows come in, or stores them if the reference is not known yet."""
 
-    def __init__(self, scores: LayerScores, spec: ReductionSpec, name: str) -> None:
+    def __init__(self, scores: LayerScores, spec: ReductionSpec, names: tuple[str, ...]) -> None:
         self.target = spec.reference_grid
-        self._scores, self._spec, self._name = scores, spec, name
+        self._scores, self._spec, self._names = scores, spec, names
         known = scores.reference
         self._agreement = None if known is None else Agreement(known.affinity, spec.frames, spec.scored)
         self._kept: KeptRows | None = None
@@ -118,12 +127,12 @@ class ScoreSink:
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         if whole is None and self._agreement is not None:
-            self._scores.scores[self._name] = self._agreement.result()
+            self._scores.add(self._names, self._agreement.result())
         else:
             if whole is None:
                 assert self._kept is not None
                 whole = self._kept.result(), self.target
-            self._scores.score(self._spec, self._name, *whole)
+            self._scores.score(self._spec, self._names, *whole)
 
 
 class MapSink(KeptRows):
@@ -139,22 +148,43 @@ class MapSink(KeptRows):
             self.take(slice(None), slice(None), maps)
 
 
-class MeanSink(MapSink):
-    """The running mean over several layers; ``finish`` is called after each of them."""
+class PartsSink(MapSink):
+    """Puts the maps of several layers into ``found``, by name."""
 
-    def __init__(self, target: Grid, frames: int) -> None:
+    def __init__(self, target: Grid, frames: int, names: tuple[str, ...], found: dict[str, Tensor]) -> None:
         super().__init__(target, frames)
-        self._layers = 0
-
-    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
-        if self._layers:
-            self.at(frame, rows, part).lerp_(finite(part), 1 / (self._layers + 1))
-        else:
-            super().take(frame, rows, finite(part))
+        self._names, self._found = names, found
 
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         super().finish(whole)
-        self._layers += 1
+        self._found.update(zip(self._names, self.result().chunk(len(self._names)), strict=True))
+
+
+class MeanSink(MapSink):
+    """The running mean over layers; ``finish`` is called after each of them, or after several that come at once."""
+
+    def __init__(self, target: Grid, frames: int) -> None:
+        super().__init__(target, frames)
+        self._layers, self._coming = 0, 1
+
+    def of(self, layers: int) -> MeanSink:
+        """Itself, told how many layers come at once next: their rows are [layers * B, ...]."""
+        self._coming = layers
+        return self
+
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
+        if part.device.type == "cpu":  # elsewhere it is reported, see SelfMaps
+            part = finite(part)
+        if self._coming > 1:
+            part = part.unflatten(0, (self._coming, -1)).mean(0)
+        if self._layers:
+            self.at(frame, rows, part).lerp_(part, self._coming / (self._layers + self._coming))
+        else:
+            super().take(frame, rows, part)
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        super().finish(whole)
+        self._layers += self._coming
 
 
 class Reference:
@@ -169,19 +199,20 @@ class Reference:
     def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
         """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).
 
-        In float32, because both may be stored in half precision.
+        In float32, because both may be stored in half precision. ``layer`` may hold several layers, one after the other.
         """
         if method == "dot-product similarity":
             # The score is linear in the layer's map, so P is brought to the layer's grid once instead of resizing every
             # layer to P's grid: a sixteenth of the work for a layer with half the side.
             pairs = zip(self._fold(grid).split(self._rows, 1), layer.split(self._rows, 1), strict=True)
-            parts = [torch.einsum("bmn,bmn->b", ours.float(), theirs.float()) for ours, theirs in pairs]
+            parts = [overlap(ours.float(), theirs.float()) for ours, theirs in pairs]
             return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         score = LayerScore(method)
         index = nearest_index(grid, self.grid, layer.device)
         for start in range(0, len(index), self._rows):
-            rows = layer[:, index[start : start + self._rows]].float()
-            score.add(self.affinity[:, start : start + self._rows], resize_keys(rows, grid, self.grid))
+            rows = resize_keys(layer[:, index[start : start + self._rows]].float(), grid, self.grid)
+            ours = self.affinity[:, start : start + self._rows]
+            score.add(ours if len(ours) == len(rows) else ours.repeat(len(rows) // len(ours), 1, 1), rows)
         return score.result()
 
     def _fold(self, grid: Grid) -> Tensor:
@@ -191,7 +222,7 @@ class Reference:
         """
         if grid not in self._folded:
             down, across = (_nearest(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
-            height, width = (_bilinear(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
+            height, width = (bilinear_matrix(a, b, self.affinity.device) for a, b in zip(grid, self.grid, strict=True))
             columns = self.affinity.unflatten(-1, self.grid)  # [B, N, h, w]
             found = []
             for some in columns.split(self._rows, 1):
@@ -206,9 +237,3 @@ def _nearest(source: int, target: int, like: Tensor) -> Tensor:
     """The matrix [target, source] that picks the nearest element of each, along one axis (see `tensors.nearest_index`)."""
     nearest = nearest_index((source, 1), (target, 1), like.device)
     return (nearest[:, None] == torch.arange(source, device=like.device)).float()
-
-
-def _bilinear(source: int, target: int, like: Tensor) -> Tensor:
-    """The matrix [target, source] of bilinear resizing along one axis."""
-    identity = torch.eye(source, dtype=torch.float32, device=like.device)[None]
-    return F.interpolate(identity, size=target, mode="linear", align_corners=False)[0].T

@@ -45,13 +45,15 @@ def one_pass(
     rows: Tensor | None = None,
     elements: int = 0,
     pick: Callable[[Tensor], Tensor] | None = None,
+    numbers: Tensor | None = None,
 ) -> None:
     """Give each accumulator the probabilities of its keys.
 
     ``rows``: only these query rows; ``pick`` picks the same ones as a view. ``elements``: size of the largest block, 0 for
-    that of the device.
+    that of the device. ``numbers``: those of the call's rows, if these were picked before.
     """
-    numbers = torch.arange(call.q.shape[2]) if rows is None else rows
+    if numbers is None:
+        numbers = torch.arange(call.q.shape[2]) if rows is None else rows
     index = None if rows is None or pick is not None else index_on(call.q.device, rows)
     for block, probs in probabilities(call, index, elements, pick):
         for accumulator, keys in accumulators:
@@ -65,10 +67,14 @@ def text_pass(call: AttentionCall, text: TextMaps, elements: int = 0) -> None:
         one_pass(call, (text, ALL), elements=elements)
 
 
-def self_pass(call: AttentionCall, image: slice, maps: SelfMaps, elements: int = 0) -> None:
-    """Reduce the self-attention of a call with the image's queries; ``image``: the image's keys among all keys."""
+def self_pass(call: AttentionCall, image: slice, maps: SelfMaps, elements: int = 0, picked: bool = False) -> None:
+    """Reduce the self-attention of a call with the image's queries; ``image``: the image's keys among all keys.
+
+    ``picked``: whether the call has only the queries that are needed (`self_maps.picked_rows`).
+    """
     if call.total is None:
-        one_pass(call, (maps, image), rows=maps.rows, elements=elements)
+        rows = None if picked else maps.rows
+        one_pass(call, (maps, image), rows=rows, elements=elements, numbers=maps.rows if picked else None)
         return
     # With known denominators each frame only needs its own keys, and all frames are computed at once.
     own = call.keys(image).by_frame(maps.frames)

@@ -8,6 +8,7 @@ would be far too large, and it is only used frame by frame. An image is a video 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Protocol
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...tensors import Grid, finite, index_on, nearest_index, resize_bilinear
+from .call import AttentionCall
 
 # Elements of a map that an accelerator completes before it is resized and used: 64 MB in float32.
 _GATHERED = 1 << 24
@@ -59,6 +61,58 @@ class _Target:
         return (maps if self.ascending else maps[:, index_on(maps.device, self.order)]), self.grid
 
 
+def _own(target: Grid, grid: Grid) -> Grid:
+    """The grid on which a layer's map is collected for a target."""
+    return target if target[0] * target[1] < grid[0] * grid[1] else grid
+
+
+@dataclass(frozen=True)
+class _Needed:
+    """Which query rows of a layer are needed.
+
+    ``of_frame``: those of each frame, ascending, ``of_all``: the same for all frames as one sequence; None for all rows.
+    ``pick``: picks those of a frame from [B, H, N, ...] as a view [B, H, h, w, ...], if they are every n-th of each axis.
+    """
+
+    of_frame: Tensor | None
+    of_all: Tensor | None
+    pick: Callable[[Tensor], Tensor] | None
+
+
+@lru_cache(maxsize=64)
+def _needed(grid: Grid, targets: tuple[Grid, ...], frames: int) -> _Needed:
+    (target, *more), count = {_own(target, grid): None for target in targets}, grid[0] * grid[1]
+    rows = torch.unique(torch.cat([_rows(each, grid)[0] for each in (target, *more)]))
+    if len(rows) == count:
+        return _Needed(None, None, None)
+    pick = None
+    if not more and not (grid[0] % target[0] or grid[1] % target[1]):
+        down, across = grid[0] // target[0], grid[1] // target[1]
+
+        def pick(x: Tensor) -> Tensor:
+            return x.unflatten(2, grid)[:, :, ::down, ::across]
+
+    return _Needed(rows, torch.cat([rows + frame * count for frame in range(frames)]), pick)
+
+
+def picked_rows(call: AttentionCall, grid: Grid, targets: tuple[Grid, ...], frames: int) -> AttentionCall:
+    """The call with only the queries that maps on ``targets`` need, of a layer on ``grid``; without denominators.
+
+    Its queries may have two axes for the image, where these are a view.
+    """
+    needed = _needed(grid, targets, frames)
+    if needed.of_all is None:
+        return call
+    index = index_on(call.q.device, needed.of_all)
+    mask = call.mask
+    if mask is None and frames == 1 and needed.pick is not None:
+        return replace(call, q=needed.pick(call.q))
+    q = call.q[:, :, index]
+    if mask is not None and mask.shape[-2] > 1:
+        mask = mask[..., index, :]
+    return replace(call, q=q, mask=mask)
+
+
 class SelfMaps:
     """Passes the self-attention of one layer, on ``grid`` in each of ``frames``, to ``sinks``.
 
@@ -72,7 +126,7 @@ class SelfMaps:
         self._grid, self.frames, self._count = grid, frames, grid[0] * grid[1]
         self._targets: dict[Grid, _Target] = {}
         for sink in sinks:
-            own = sink.target if sink.target[0] * sink.target[1] < self._count else grid
+            own = _own(sink.target, grid)
             if own not in self._targets:
                 self._targets[own] = _Target(own, grid)
             target = self._targets[own]
@@ -80,21 +134,9 @@ class SelfMaps:
         for target in self._targets.values():
             if target.waiting:
                 target.waiting, target.streamed = [*target.streamed, *target.waiting], []
-        needed = torch.unique(torch.cat([target.rows for target in self._targets.values()]))
+        needed = _needed(grid, tuple(sink.target for sink in sinks), frames)
         self._starts = torch.arange(frames + 1) * self._count
-        self.rows_of_frame = None if len(needed) == self._count else needed
-        """The query rows that are needed of each frame, ascending; None for all rows."""
-        self.rows = None if len(needed) == self._count else torch.cat([needed + start for start in self._starts[:-1]])
-        """The same for all frames as one sequence."""
-
-    @property
-    def pick(self) -> Callable[[Tensor], Tensor] | None:
-        """Picks the rows of a frame as a view, if they are every n-th of each axis."""
-        (target, *more), (height, width) = self._targets, self._grid
-        if more or target == self._grid or height % target[0] or width % target[1]:
-            return None
-        down, across = height // target[0], width // target[1]
-        return lambda x: x.unflatten(2, self._grid)[:, :, ::down, ::across]
+        self.rows_of_frame, self.rows, self.pick = needed.of_frame, needed.of_all, needed.pick
 
     def add(self, numbers: Tensor, probs: Tensor) -> None:
         """Take the probabilities of some query rows: [B, H, rows, keys], or [B * frames, H, rows, keys of a frame].

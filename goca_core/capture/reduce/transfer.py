@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,14 +10,18 @@ from torch import Tensor
 
 
 def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Copies of tensors on the CPU. All copies from a GPU are started before the first is waited for."""
+    """Copies of tensors on the CPU. Those of a GPU that have one precision share a transfer."""
     if not any(tensor.device.type == "cuda" for tensor in tensors):
         return [tensor.cpu() for tensor in tensors]
-    staged = [
-        torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
-        for tensor in tensors
-    ]
-    for device in {tensor.device for tensor in tensors if tensor.device.type == "cuda"}:
+    kinds = {(tensor.device, tensor.dtype) for tensor in tensors}
+    found: list[Tensor | None] = [None] * len(tensors)
+    for device, dtype in kinds:
+        places = [i for i, tensor in enumerate(tensors) if (tensor.device, tensor.dtype) == (device, dtype)]
+        flat = torch.cat([tensors[i].flatten() for i in places])
+        staged = torch.empty(flat.shape, dtype=dtype, pin_memory=True).copy_(flat, non_blocking=True)
         torch.cuda.current_stream(device).synchronize()
-    # Pinned memory is scarce, so the recording does not stay there.
-    return [tensor.clone() for tensor in staged]
+        # Pinned memory is scarce, so the recording does not stay there.
+        parts = staged.clone().split([math.prod(tensors[i].shape) for i in places])
+        for i, part in zip(places, parts, strict=True):
+            found[i] = part.view(tensors[i].shape)
+    return [tensor for tensor in found if tensor is not None]
