@@ -172,35 +172,35 @@ def published_regions(
     positive prompt with the largest map. It is foreground where the map of the negative prompt's first token is smaller than
     the sum of all others. Raises AttentionError when there are no layers.
     """
-    masks = regions(_mean([_normalised(maps) for maps in _refined(positive)]), ties=ties)
-    versus = _mean(
-        [_normalised(torch.stack((maps[:, 0], maps[:, 1:].sum(1)), 1)) for maps in _refined(negative)],
-    )
+    if not positive or not negative:
+        raise AttentionError("No layer that S-CFG's regions need was recorded; choose GoCA's regions.")
+    refined = _refined([*positive, *negative])
+    words, others = (torch.stack(part) for part in (refined[: len(positive)], refined[len(positive) :]))
+    masks = regions(_normalised(words).mean(0), ties=ties)
+    versus = _normalised(torch.stack((others[:, :, 0], others[:, :, 1:].sum(2)), 2)).mean(0)
     return Regions(masks, (versus[:, 1] > versus[:, 0]).to(torch.float32))
 
 
 def _refined(layers: Sequence[PlainLayer]) -> list[Tensor]:
     """Token maps [B, T, h, w] of each layer, sharpened by its self-attention, resized to one size and slightly blurred."""
-    if not layers:
-        raise AttentionError("No layer that S-CFG's regions need was recorded; choose GoCA's regions.")
     size: Grid = max(((layer.height, layer.width) for layer in layers), key=lambda grid: grid[0] * grid[1])
-    maps = []
-    for layer in layers:
-        own, cross = layer.own.float(), layer.cross.float()
+    # Layers of one size together, because a GPU finishes such small kernels before the next one is started.
+    alike: dict[tuple[Grid, torch.Size], list[int]] = {}
+    for number, layer in enumerate(layers):
+        alike.setdefault(((layer.height, layer.width), layer.cross.shape), []).append(number)
+    found: dict[int, Tensor] = {}
+    for ((height, width), _), numbers in alike.items():
+        own, cross = (torch.cat([getattr(layers[n], name) for n in numbers]).float() for name in ("own", "cross"))
         once = own @ cross
         sharpened = (once + 3 * (own @ once)) / 4  # (S + 3 S²) A / 4
-        image = sharpened.mT.unflatten(-1, (layer.height, layer.width))
-        maps.append(gaussian_blur(resize_bilinear(image, size), 3, 0.5**0.5))
-    return maps
+        image = resize_bilinear(sharpened.mT.unflatten(-1, (height, width)), size)
+        found.update(zip(numbers, gaussian_blur(image, 3, 0.5**0.5).chunk(len(numbers)), strict=True))
+    return [found[number] for number in range(len(layers))]
 
 
 def _normalised(maps: Tensor) -> Tensor:
     """Divide each token's map by its mean."""
     return maps / (maps.mean((-2, -1), keepdim=True) + 1e-8)
-
-
-def _mean(maps: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(maps)).mean(0)
 
 
 # -- several conditionings --------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class GuidanceRun(SamplingRun):
             layer = "dot-product similarity" if layer == MASS_PRESERVING else layer
             self._options, self._plans = RecordOptions((head,), (layer,)), [plan]
         else:
-            self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True)
+            self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True, affinity_parts=True)
             self._plans = _coarse_layers(plan, self._size)
         self._found: dict[Any, Any] = {}
         self._groups: together.Groups = {}
@@ -133,8 +133,7 @@ class GuidanceRun(SamplingRun):
                 if first.layers:
                     self._found[uuid] = self._record(first, tokens)
             else:
-                found = [result[uuid][0] for result in results]
-                layers = [layer for result in found if (layer := _plain(result)) is not None]
+                layers = [layer for result in results for layer in _plain_layers(result[uuid][0])]
                 if layers:
                     self._found[uuid] = layers
 
@@ -211,16 +210,17 @@ def _tokens_for_regions(words: WordMap) -> Tokens:
     return Tokens(tuple(sorted(kept)), len(kept) < words.length, words.length, words)
 
 
-def _plain(result: Any) -> PlainLayer | None:
-    """The only layer of a plan with one block."""
-    layer = next(iter(result.layers.values()), None)
-    if layer is None or result.affinity is None or result.affinity_grid != (layer.height, layer.width):
-        return None
-    return PlainLayer(layer.height, layer.width, layer.maps["average"], result.affinity)
+def _plain_layers(result: CondRecording) -> list[PlainLayer]:
+    """The layers of a plan whose blocks have one size."""
+    return [
+        PlainLayer(layer.height, layer.width, layer.maps["average"], result.affinity_parts[name])
+        for name, layer in result.layers.items()
+        if result.affinity_grid == (layer.height, layer.width) and name in result.affinity_parts
+    ]
 
 
 def _coarse_layers(plan: Plan, size: Grid) -> list[Plan]:
-    """One plan per layer that S-CFG's regions use; its propagation map is that layer's own self-attention."""
+    """The layers that S-CFG's regions use, as one plan for each size, because all self-attention of a plan has one size."""
 
     def tokens(level: int) -> int:
         height, width = plan.grid(level, *size)
@@ -234,4 +234,8 @@ def _coarse_layers(plan: Plan, size: Grid) -> list[Plan]:
             "regions or a smaller image."
         )
     blocks = blocks[:: -(-len(blocks) // _MOST)]
-    return [replace(plan, blocks=(block,), reference=block.name, affinity=(block.name,)) for block in blocks]
+    plans = []
+    for level in dict.fromkeys(block.level for block in blocks):
+        own = tuple(block for block in blocks if block.level == level)
+        plans.append(replace(plan, blocks=own, reference=own[0].name, affinity=tuple(block.name for block in own)))
+    return plans
