@@ -307,7 +307,7 @@ def _decide(scores: Tensor, level: Tensor, request: MaskRequest) -> Tensor:
         return scores.clamp(0, 1)
     if request.mode == "partition":
         labels = finishing.assign(scores, level, request.rule, request.theta)
-        found = finishing.one_hot(labels, scores.shape[1])
+        found = finishing.one_hot(labels, scores.shape[1], check=False)
     else:
         found = finishing.threshold(scores, level, request.rule, request.theta)
     return _tidy(found.to(scores), request).to(scores)
