@@ -5,12 +5,16 @@ Resize scores (`resize_scores`) before making masks, so that masks hold exactly 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
 from .tensors import Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
+
+_LONGEST = 4096  # side up to which an accelerator blurs, with a matrix that fits into memory
 
 BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
 
@@ -121,9 +125,20 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     maps = finite(maps)
     if sigma == 0 or maps.numel() == 0:
         return maps
+    if maps.device.type != "cpu" and max(maps.shape[-2:]) <= _LONGEST:
+        rows, columns = (_gaussian_matrix(side, sigma, maps.device).to(maps.dtype) for side in maps.shape[-2:])
+        return rows @ maps @ columns.mT
     stack = maps.reshape(-1, *maps.shape[-2:]).cpu().numpy()
     blurred = ndimage.gaussian_filter(stack, sigma=(0, sigma, sigma), mode="reflect")
     return torch.from_numpy(blurred).to(maps.device).reshape(maps.shape)
+
+
+@lru_cache(maxsize=8)
+def _gaussian_matrix(side: int, sigma: float, device: torch.device) -> Tensor:
+    """The matrix that blurs an axis, [side, side]. Kept, because each upload makes the CPU wait for the device."""
+    blurred = ndimage.gaussian_filter1d(np.eye(side, dtype=np.float32), sigma, axis=0, mode="reflect")
+    with torch.inference_mode(False):  # it is used in other runs, which may not be in inference mode
+        return torch.from_numpy(blurred).to(device)
 
 
 def largest_component(masks: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ of the reference.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -28,6 +28,26 @@ from .words.word_map import Phrase, WordMap, resolve
 MODES = ("partition", "threshold", "soft")
 # Level of a background that no word names: the middle of the range that the scores of every object fill.
 NO_BACKGROUND = 0.5
+_BATCH = (
+    2**25
+)  # bytes of maps that are worked on at once where there is no limit of memory; more would leave the CPU's cache
+_COPIES = 8  # tensors of the size of the maps that exist at once while masks are made
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where masks are made: a device, the bytes of its memory that may be used, and where results go.
+
+    ``room``: None = no limit. ``results``: the device of what is handed back, None = that of the recording. Results that fit
+    into the room beside the work stay on the device, so that more can be computed of them there (`MaskResult.to`).
+
+    >>> Workplace(torch.device("cpu")).room is None
+    True
+    """
+
+    device: torch.device
+    room: int | None = None
+    results: torch.device | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,11 @@ class MaskResult:
     rescaled: Tensor
     word_maps: Tensor | None = None
 
+    def to(self, device: torch.device) -> MaskResult:
+        """The same result on another device."""
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The names of the masks."""
@@ -106,10 +131,10 @@ class Scoring:
     steps: tuple[Step, ...] = ()
 
 
-def as_scoring(source: Attention | Maps | Scoring) -> Scoring:
-    """A recording or maps with the family's default methods; a scoring as it is."""
+def as_scoring(source: Attention | Maps | Scoring, device: torch.device | None = None) -> Scoring:
+    """A recording or maps with the family's default methods; a scoring as it is. ``device``: where maps are aggregated."""
     if isinstance(source, Attention):
-        source = aggregate(source)
+        source = aggregate(source, device=device)
     return Scoring(source, AUTO) if isinstance(source, Maps) else source
 
 
@@ -142,17 +167,22 @@ def phrase_scores(scoring: Scoring, objects: Sequence[Phrase], words: WordMap) -
     return rescale(scoring.maps.maps, columns, content, method, scoring.pool, scoring.range_, record.frames)
 
 
-def word_scores(scoring: Scoring, phrases: str = "", words: WordMap | None = None) -> tuple[Tensor, tuple[str, ...]]:
+def word_scores(
+    scoring: Scoring, phrases: str = "", words: WordMap | None = None, place: Workplace | None = None
+) -> tuple[Tensor, tuple[str, ...]]:
     """Scores for heat maps, [B, K, H, W] at the size of the image, and their names: the phrases, or every content word.
 
-    Rescaled and refined, but not propagated.
+    Rescaled and refined, but not propagated. ``place``: where; None = where the recording is.
     """
+    place = _place(scoring, place)
+    scoring = replace(scoring, maps=scoring.maps.to(place.device))
     known = scoring.maps.tokens.word_map(words)
     if not phrases.strip():
         phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
     found = resolve(phrases, known)
     maps = phrase_scores(scoring, found, known)
-    return _finish(maps, scoring, None), tuple(phrase.label for phrase in found)
+    (scores,) = _in_batches(maps, scoring, _size_of(scoring.maps.source, None), False, place, lambda part: (part,))
+    return scores, tuple(phrase.label for phrase in found)
 
 
 def stages(scoring: Scoring, result: MaskResult, size: Grid) -> Tensor:
@@ -162,7 +192,7 @@ def stages(scoring: Scoring, result: MaskResult, size: Grid) -> Tensor:
     """
     maps = scoring.maps
     raw = torch.stack([maps.maps[:, maps.tokens.columns(phrase.tokens)].mean(1) for phrase in result.objects], 1)
-    early = torch.stack((raw.float(), result.rescaled.float()), 1)
+    early = torch.stack((raw.float().to(result.rescaled.device), result.rescaled.float()), 1)
     early = resize_maps(early.flatten(1, 2), maps.source, size).unflatten(1, (2, -1))
     early = for_samples(early, maps.source, result.masks.shape[0])
     largest = early[:, :1].amax((2, 3, 4), keepdim=True).clamp_min(torch.finfo(early.dtype).tiny)
@@ -171,10 +201,16 @@ def stages(scoring: Scoring, result: MaskResult, size: Grid) -> Tensor:
 
 
 def make_masks(
-    source: Attention | Maps | Scoring, request: MaskRequest, words: WordMap | None = None, each_word: bool = False
+    source: Attention | Maps | Scoring,
+    request: MaskRequest,
+    words: WordMap | None = None,
+    each_word: bool = False,
+    place: Workplace | None = None,
 ) -> MaskResult:
     """Masks for phrases. ``each_word``: with a map of every content word as well (``MaskResult.word_maps``).
 
+    ``place``: where masks are made, a few samples at a time where its room is small; None = where the recording is. Nothing
+    waits for an accelerator before the results, except a request to clean up masks and the refinement proposal merge.
     Raises a ValueError of one sentence for a phrase, size or method that does not fit.
     """
     if request.mode not in MODES:
@@ -183,7 +219,9 @@ def make_masks(
         raise ValueError(
             f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; use 1 or more, or 0 for that of the image."
         )
-    scoring = as_scoring(source)
+    place = _place(source, place)
+    scoring = as_scoring(source, place.device)
+    scoring = replace(scoring, maps=scoring.maps.to(place.device))
     record = scoring.maps.source
     known = scoring.maps.tokens.word_map(words)
     objects, background = resolve_request(request, known)
@@ -198,20 +236,25 @@ def make_masks(
     if steps and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
         maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
-    maps = _finish(maps, scoring, request.size, request.latent_size)
-    if request.smooth > 0:
-        maps = finishing.smooth(maps, request.smooth)
-    scores = maps[:, :count]
-    level = maps[:, count] if background else torch.full_like(maps[:, 0], NO_BACKGROUND)
-    masks = _decide(scores, level, request)
+
+    def decide(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if request.smooth > 0:
+            part = finishing.smooth(part, request.smooth)
+        scores = part[:, :count]
+        level = part[:, count] if background else torch.full_like(part[:, 0], NO_BACKGROUND)
+        masks = _decide(scores, level, request)
+        return masks, 1 - masks.amax(1), scores
+
+    size = _size_of(record, request.size, request.latent_size)
+    masks, uncovered, scores = _in_batches(maps, scoring, size, request.latent_size, place, decide)
     return MaskResult(
         masks,
-        1 - masks.amax(1),
+        uncovered,
         scores,
         tuple(objects),
         tuple(phrase.label for phrase in background),
-        rescaled[:, :count],
-        word_maps if each_word else None,
+        rescaled[:, :count].to(masks.device),
+        word_maps.to(masks.device) if each_word else None,
     )
 
 
@@ -233,26 +276,104 @@ def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Ph
     return resolve(text, words) if text.strip() else []
 
 
-def _finish(maps: Tensor, scoring: Scoring, size: Grid | None, latent: bool = False) -> Tensor:
-    """Carry out the refinements, and resize to the masks; ``size`` None, or 0 on a side, is the size of the image.
+def _place(source: Attention | Maps | Scoring, place: Workplace | None) -> Workplace:
+    """The place of work, which is the device of the source where none is given."""
+    if place is not None:
+        return place
+    return Workplace(source.device if isinstance(source, Attention) else as_scoring(source).maps.maps.device)
 
-    ``latent``: to the size and the frames of the latent; a refinement by the image works at the size of the image anyway.
+
+def _size_of(record: Attention, size: Grid | None, latent: bool = False) -> Grid:
+    """The size of masks; ``size`` None, or 0 on a side, is the size of the image."""
+    height, width = (0, 0) if size is None else size
+    if latent:
+        return record.height, record.width
+    return height or record.height * record.vae_scale, width or record.width * record.vae_scale
+
+
+def _in_batches(
+    maps: Tensor,
+    scoring: Scoring,
+    size: Grid,
+    latent: bool,
+    place: Workplace,
+    work: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Finish the maps of a few samples at a time, and collect what ``work`` makes of them, for all samples or frames.
+
+    ``work`` treats each sample by itself: for a video without refinement by its images it gets latent frames, because the
+    frames that they decode to are equal, and what it returns is repeated.
     """
     record = scoring.maps.source
-    height, width = (0, 0) if size is None else size
-    size = height or record.height * record.vae_scale, width or record.width * record.vae_scale
-    size = (record.height, record.width) if latent else size
+    images = [(step.image.shape[1], step.image.shape[2]) for step in scoring.steps if step.image is not None]
+    pixels = max(height * width for height, width in (size, *images))
+    each = maps.shape[1] * pixels * maps.element_size() * (record.temporal_compression if images else 1)
+    most = max(1, (_BATCH if place.room is None else place.room // _COPIES) // each)
+    count = maps.shape[0] if latent else maps.shape[0] // record.frames * record.images
+    results: tuple[Tensor, ...] = ()
+    for part in _parts(maps.shape[0], record.frames, most):
+        made = work(_finish(maps[part], scoring, size, latent, part.start))
+        if made[0].shape[0] == count:
+            return made
+        if not results:
+            needed = sum(value[0].numel() * value.element_size() for value in made) * count
+            stay = place.room is None or needed <= place.room // 2
+            device = place.device if stay else place.results or record.device
+            results = tuple(value.new_empty(count, *value.shape[1:], device=device) for value in made)
+        rows = part if latent else _decoded(record, part)
+        for whole, value in zip(results, made, strict=True):
+            if latent or images:
+                whole[rows] = value
+            else:
+                source = _latent_of(record, rows, whole.device) - part.start
+                torch.index_select(value.to(whole.device), 0, source, out=whole[rows])
+    return results
+
+
+def _parts(samples: int, frames: int, most: int) -> Iterator[slice]:
+    """Consecutive samples, at most so many at once. Frames of different videos come together only as whole videos."""
+    unit = max(1, most // frames) * frames if frames <= most else frames
+    for first in range(0, samples, unit):
+        last = min(first + unit, samples)
+        for start in range(first, last, max(most, 1)):
+            yield slice(start, min(start + most, last))
+
+
+def _decoded(record: Attention, part: slice) -> slice:
+    """The decoded frames of consecutive samples."""
+
+    def begin(sample: int) -> int:
+        video, frame = divmod(sample, record.frames)
+        return video * record.images + (1 + (frame - 1) * record.temporal_compression if frame else 0)
+
+    return slice(begin(part.start), begin(part.stop))
+
+
+def _finish(maps: Tensor, scoring: Scoring, size: Grid, latent: bool, first: int) -> Tensor:
+    """Carry out the refinements, and resize to ``size``.
+
+    maps: of consecutive samples from ``first`` on. ``latent``: whether the results are for samples, even after a refinement
+    by the image, from which on they are for decoded frames.
+    """
+    record = scoring.maps.source
+    part = slice(first, first + maps.shape[0])
+    affinity = record.affinity
     cell = 0
     for step in scoring.steps:
-        if step.image is not None and not cell:
-            # The first refinement by the image; from here on maps have its size, and cover no more than it.
-            cell = cell_of(maps, step.image)
-            maps = resize_maps(expand_frames(maps, record), record, (step.image.shape[1], step.image.shape[2]))
-        maps = apply(step.refinement, maps, step.image, record.affinity, cell)
+        image = step.image
+        if image is not None:
+            if not cell:
+                # The first refinement by the image; from here on maps have its size, and cover no more than it.
+                cell = cell_of(maps, image)
+                maps = resize_maps(expand_frames(maps, record, first), record, (image.shape[1], image.shape[2]))
+            image = image if image.shape[0] == 1 else image[_decoded(record, part)]
+            maps = apply(step.refinement, maps, image, cell=cell)
+        elif affinity is not None:
+            maps = apply(step.refinement, maps, None, replace(affinity, matrix=affinity.matrix[part], parts={}))
     if not cell:
-        return resize_maps(maps if latent else expand_frames(maps, record), record, size)
+        return resize_maps(maps, record, size)
     if latent:
-        maps = latent_frames(maps, record)
+        maps = latent_frames(maps, record, first)
     return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
 
 
@@ -261,22 +382,35 @@ def for_samples(values: Tensor, record: Attention, samples: int) -> Tensor:
     return values if values.shape[0] == samples else expand_frames(values, record)
 
 
-def expand_frames(maps: Tensor, record: Attention) -> Tensor:
-    """Maps of latent frames for the frames they decode to: one for the first, ``temporal_compression`` for each other."""
+def expand_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
+    """Maps of latent frames for the frames they decode to: one for the first, ``temporal_compression`` for each other.
+
+    ``first``: the sample that the maps begin with, if they are not those of all samples.
+    """
     if record.frames == 1:
         return maps
+    decoded = _decoded(record, slice(first, first + maps.shape[0]))
+    return maps[_latent_of(record, decoded, maps.device) - first]
+
+
+def _latent_of(record: Attention, decoded: slice, device: torch.device) -> Tensor:
+    """The sample that each of some decoded frames comes from."""
+    frames = torch.arange(decoded.start, decoded.stop, device=device)
     each = record.temporal_compression
-    latent = torch.arange(each - 1, each - 1 + record.images, device=maps.device) // each
-    return maps.unflatten(0, (-1, record.frames))[:, latent].flatten(0, 1)
+    return (frames % record.images + each - 1) // each + frames // record.images * record.frames
 
 
-def latent_frames(maps: Tensor, record: Attention) -> Tensor:
-    """Maps of the frames of a video for its latent frames: the mean of those that a latent frame decodes to."""
+def latent_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
+    """Maps of the frames of a video for its latent frames: the mean of those that a latent frame decodes to.
+
+    ``first``: the latent frame that the maps begin with, of those of all videos; they are then of one video.
+    """
     if record.frames == 1:
         return maps
-    videos = maps.unflatten(0, (-1, record.images))
-    rest = videos[:, 1:].unflatten(1, (record.frames - 1, record.temporal_compression)).mean(2)
-    return torch.cat((videos[:, :1], rest), 1).flatten(0, 1)
+    begin = first % record.frames == 0
+    videos = maps.unflatten(0, (-1, record.images)) if begin and maps.shape[0] % record.images == 0 else maps[None]
+    rest = videos[:, begin:].unflatten(1, (-1, record.temporal_compression)).mean(2)
+    return torch.cat((videos[:, :begin], rest), 1).flatten(0, 1)
 
 
 def resize_maps(maps: Tensor, record: Attention, size: Grid) -> Tensor:

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 from comfy_api.latest import io
 
-from ..goca_core.attention.global_map import aggregate
+from ..goca_core.attention.global_map import Maps, aggregate
 from ..goca_core.attention.record import AUTO
+from ..goca_core.capture.workplace import on_device
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_CHOICES
-from ..goca_core.pipeline import Scoring
+from ..goca_core.pipeline import Scoring, Workplace
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
 from . import types
@@ -53,7 +54,11 @@ class Aggregate(io.ComfyNode):
 
     @classmethod
     def execute(cls, attention: Any, head_method: str, layer_method: str) -> io.NodeOutput:
-        return io.NodeOutput(aggregate(attention, head_method, layer_method))
+        def combine(place: Workplace) -> Maps:
+            maps = aggregate(attention, head_method, layer_method, device=place.device)
+            return maps.to(place.results or attention.device)
+
+        return io.NodeOutput(on_device(combine))
 
 
 class Rescale(io.ComfyNode):

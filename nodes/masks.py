@@ -6,10 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..goca_core.capture.workplace import on_device
 from ..goca_core.masks import BACKGROUND_RULES
 from ..goca_core.picture.batch import draw, flatten, overlay_layers
 from ..goca_core.picture.colours import tables
-from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks
+from ..goca_core.pipeline import MODES, MaskRequest, Workplace, as_scoring, make_masks
 from ..goca_core.words.text import STOP_WORDS
 from . import inputs, types
 from . import ui as browser
@@ -134,10 +135,16 @@ class MaskFromTokens(io.ComfyNode):
             remove_small=remove_small,
             fill_holes=fill_holes,
         )
-        scoring = as_scoring(source)
-        result = make_masks(scoring, request, words, each_word=True)
-        shown = browser.masks(result, scoring, words)
-        return io.NodeOutput(flatten(result.masks), result.background, "\n".join(result.labels), ui=shown)
+
+        def make(place: Workplace) -> tuple[Any, Any, str, dict[str, Any]]:
+            scoring = as_scoring(source, place.device)
+            result = make_masks(scoring, request, words, each_word=True, place=place)
+            shown = browser.masks(result, scoring, words)
+            masks, background = (part.to(place.results) for part in (result.masks, result.background))
+            return flatten(masks), background, "\n".join(result.labels), shown
+
+        *outputs, shown = on_device(make)
+        return io.NodeOutput(*outputs, ui=shown)
 
 
 class Overlay(io.ComfyNode):
@@ -186,7 +193,7 @@ class Overlay(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None) -> io.NodeOutput:
-        found = overlay_layers(image, source, labels, words)
+        found = on_device(lambda place: overlay_layers(image, source, labels, words, place))
         pictures = draw(image, found, opacity)
         shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **browser.overlay(image, found)}
         return io.NodeOutput(pictures, ui=shown)

@@ -30,6 +30,10 @@ class Maps:
     def tokens(self) -> Tokens:
         return self.source.tokens
 
+    def to(self, device: torch.device) -> Maps:
+        """The same with the maps on another device; the recording stays where it is."""
+        return replace(self, maps=self.maps.to(device))
+
 
 def _resolve_method(
     what: str, method: str, default: str, available: Sequence[str], known: Sequence[str], choices: Sequence[str] = ()
@@ -98,12 +102,19 @@ def weighted_affinity(attention: Attention, method: str = "dot-product similarit
     return replace(affinity, matrix=matrix)
 
 
-def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str = AUTO, check: bool = True) -> Maps:
+def aggregate(
+    attention: Attention,
+    head_method: str = AUTO,
+    layer_method: str = AUTO,
+    check: bool = True,
+    device: torch.device | None = None,
+) -> Maps:
     """Combine all layers of a recording into the global map (paper: layer-wise aggregation, "auto").
 
     The map has the size of the finest recorded layer. Raises AttentionError for a method that was not recorded, or a
     recording that is not finite. check: False leaves out the latter on an accelerator, because the CPU would have to wait for
-    it; maps [B, T, h, w] are then NaN where the recording is not finite.
+    it; maps [B, T, h, w] are then NaN where the recording is not finite. device: where to compute, and where the maps
+    are then; None = where the recording is.
     """
     head = _resolve_method("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
     if check or attention.device.type == "cpu":
@@ -111,5 +122,7 @@ def aggregate(attention: Attention, head_method: str = AUTO, layer_method: str =
     weights = layer_weights(attention, layer_method)
     grids = [(layer.height, layer.width) for layer in attention.layers]
     size = max(grids, key=lambda grid: grid[0] * grid[1])
-    maps = aggregate_layers([layer.maps[head] for layer in attention.layers], grids, weights, size, not check)
+    place = device or attention.device
+    layers = [layer.maps[head].to(place) for layer in attention.layers]
+    maps = aggregate_layers(layers, grids, weights.to(place), size, not check)
     return Maps(maps, attention, weights)

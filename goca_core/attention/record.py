@@ -170,9 +170,12 @@ class Attention:
 
     def check_finite(self) -> None:
         """Raise AttentionError if the recorded attention holds values that are not finite."""
-        for layer in self.layers:
-            if not all(bool(torch.isfinite(m).all()) for m in layer.maps.values()):
+        maps = [(layer.name, values) for layer in self.layers for values in layer.maps.values()]
+        # One answer for all of them, because an accelerator is waited for with each.
+        fine = torch.stack([torch.isfinite(values).all() for _, values in maps]).tolist()
+        for (name, _), is_finite in zip(maps, fine, strict=True):
+            if not is_finite:
                 raise AttentionError(
-                    f"The model's attention is not a number (NaN or infinity) from layer {layer.name} on, so "
+                    f"The model's attention is not a number (NaN or infinity) from layer {name} on, so "
                     "no mask can be made; check the weights, or run the model at a higher precision."
                 )

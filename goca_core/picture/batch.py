@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pipeline import as_scoring, word_scores
+from ..pipeline import Workplace, as_scoring, word_scores
 from .drawing import contact_sheet, heat, overlay, to_tensor
 
 
@@ -30,11 +30,13 @@ class OverlayLayers:
     heat: bool
 
 
-def overlay_layers(images: Tensor, source: Any, labels: str, words: Any = None) -> OverlayLayers:
+def overlay_layers(
+    images: Tensor, source: Any, labels: str, words: Any = None, place: Workplace | None = None
+) -> OverlayLayers:
     """Prepare masks or heat maps of words for images [B, H, W, 3].
 
     ``source``: masks [B * K, H, W], image by image, or attention, maps or scores, of which heat maps are made. ``labels``:
-    one name per line for masks; for heat maps the phrases, empty for every content word.
+    one name per line for masks; for heat maps the phrases, empty for every content word. ``place``: where heat maps are made.
     Raises ValueError when images do not have the same number of masks, or when images and attention do not match.
     """
     if isinstance(source, Tensor):
@@ -45,12 +47,15 @@ def overlay_layers(images: Tensor, source: Any, labels: str, words: Any = None) 
                 f"There are {len(names)} labels for {masks.shape[1]} masks per image; write one label per line, or none."
             )
         return OverlayLayers(masks, names, heat=False)
-    scores, names = word_scores(as_scoring(source), labels, words)
+    scoring = as_scoring(source, place.device if place else None)
+    scores, names = word_scores(scoring, labels, words, place)
     if scores.shape[0] != images.shape[0]:
         raise ValueError(
             f"There are {images.shape[0]} images but attention for {scores.shape[0]}; use the images from the "
             "recorded sampler."
         )
+    if place is not None and place.results is not None:
+        scores = scores.to(place.results)
     return OverlayLayers(scores, names, heat=True)
 
 

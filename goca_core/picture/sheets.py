@@ -21,6 +21,7 @@ from .batch import OverlayLayers
 # hundred pixels.
 HEAT_SIDE, MASK_SIDE, IMAGE_SIDE = 64, 512, 1024
 HEAT_AREA, MASK_AREA = 2**20, 2**22
+_PIXELS = 2**22  # of maps that are reduced at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ def make_sheet(maps: Tensor, names: tuple[str, ...], side: int, area: int) -> Sh
     if count != len(names) or not count:
         raise ValueError(f"Got {len(names)} names for {count} maps: pass one for each, and at least one.")
     height, width = fitted((maps.shape[2], maps.shape[3]), side, area // count)
-    small = _shrunk(maps.detach().float().cpu().nan_to_num(0.0).clamp(0, 1), (height, width))
+    # Reduced where they are, a few at a time: they are large, and the sheet is small.
+    parts = maps.detach().split(max(1, _PIXELS // maps[0].numel()))
+    small = torch.cat([_shrunk(part.float().nan_to_num(0.0).clamp_(0, 1), (height, width)) for part in parts]).cpu()
     columns = math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     tiles = torch.cat((small, small.new_zeros(small.shape[0], rows * columns - count, height, width)), 1)
@@ -147,4 +150,4 @@ def _shrunk(maps: Tensor, size: Grid) -> Tensor:
 
 
 def _steps(values: Tensor) -> Tensor:
-    return ((values * 255).round() + 0.5) / 255
+    return (values * 255).round_().add_(0.5).div_(255)

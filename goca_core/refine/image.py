@@ -17,7 +17,9 @@ from ..tensors import check_ndim, finite, resize_bilinear, working_dtype
 _EIGHT = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
 _CONTRAST = 0.1  # fraction of the local standard deviation that counts as one unit of difference
 _STEP = 1 / 255  # a difference of one 8-bit step is not an edge, even in a uniform area
-_BAND = 2**20  # elements of the neighbourhoods that are compared at once
+# Elements of the neighbourhoods that are compared at once: few for the cache of a CPU, many for an accelerator, for which
+# starting a kernel takes longer than a small one.
+_BAND, _WIDE_BAND = 2**20, 2**25
 _KEPT = 2**28  # weights kept between iterations (1 GiB); if there are more, each iteration computes them again
 
 
@@ -55,7 +57,7 @@ def _adapt(
 ) -> Tensor:
     """Refine one sample: maps [K, H, W], guide [3, H, W]. Works in bands of rows to bound memory."""
     height, width = maps.shape[-2:]
-    rows = max(1, _BAND // (3 * len(around) * width))
+    rows = max(1, (_BAND if maps.device.type == "cpu" else _WIDE_BAND) // (3 * len(around) * width))
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
     padded_guide = _pad(guide, reach)
 
@@ -138,7 +140,7 @@ def _onto(scores: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     check_ndim("scores", scores, "B K h w")
     check_image(image, scores.shape[0])
     dtype = working_dtype(scores, image)
-    guide = finite(image[..., :3], dtype).to(scores.device).clamp(0, 1).movedim(-1, 1)
+    guide = finite(image[..., :3].to(scores.device), dtype).clamp(0, 1).movedim(-1, 1)
     guide = guide.expand(scores.shape[0], -1, -1, -1)
     return resize_bilinear(finite(scores, dtype), (guide.shape[2], guide.shape[3])), guide
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...attention.record import AttentionError
 from ...picture.batch import flatten
-from ...pipeline import MaskRequest, MaskResult, latent_frames, make_masks, resolve_request
+from ...pipeline import MaskRequest, MaskResult, Workplace, latent_frames, make_masks, resolve_request
 from ...regional import Conditioning, is_visible, merge_with_base, region_weights, regions_of
 from ...tensors import resize_bilinear
 from ...words.word_map import WordMap
@@ -24,6 +24,7 @@ from ..conditioning import attached, length_of
 from ..options import RecordOptions
 from ..run import RecordingRun
 from ..window import TOLERANCE, Before
+from ..workplace import on_device
 from .prompts import report
 
 # Marks the entries of regions among the base's; its value is the number of the label.
@@ -134,8 +135,13 @@ class RegionalRun(RecordingRun):
 
     def _use_regions(self, guider: Any, x: Tensor) -> None:
         record = self.attention(0)
-        found = make_masks(record, self._asked.request, self._words)
-        parts = region_weights(flatten(found.masks), len(found.labels), None, self._asked.feather)
+
+        def make(place: Workplace) -> tuple[MaskResult, Tensor]:
+            made = make_masks(record, self._asked.request, self._words, place=place)
+            weights = region_weights(flatten(made.masks), len(made.labels), None, self._asked.feather)
+            return made.to(place.results or record.device), weights
+
+        found, parts = on_device(make)
         self.report = report(found.labels, dict(self._asked.prompts), parts)
         small = resize_bilinear(parts, (x.shape[-2], x.shape[-1])).to(x.device)
         if x.ndim == 5:
