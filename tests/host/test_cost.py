@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.cost import measure
 from benchmarks.full_size import SIZES
+from goca_core.capture.options import RecordOptions
 
 # Kernels and operations as multiples of a plain forward pass, and MB of activations beyond its peak.
 BARS = dict.fromkeys(SIZES, (2.0, 1.08, 1000))
@@ -23,3 +24,9 @@ def test_recording_is_cheap_and_never_waits(host: SimpleNamespace, name: str) ->
     cost = measure(name)
     assert cost.recorded.uploads == cost.plain.uploads
     assert cost.kernels <= kernels and cost.flops <= flops and cost.extra_memory <= memory
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_norms_of_values_never_wait(host: SimpleNamespace, name: str) -> None:
+    cost = measure(name, RecordOptions(head_methods=("average", "cosine + VW", "dot-product + VW")))
+    assert cost.recorded.uploads == cost.plain.uploads

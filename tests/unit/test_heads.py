@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from goca_core import heads
+from goca_core.heads import _value_norms
 
 BATCH, TOKENS, HEADS, WIDTH, OUT, TEXT = 2, 15, 3, 4, 10, 7
 
@@ -202,3 +203,39 @@ def test_a_head_that_gives_nothing_weighs_nothing(layer: tuple[Tensor, Tensor, T
         value=value[:1, [0, 2]],
     )
     torch.testing.assert_close(found[:1, :, [0, 2]][~equal[:1]], others[~equal[:1]], rtol=1e-3, atol=1e-4)
+
+
+def spread(width: int, kind: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Values [2, 3, 20, width] and a projection [40, 3 * width] whose products have certain spectra."""
+    value, weight = torch.randn(2, 3, 20, width, generator=rng), torch.randn(40, 3 * width, generator=rng)
+    if kind in ("equal", "nearly equal"):
+        value = torch.linalg.qr(torch.randn(2, 3, max(20, width), width, generator=rng)).Q
+        weight = torch.linalg.qr(torch.randn(3 * width + 1, 3 * width, generator=rng)).Q
+        value = value * torch.linspace(1, 1 if kind == "equal" else 0.999, width)
+    elif kind == "large channels":
+        value[..., 0], weight[:, 0::width] = value[..., 0] * 1e3, weight[:, 0::width] / 1e3
+        value[..., -1] *= 100
+    elif kind == "low rank":
+        weight = weight[:, :2] @ torch.randn(2, 3 * width, generator=rng)
+    elif kind == "small":
+        value, weight = value * 1e-15, weight * 1e6
+    return value, weight
+
+
+@pytest.mark.parametrize("kind", ["random", "equal", "nearly equal", "large channels", "low rank", "small"])
+@pytest.mark.parametrize("width", [8, 64])
+def test_norms_of_values_without_an_eigenvalue_solver(kind: str, width: int, rng: torch.Generator) -> None:
+    value, weight = spread(width, kind, rng)
+    expected = _value_norms(value, weight)
+    found = _value_norms(value, weight, exact=False).double()
+    assert (found / expected - 1).abs().max() < 5e-4
+    value[:, 1] = 0
+    assert (_value_norms(value, weight, exact=False)[:, 1] < 1e-20).all()
+
+
+def test_norms_of_values_do_not_wait(rng: torch.Generator) -> None:
+    """On the meta device, whatever waits for the device is an error."""
+    post, weight = torch.empty(2, 15, 24, device="meta"), torch.empty(10, 24, device="meta")
+    value = torch.empty(2, 3, 20, 8, device="meta")
+    for method in heads.HEAD_METHODS:
+        assert heads.head_weights(post, weight, 3, method, value, exact=False).shape == (2, 15, 3)
