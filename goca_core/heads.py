@@ -172,7 +172,8 @@ def _head_norms(y_heads: Tensor, out_weight: Tensor) -> Tensor:
 def _value_norms(value: Tensor, out_weight: Tensor, exact: bool = True) -> Tensor:
     """Spectral norm of V_h W_h for each head, up to a common factor: [B, H, T, d] and [C_out, H*d] -> [B, H].
 
-    exact: in float64 on the CPU; otherwise in float32 on the device. |V W|^2 is the largest eigenvalue of R^T (V^T V) R with R R^T = W W^T, a d x d matrix for any number of tokens.
+    exact: in float64 on the CPU; otherwise in float32 on the device.
+    |V W|^2 is the largest eigenvalue of R^T (V^T V) R with R R^T = W W^T, a d x d matrix for any number of tokens.
     In double precision on the CPU, because the matrices are small, squaring loses digits, and some devices lack
     eigenvalue solvers.
     """

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +21,7 @@ from . import passthrough
 from .families import find_family, network_of
 from .families.base import Plan
 from .forward import ForwardRecorder
+from .steps import Steps, noise_level, steps_of, told
 
 _lock = threading.RLock()
 _log = logging.getLogger("goca")
@@ -50,14 +51,29 @@ class SamplingRun(ABC):
     def __init__(self, batch: int) -> None:
         self.batch = batch
         self.tokens: dict[Any, Tokens] = {}
-        self.sigma = 0.0
+        self.steps: Steps | None = None
+        """Where the sampler is, if it is known; the patch sets it when sampling starts."""
+        self._timestep: Tensor | float = 0.0
+        self._sigma: float | None = None
         self._seen: set[Any] = set()
         self._plan: Plan | None = None
         self._family = ""
 
-    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
+    @property
+    def sigma(self) -> float:
+        """The noise level of the evaluation. The CPU waits for it, so ask for it only where it is needed."""
+        if self._sigma is None:
+            self._sigma = noise_level(self._timestep)
+        return self._sigma
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """The noise levels of the schedule, if the run needs to know where the sampler is."""
+        return ()
+
+    def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
         """Called before the sampler gets a prediction at this noise level."""
-        self.sigma, self._seen = sigma, set()
+        self._timestep, self._sigma, self._seen = timestep, None, set()
 
     def end_evaluation(self) -> None:  # noqa: B027
         """Called after the prediction, also if it failed."""
@@ -158,6 +174,14 @@ class SamplingPatch(ABC, Generic[R]):
             "GoCA: %s opens a run over %d steps for a latent of size %s.",
             type(self).__name__, len(sigmas) - 1, tuple(noise.shape),
         )  # fmt: skip
+        # Without a schedule that the run knows as numbers, it reads the levels.
+        if run.levels:
+            run.steps = steps_of(sampler, run.levels)
+            # ComfyUI passes the callback by its place: the second after the schedule.
+            if len(args) > 1:
+                args = (args[0], told(args[1], run.steps), *args[2:])
+            elif "callback" in kwargs:
+                kwargs["callback"] = told(kwargs["callback"], run.steps)
         with _lock:
             self._active.append(run)
         try:
@@ -172,7 +196,7 @@ class SamplingPatch(ABC, Generic[R]):
         run = self.current
         if run is None:
             return executor(x, timestep, *args, **kwargs)
-        run.begin_evaluation(executor.class_obj, x, float(timestep.max()))
+        run.begin_evaluation(executor.class_obj, x, timestep)
         try:
             return executor(x, timestep, *args, **kwargs)
         finally:
@@ -199,5 +223,6 @@ class SamplingPatch(ABC, Generic[R]):
         if run is not None and recorders:
             with _lock:
                 run.commit(recorders, call)
-            _log.debug("GoCA: %s recorded a model call at noise level %.3g.", type(self).__name__, run.sigma)
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("GoCA: %s recorded a model call at noise level %.3g.", type(self).__name__, run.sigma)
         return out

@@ -59,8 +59,13 @@ class RecordingRun(SamplingRun):
 
     # -- which evaluations ----------------------------------------------------------------------------------------------
 
-    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
-        super().begin_evaluation(guider, x, sigma)
+    @property
+    def levels(self) -> Sequence[float]:
+        """The noise levels of the schedule."""
+        return self._sigmas
+
+    def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
+        super().begin_evaluation(guider, x, timestep)
         self.evaluations += 1
         self._committed = False
 
@@ -73,10 +78,18 @@ class RecordingRun(SamplingRun):
         if self._gate is None:
             targets = self._window.targets(self._sigmas, plan.noise_level, self._percent_to_sigma)
             self._gate = Gate(targets, len(self._sigmas) < 2 or self._sigmas[0] >= self._sigmas[-1])
+        # Where nothing is left to record, or the level is known to be above all that is, it is not read.
+        if self._gate.finished or (self.steps is not None and self._gate.is_before(self.steps.lowest)):
+            self._reached = []
+            return False
         self._reached = self._gate.reached(self.sigma)
+        if self.steps is not None and self.evaluations == 1:
+            self.steps.started(self.sigma)
         return bool(self._reached)
 
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
+        if self._gate is not None and self._gate.finished:
+            return []
         rows = self._main_rows(call)
         if not rows:
             return []

@@ -87,6 +87,19 @@ class Gate:
         self._waiting = list(targets)
         self._falling = falling
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to record."""
+        return not self._waiting
+
+    def is_before(self, lowest: float) -> bool:
+        """Whether evaluations at ``lowest`` or above reach no target.
+
+        >>> Gate([2.0, 1.0]).is_before(3.0), Gate([2.0, 1.0]).is_before(1.5)
+        (True, False)
+        """
+        return self._falling and not self.reached(lowest)
+
     def reached(self, sigma: float) -> list[float]:
         """The target levels that an evaluation at ``sigma`` reaches."""
         if self._falling:

@@ -55,6 +55,8 @@ class GuidanceRun(SamplingRun):
         # The tolerance is that of the step windows, so the same percentage means the same step in all nodes.
         high, low = (float(to_sigma(percent)) for percent in window)
         self._window = low * (1 - TOLERANCE), high * (1 + TOLERANCE)
+        # A window over all of sampling holds every level, which then need not be read.
+        self._always = window[0] <= 0 and window[1] >= 1
         self.tokens = self._tokens_to_keep(guider.conds, words)
         if settings.rule == "GoCA":
             head = plan.defaults.head if settings.head == AUTO else settings.head
@@ -96,11 +98,11 @@ class GuidanceRun(SamplingRun):
 
     # -- recording ------------------------------------------------------------------------------------------------------
 
-    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
-        super().begin_evaluation(guider, x, sigma)
+    def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
+        super().begin_evaluation(guider, x, timestep)
         self._found = {}
         low, high = self._window
-        self.working = not self._broken and low <= sigma <= high
+        self.working = not self._broken and (self._always or low <= self.sigma <= high)
 
     def end_evaluation(self) -> None:
         self._found, self.working = {}, False
@@ -148,7 +150,6 @@ class GuidanceRun(SamplingRun):
             tokens,
             self._plans[0].defaults,
             affinity,
-            (self.sigma,),
         )
 
     # -- regions ----------------------------------------------------------------------------------------------------

@@ -112,20 +112,23 @@ class RegionalRun(RecordingRun):
 
     # -- from the base to the regions -----------------------------------------------------------------------------------
 
-    def begin_evaluation(self, guider: Any, x: Tensor, sigma: float) -> None:
-        self._set_conditioning(guider, x, sigma)
-        super().begin_evaluation(guider, x, sigma)
+    def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
+        super().begin_evaluation(guider, x, timestep)
+        self._set_conditioning(guider, x)
 
-    def _set_conditioning(self, guider: Any, x: Tensor, sigma: float) -> None:
+    def _set_conditioning(self, guider: Any, x: Tensor) -> None:
         """Give the guider the conditioning of this evaluation: the base alone, or base and regions with their masks."""
         if self._waiting is None:
             entries = guider.conds[self._name]
             self._waiting = [entry for entry in entries if _REGION in entry]
             guider.conds[self._name] = [entry for entry in entries if _REGION not in entry]
-        if self.used is not None or self._trouble or sigma > self._switch_sigma:
+        if self.used is not None or self._trouble:
             return
         if not self._means and not self.failed:
             return  # nothing was recorded yet; the next evaluation may be
+        known = 0.0 if self.steps is None else self.steps.lowest
+        if known > self._switch_sigma or self.sigma > self._switch_sigma:
+            return
         try:
             self._use_regions(guider, x)
         except Exception as error:
