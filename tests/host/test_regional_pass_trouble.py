@@ -67,7 +67,7 @@ def test_trouble_costs_the_regions_but_never_the_picture(
     run = work(built)
     model, made = Asked(built).install()
 
-    def fail(*_args: Any) -> None:
+    def fail(*_args: Any, **_named: Any) -> None:
         raise MemoryError("no memory is left")
 
     monkeypatch.setattr("goca_core.capture.regional.run.make_masks", fail)
