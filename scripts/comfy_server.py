@@ -41,8 +41,29 @@ PACK = "comfyui-goca"
 Prompt = dict[str, dict[str, Any]]
 # All timeouts are multiplied by this, for busy machines.
 PATIENCE = float(os.environ.get("GOCA_PATIENCE", "").strip() or 1)
+# Where ComfyUI computes (GOCA_DEVICE), and what it is started with there. On a GPU, with what makes it repeat its results.
+DEVICES = {"cpu": ("--cpu",), "cuda": ("--deterministic",)}
+# For a GPU: cuBLAS does not choose anew in each call, and no library rounds float32 to TF32.
+REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "NVIDIA_TF32_OVERRIDE": "0"}
 # Called with the type and the data of each event that the server sends.
 Listener = Callable[[str, dict[str, Any]], None]
+
+
+def device() -> str:
+    """Where ComfyUI computes: GOCA_DEVICE, by default the CPU."""
+    return os.environ.get("GOCA_DEVICE", "").strip().lower() or "cpu"
+
+
+def device_problem() -> str:
+    """Why ComfyUI cannot compute on that device, as a sentence; empty if it can."""
+    name = device()
+    if name not in DEVICES:
+        return f"GOCA_DEVICE={name} is not known; choose {' or '.join(DEVICES)}."
+    if name == "cpu":
+        return ""
+    import torch
+
+    return "" if torch.cuda.is_available() else "GOCA_DEVICE=cuda was set, but torch finds no CUDA GPU; unset it."
 
 
 class ServerError(Exception):
@@ -78,20 +99,23 @@ def prepare_base(base: Path) -> None:
 
 
 class ComfyServer:
-    """Starts ComfyUI's main.py; `stop` ends it with all its child processes."""
+    """Starts ComfyUI's main.py; `stop` ends it with all its child processes.
+
+    ``arguments``: of its command line; by default those of the device that GOCA_DEVICE names.
+    """
 
     def __init__(
         self,
         *,
         output: Path | None = None,
-        arguments: tuple[str, ...] = ("--cpu",),
+        arguments: tuple[str, ...] | None = None,
         environment: dict[str, str] | None = None,
         startup_seconds: float = 300.0,
     ) -> None:
         self.host = provider.locate()
         self.base = Path(tempfile.mkdtemp(prefix="goca-server-"))
         self.output = output or self.base / "output"
-        self.arguments = arguments
+        self.arguments = DEVICES.get(device(), ()) if arguments is None else arguments
         self.environment = environment or {}
         self.startup_seconds = startup_seconds
         self.log = self.base / "server.log"
@@ -114,6 +138,8 @@ class ComfyServer:
     def start(self) -> None:
         if not provider.is_ready(self.host):
             raise ServerError("ComfyUI is not set up yet: run `make host` first.")
+        if problem := device_problem():
+            raise ServerError(problem)
         atexit.register(self.stop)
         prepare_base(self.base)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -125,6 +151,7 @@ class ComfyServer:
         environment = {
             # On a small or busy machine, several threads make a tiny model slower.
             "OMP_NUM_THREADS": "1",
+            **(REPEATABLE if device() == "cuda" else {}),
             **os.environ,
             # Keep bytecode out of ComfyUI's folder, which may be the user's own checkout.
             "PYTHONPYCACHEPREFIX": str(provider.STORE / "pycache"),

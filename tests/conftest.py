@@ -3,6 +3,8 @@
 Without a host, tests/host and tests/browser are left out with a word about it, so that the method can be tested
 anywhere; without a browser, tests/browser is. With GOCA_REQUIRE_HOST=1 (set by `make test`) a missing host is a failure,
 with GOCA_REQUIRE_BROWSER=1 (set by `.ci/run`) a missing browser too, and then so is a group of which nothing ran.
+
+With GOCA_DEVICE=cuda ComfyUI computes on the GPU, in the process of the tests and on the server.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ GROUPS = {"host": REQUIRED, "browser": os.environ.get("GOCA_REQUIRE_BROWSER", ""
 # The host has top-level modules of its own named `nodes` and `tests`. The project comes last, so that `import nodes`
 # is the host's; `goca_core` and `scripts` are ours alone.
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT] + [str(ROOT)]
+
+from scripts.comfy_server import device_problem  # noqa: E402 - found only now
 
 _passed: dict[str, int] = {}
 _expected: set[str] = set()
@@ -57,6 +61,8 @@ def _asked_for(config: pytest.Config) -> set[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if problem := device_problem():
+        raise pytest.UsageError(problem)
     narrowed = config.option.keyword or config.option.markexpr or config.option.collectonly
     # A worker of pytest-xdist runs only some of the tests. The process that started it sees all their reports.
     if not narrowed and not hasattr(config, "workerinput"):

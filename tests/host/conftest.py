@@ -1,4 +1,4 @@
-"""A real ComfyUI in this process, on the CPU.
+"""A real ComfyUI in this process, on the CPU or, with GOCA_DEVICE=cuda, on the GPU.
 
 The path and the command line of the host are set when this file is imported, before any test module, so that test
 modules may import `comfy` and `nodes` (the host's) at their top. Its node packs are loaded by the `host` fixture.
@@ -21,11 +21,11 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from scripts import host as provider
-from scripts.comfy_server import PACK, prepare_base
+from scripts.comfy_server import PACK, REPEATABLE, device, device_problem, prepare_base
 
 HOST = provider.locate()
 # The tests run inside the host, so they need its interpreter, which has its packages.
-READY = provider.is_ready(HOST) and os.path.normpath(sys.executable) == str(HOST.python)
+READY = provider.is_ready(HOST) and os.path.normpath(sys.executable) == str(HOST.python) and not device_problem()
 
 if READY:
     BASE = Path(tempfile.mkdtemp(prefix="goca-host-"))
@@ -34,7 +34,11 @@ else:
 
 
 def pytest_report_header() -> str:
-    return f"host: ComfyUI {_version()}" if READY else "host: none here, tests/host is left out (see `make host`)"
+    return (
+        f"host: ComfyUI {_version()} on {device()}"
+        if READY
+        else "host: none here, tests/host is left out (see `make host`)"
+    )
 
 
 def _version() -> str:
@@ -52,7 +56,7 @@ def _boot() -> None:
         sys.argv,
         [
             str(HOST.dir / "main.py"),
-            "--cpu",
+            *(["--cpu"] if device() == "cpu" else []),
             *("--base-directory", str(BASE)),
             *("--database-url", "sqlite:///:memory:"),
             "--disable-api-nodes",
@@ -70,9 +74,18 @@ def _boot() -> None:
 
 
 if READY:
+    if device() == "cuda":
+        # Before CUDA starts; the processes that tests start inherit it.
+        os.environ.update(REPEATABLE)
     _boot()
 
     import torch
+
+    # Exact comparisons need a device that repeats itself and rounds as float32 does. ComfyUI sets none of these but
+    # `benchmark`, which it turns off too. Not all deterministic algorithms of torch are asked for: what the pack does
+    # must repeat itself without them.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
     # Two threads that wait for one another on a small busy machine make a tiny model fifty times slower.
     torch.set_num_threads(1)
