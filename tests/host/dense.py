@@ -15,6 +15,7 @@ from goca_core.attention.record import Attention
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 
+from .device import EXACT, STORED
 from .helpers import Job, names
 from .probe import Evaluation, Probe, Seen
 
@@ -126,7 +127,7 @@ def probe_and_record(
     return probe, recorder.collect(work.run(recording)["samples"], entry)
 
 
-def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = 1e-4) -> None:
+def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = EXACT) -> None:
     """Within `tolerance` of the largest value."""
     assert recorded.shape == dense.shape
     assert recorded.dtype == torch.float32
@@ -135,7 +136,7 @@ def assert_near(recorded: Tensor, dense: Tensor, tolerance: float = 1e-4) -> Non
 
 
 def check_maps(
-    attention: Attention, call: Evaluation, method: str = "auto", tolerance: float = 1e-4
+    attention: Attention, call: Evaluation, method: str = "auto", tolerance: float = EXACT
 ) -> dict[str, Tensor]:
     """Every layer's map; returns the dense ones."""
     method = attention.defaults.head if method == "auto" else method
@@ -148,7 +149,7 @@ def check_maps(
 
 
 def check_scores(
-    attention: Attention, scores: dict[str, Tensor], method: str = "auto", tolerance: float = 1e-4
+    attention: Attention, scores: dict[str, Tensor], method: str = "auto", tolerance: float = STORED
 ) -> None:
     method = attention.defaults.layer if method == "auto" else method
     for layer in attention.layers:
@@ -157,7 +158,7 @@ def check_scores(
         assert torch.all((recorded / dense - 1).abs() < tolerance), layer.name
 
 
-def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float = 1e-4) -> None:
+def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float = EXACT) -> None:
     """Maps, scores and the global map of the family's own methods."""
     (sigma,) = attention.sigmas
     attention = by_token(attention, probe.plan.frame_patch)
@@ -166,9 +167,10 @@ def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float 
     # The demo model's own choice has no scores to compare; the paper's are recorded too.
     method = "dot-product similarity" if attention.defaults.layer == "vanilla" else attention.defaults.layer
     scores = dense_scores(call, probe.plan.reference, method)
-    check_scores(attention, scores, method, tolerance=tolerance)
+    stored = max(tolerance, STORED)
+    check_scores(attention, scores, method, tolerance=stored)
     films = {name: s.reshape(-1, call.frames).mean(1).repeat_interleave(call.frames) for name, s in scores.items()}
-    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, films, call.grids), tolerance)
+    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, films, call.grids), stored)
 
 
 def by_token(attention: Attention, patch: int) -> Attention:

@@ -29,7 +29,7 @@ HALF = 3e-2
 """Of a model that computes in half precision."""
 
 
-def half(cpu: float) -> float:
+def half_precision(cpu: float) -> float:
     """The tolerance for a model of half precision: the given one on a CPU, where the reduction is done in float32. On an
     accelerator it is done in half precision as well."""
     return max(cpu, 2 * HALF) if ACCELERATED else cpu

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import tiny
+from .device import on_cpu
 from .helpers import Job, job, words_of
 
 TEXT = "a red cat on grass"
@@ -23,13 +24,13 @@ def work(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] = (16, 24), **o
 
 
 class Notes:
-    """A post-CFG function that only takes notes."""
+    """A post-CFG function that only takes notes, on the CPU."""
 
     def __init__(self) -> None:
         self.args: list[dict[str, Any]] = []
 
     def __call__(self, args: dict[str, Any]) -> Tensor:
-        self.args.append(dict(args))
+        self.args.append(on_cpu(dict(args)))
         denoised: Tensor = args["denoised"]
         return denoised
 

@@ -14,6 +14,8 @@ from goca_core.capture.families import network_of
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.segment import segment
 
+from .device import repeated
+
 PAPER = 0.346  # the noise level of SD 1.x in the paper, t = 100 of 1000
 
 
@@ -26,6 +28,18 @@ def look(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attentio
     kept = {name: options.pop(name) for name in RecordOptions.__dataclass_fields__ if name in options}
     with torch.inference_mode():
         return segment(model, samples, positive, options=RecordOptions(**kept), **options)
+
+
+def repeated_look(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
+    """One of two looks that are the same; else nothing can be said about a third (see `device.repeated`)."""
+    found: list[Attention] = []
+
+    def numbers() -> Tensor:
+        found.append(look(model, samples, positive, **options))
+        return torch.cat([layer.maps[method].flatten() for layer in found[-1].layers for method in layer.maps])
+
+    repeated(numbers)
+    return found[-1]
 
 
 def difference(first: Attention, second: Attention) -> float:

@@ -1,4 +1,7 @@
-"""An independent look at attention: every call of a plain run, as it happened. It knows nothing of the recorder."""
+"""An independent look at attention: every call of a plain run, as it happened. It knows nothing of the recorder.
+
+What it keeps is on the CPU, as recordings are.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 from goca_core.capture.families import find_family, network_of
 from goca_core.capture.families.base import Block, Site
 
+from .device import on_cpu
 from .helpers import Job, blocks_of
 
 
@@ -202,7 +206,7 @@ class Probe:
         if self.plan.blocks[0].cross_attn.sequence_first:
             out = out.transpose(0, 1)
         small = self.plan.blocks[0].level == 0 and out.shape[1] >= call.frames * height * width
-        call.feature = out[:, first : first + call.frames * height * width].clone() if small else out.clone()
+        call.feature = on_cpu(out[:, first : first + call.frames * height * width] if small else out)
 
     def _taker(self, block: Block, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -222,10 +226,8 @@ class Probe:
             q, k, v = (x.flatten(2) for x in (q, k, v))
             mask = given[4] if len(given) > 4 else kwargs.get("mask")
             mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
-            weight = module.weight.detach().clone() if site.weighted else None
-            seen = Seen(
-                q.clone(), k.clone(), v.clone(), heads, weight, dict(self._options), mask=mask, frames=call.frames
-            )
+            weight = on_cpu(module.weight) if site.weighted else None
+            seen = Seen(*on_cpu((q, k, v)), heads, weight, dict(self._options), mask=on_cpu(mask), frames=call.frames)
             options = kwargs.get("transformer_options") or {}
             call.grids[block.name] = (
                 tuple(options["activations_shape"][-2:]) if "activations_shape" in options else grid
@@ -236,7 +238,7 @@ class Probe:
                 rows = slice(used.shape[1]) if self._layout.picture_first else slice(-used.shape[1], None)
                 _check_used(out[:, rows], used, self._layout.gated)
                 if block.name == self.plan.reference and self.plan.feature == "attention":
-                    call.feature = out[:, seen.image].clone()
+                    call.feature = on_cpu(out[:, seen.image])
                 call.cross[block.name] = call.own[block.name] = seen
             else:
                 used = args[0].transpose(0, 1) if site.sequence_first else args[0]

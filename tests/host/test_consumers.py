@@ -16,6 +16,7 @@ from torch import Tensor
 from goca_core.regional import compose, region_weights
 
 from . import tiny
+from .device import repeated
 from .helpers import job, words_of
 
 LATENT = (17, 25)
@@ -67,7 +68,9 @@ def regional(found: SimpleNamespace) -> Tensor:
 
 def painted(found: SimpleNamespace) -> Tensor:
     texts = [found.built.conditioning(seed=seed) for seed in (11, 12, 13, 14)]
-    return run(found, compose(texts[0], texts[1:], region_weights(torch.cat(one_by_one(found.masks)), 3)))
+    positive = compose(texts[0], texts[1:], region_weights(torch.cat(one_by_one(found.masks)), 3))
+    samples: Tensor = repeated(lambda: run(found, positive))
+    return samples
 
 
 def test_conditioning_set_mask(found: SimpleNamespace, regional: Tensor) -> None:

@@ -19,7 +19,7 @@ from goca_core.capture.recorder import Window, record
 
 from . import tiny
 from .families import FAMILIES, HIDDEN
-from .helpers import blocks_of, count_hooks, global_map, identical, job
+from .helpers import IDENTICAL_RUNS, blocks_of, count_hooks, global_map, identical, job, plain
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -58,7 +58,7 @@ def test_an_override_of_another_node_is_asked_as_often_as_without(name: str) -> 
     model = built.model.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = counted
     attention = identical(model, job(built))
-    assert len(calls) % 3 == 0 and bool(calls) is not FAMILIES[name].hidden
+    assert len(calls) % IDENTICAL_RUNS == 0 and bool(calls) is not FAMILIES[name].hidden
     assert len(attention.layers) == len(blocks_of(model).blocks)
 
 
@@ -89,8 +89,9 @@ def test_an_exception_leaves_the_model_clean(name: str) -> None:
         work.run(recording)
     handle.remove()
     assert count_hooks(built.model) == 0
+    expected = plain(built.model, work)
     recorded = work.run(recording)["samples"]
-    assert torch.equal(recorded, work.run(built.model)["samples"]) and recorder.collect(recorded).layers
+    assert torch.equal(recorded, expected) and recorder.collect(recorded).layers
 
 
 # -- attention that the host hides ------------------------------------------------------------------------------------
@@ -129,7 +130,7 @@ def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
     work, other = job(built, cfg=1.0, steps=1), job(second, cfg=1.0, steps=1, positive=second.conditioning(seed=8))
     recording, recorder = record(built.model, Window())
     expected = global_map(recorder, work.run(recording)["samples"])
-    plain = other.run(second.model)["samples"], other.run(built.model)["samples"]
+    alone = plain(second.model, other), plain(built.model, other)
     results: list[Tensor] = []
 
     def in_between(_module: Any, _args: Any) -> None:
@@ -142,7 +143,7 @@ def test_another_model_and_another_thread_are_not_recorded(name: str) -> None:
     handle = [*blocks_of(built.model).blocks[-1].sites][-1].query.register_forward_pre_hook(in_between)
     latent = work.run(recording)["samples"]
     handle.remove()
-    assert all(torch.equal(a, b) for a, b in zip(results, plain, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results, alone, strict=True))
     assert torch.equal(global_map(recorder, latent), expected)
 
 
@@ -152,8 +153,8 @@ def test_a_compiled_model_records_as_if_it_were_not(name: str) -> None:
     compiler = importlib.import_module("comfy_api.torch_helpers.torch_compile")
     built = tiny.build(name)
     work = job(built, steps=1, cfg=1.0)
-    plain, own = record(built.model, Window())
-    expected = global_map(own, work.run(plain)["samples"])
+    directly, own = record(built.model, Window())
+    expected = global_map(own, work.run(directly)["samples"])
     compiled = built.model.clone()
     compiler.set_torch_compile_wrapper(compiled, backend="eager")
     alone = work.run(compiled)["samples"]

@@ -16,7 +16,7 @@ from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Recorder, Window, record
 
 from . import tiny
-from .helpers import Job, blocks_of, count_hooks, global_map, job
+from .helpers import Job, blocks_of, count_hooks, global_map, job, plain
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -126,9 +126,9 @@ def test_an_interrupt_leaves_the_model_clean() -> None:
     interrupted(recording, work, 1)
     assert state_of(built.model) == before
     assert recorder._active == []
-    plain = work.run(built.model)["samples"]
+    expected = plain(built.model, work)
     recorded = work.run(recording)["samples"]
-    assert torch.equal(plain, recorded)
+    assert torch.equal(expected, recorded)
     # Three steps of this run and none of the interrupted one.
     assert len(recorder.collect(recorded).sigmas) == 3
 
@@ -154,9 +154,10 @@ def test_an_exception_inside_a_block_leaves_the_model_clean(error: type[BaseExce
     finally:
         handle.remove()
     assert recorder._active == []
+    expected = plain(built.model, work)
     recorded = work.run(recording)["samples"]
     assert recorder.collect(recorded).layers
-    assert torch.equal(recorded, work.run(built.model)["samples"])
+    assert torch.equal(recorded, expected)
 
 
 # -- several samplers, caches, chains ---------------------------------------------------------------------------------

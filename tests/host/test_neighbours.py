@@ -15,7 +15,8 @@ from goca_core.attention.global_map import aggregate
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
-from .helpers import blocks_of, count_hooks, global_map, job, names
+from .device import RUNS
+from .helpers import blocks_of, count_hooks, global_map, job, names, plain
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -41,8 +42,10 @@ def test_extra_passes_of_guidance_are_not_recorded() -> None:
     guided.set_model_sampler_post_cfg_function(again)
     work = job(built)
     recording, recorder = record(guided, PERCENT)
+    expected = plain(guided, work)
     recorded = work.run(recording)["samples"]
-    assert torch.equal(recorded, work.run(guided)["samples"]) and len(passes) == 6
+    # Three steps of each run.
+    assert torch.equal(recorded, expected) and len(passes) == 3 * (RUNS + 1)
     attention = recorder.collect(recorded)
     assert len(attention.sigmas) == 3
     # At the first step the picture is the noise of the plain run: one more pass in the mean would show.
@@ -61,8 +64,8 @@ def test_a_compiled_model_records_as_if_it_were_not(late: bool) -> None:
     compiler = importlib.import_module("comfy_api.torch_helpers.torch_compile")
     built = tiny.build("sd15")
     work = job(built, size=(8, 8), steps=1)
-    plain, own = record(built.model, Window())
-    expected = global_map(own, work.run(plain)["samples"])
+    directly, own = record(built.model, Window())
+    expected = global_map(own, work.run(directly)["samples"])
 
     def compile_(model: Any) -> Any:
         compiled = model.clone()
@@ -82,8 +85,9 @@ def test_layers_that_change_size_on_the_way_do_not_stop_the_sampler() -> None:
     model = shrink.execute(built.model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic").result[0]
     work = job(built, size=(16, 32), steps=5)
     recording, recorder = record(model, PERCENT)
+    expected = plain(model, work)
     latent = work.run(recording)["samples"]
-    assert torch.equal(latent, work.run(model)["samples"])
+    assert torch.equal(latent, expected)
     attention = recorder.collect(latent)
     assert 0 < len(attention.sigmas) < 5
     assert "layers changed" in attention.note
@@ -111,7 +115,7 @@ def test_another_thread_is_not_recorded() -> None:
     other = job(built, size=(8, 16), steps=1, cfg=1.0, positive=built.conditioning(seed=8))
     recording, recorder = record(built.model, Window())
     expected = global_map(recorder, work.run(recording)["samples"])
-    plain = other.run(built.model)["samples"]
+    alone = plain(built.model, other)
     results: dict[str, Tensor] = {}
 
     def in_between(_module: Any, _args: Any) -> None:
@@ -130,5 +134,5 @@ def test_another_thread_is_not_recorded() -> None:
         latent = work.run(recording)["samples"]
     finally:
         handle.remove()
-    assert torch.equal(results["other"], plain)
+    assert torch.equal(results["other"], alone)
     assert torch.equal(global_map(recorder, latent), expected)

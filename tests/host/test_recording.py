@@ -14,7 +14,8 @@ from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 
 from . import tiny
-from .helpers import Job, blocks_of, job, with_lora, words_of
+from .device import random_states, repeated
+from .helpers import Job, blocks_of, job, plain, with_lora, words_of
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -82,19 +83,25 @@ def dress(model: Any, extra: str) -> Any:
 
 
 def check_identical(model: Any, work: Job, window: Window = AUTO, everything: bool = False) -> Any:
-    """Sample plain, recorded and plain again; returns the recording."""
+    """Sample plain, recorded and plain again (see `plain`); returns the recording."""
     methods = "all" if everything else "auto"
     recording, recorder = record(model, window, RecordOptions(methods, methods))
-    torch.manual_seed(11)
-    plain = work.run(model)["samples"]
-    state = torch.get_rng_state()
+    states = []
+
+    def seeded() -> Tensor:
+        torch.manual_seed(11)
+        latent: Tensor = work.run(model)["samples"]
+        states[:] = random_states()
+        return latent
+
+    expected = repeated(seeded)
     torch.manual_seed(11)
     recorded = work.run(recording)["samples"]
-    assert torch.isfinite(plain).all() and plain.std() > 0
-    assert torch.equal(recorded, plain)
-    # A sampler further on in the graph may draw from the common generator.
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(work.run(model)["samples"], plain)
+    assert torch.isfinite(expected).all() and expected.std() > 0
+    assert torch.equal(recorded, expected)
+    # A sampler further on in the graph may draw from the common generators.
+    assert all(torch.equal(*pair) for pair in zip(random_states(), states, strict=True))
+    assert torch.equal(work.run(model)["samples"], expected)
     return recorder.collect(recorded)
 
 
@@ -130,10 +137,10 @@ def test_words_kept_apart_change_nothing_either() -> None:
 def test_two_recording_models_share_one_network() -> None:
     built = tiny.build("sd15")
     work, other = job(built), job(built, positive=built.conditioning(seed=4))
-    plain = [part.run(built.model)["samples"] for part in (work, other)]
+    alone = [plain(built.model, part) for part in (work, other)]
     (first, one), (second, two) = (record(built.model, Window()) for _ in range(2))
     recorded = [work.run(first)["samples"], other.run(second)["samples"]]
-    assert all(torch.equal(a, b) for a, b in zip(plain, recorded, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(alone, recorded, strict=True))
     maps = [aggregate(recorder.collect(latent)).maps for recorder, latent in zip((one, two), recorded, strict=True)]
     assert not torch.allclose(*maps, atol=1e-6)
 

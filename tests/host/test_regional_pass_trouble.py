@@ -17,7 +17,7 @@ from goca_core.attention.record import AttentionError
 from goca_core.pipeline import MaskRequest
 
 from . import tiny
-from .helpers import Job, count_hooks, words_of
+from .helpers import Job, count_hooks, plain, words_of
 from .passes import PLAN, TEXT, Asked, speaking, work
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -45,7 +45,7 @@ def test_a_prompt_without_words_is_told_and_may_get_them() -> None:
     with pytest.raises(AttentionError, match=r"Encode Prompt \(GoCA\)"):
         silent.run(Asked(built).install()[0])
     model, _ = Asked(built, words=words_of(TEXT)).install()
-    assert torch.equal(silent.run(model)["samples"], work(built).run(Asked(built).install()[0])["samples"])
+    assert torch.equal(silent.run(model)["samples"], plain(Asked(built).install()[0], work(built)))
     with pytest.raises(ValueError, match="tokens"):
         silent.run(Asked(built, words=words_of(TEXT, 154)).install()[0])
 
@@ -55,7 +55,7 @@ def test_a_prompt_for_a_part_of_the_picture_stays_plain(warned: Callable[[str], 
     run = work(built, positive=speaking(built, area=(8, 8, 0, 4)))
     model, made = Asked(built).install()
     samples = run.run(model)["samples"]
-    assert torch.equal(samples, run.run(built.model)["samples"])
+    assert torch.equal(samples, plain(built.model, run))
     with pytest.raises(AttentionError, match="limited to an area"):
         made.masks(samples)
 
@@ -72,7 +72,7 @@ def test_trouble_costs_the_regions_but_never_the_picture(
 
     monkeypatch.setattr("goca_core.capture.regional.run.make_masks", fail)
     samples = run.run(model)["samples"]
-    assert torch.equal(samples, run.run(built.model)["samples"])
+    assert torch.equal(samples, plain(built.model, run))
     assert len(warned("Regional Pass")) == 1 and "no memory is left" in warned("Regional Pass")[0]
     with pytest.raises(AttentionError, match="with the base prompt alone: no memory is left"):
         made.masks(samples)
@@ -100,7 +100,7 @@ def test_a_run_of_one_step_has_no_masks_to_use() -> None:
     run = work(built, steps=1)
     model, made = Asked(built).install()
     samples = run.run(model)["samples"]
-    assert torch.equal(samples, run.run(built.model)["samples"])
+    assert torch.equal(samples, plain(built.model, run))
     with pytest.raises(AttentionError, match="let it run more steps"):
         made.masks(samples)
 
@@ -110,7 +110,7 @@ def test_an_interrupt_leaves_nothing_behind(at: int) -> None:
     built = tiny.build("sd15")
     run = work(built)
     model, made = Asked(built).install()
-    expected = run.run(model)["samples"]
+    expected = plain(model, run)
     calls: list[int] = []
 
     def stop(_module: Any, _args: Any) -> None:

@@ -20,8 +20,9 @@ from goca_core.words.word_map import WordMap
 
 from . import tiny
 from .dense import dense_global, dense_map, dense_resize, dense_scores
+from .device import DEVICE
 from .guided import PLAIN, TEXT, Notes, push, rate_of, speaking, work
-from .helpers import count_hooks, job
+from .helpers import count_hooks, job, plain
 from .probe import Evaluation, Probe
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -42,21 +43,21 @@ def test_a_rate_of_one_is_plain_guidance(rule: str, sampler: str) -> None:
     built = tiny.build("sd15")
     run = work(built, 2, sampler=sampler)
     guided = guide(built.model, Settings(rule, **PLAIN))
-    assert torch.equal(run.run(guided)["samples"], run.run(built.model)["samples"])
+    assert torch.equal(run.run(guided)["samples"], plain(built.model, run))
 
 
 def test_without_a_negative_pass_nothing_is_weighed(rule: str) -> None:
     built = tiny.build("sd15")
     run = work(built, cfg=1.0)
-    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
+    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], plain(built.model, run))
 
 
 def test_outside_its_window_guidance_is_plain(rule: str) -> None:
     built = tiny.build("sd15")
     notes = Notes()
     work(built, steps=4).run(notes.on(guide(built.model, Settings(rule), 0.5, 1.0)))
-    plain = [torch.equal(a["denoised"], a["uncond_denoised"] + push(a) * a["cond_scale"]) for a in notes.args]
-    assert plain == [True, True, False, False]
+    alike = [torch.equal(a["denoised"], a["uncond_denoised"] + push(a) * a["cond_scale"]) for a in notes.args]
+    assert alike == [True, True, False, False]
 
 
 # -- the formula ------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_samples_are_apart(rule: str) -> None:
         one = work(built, latent.shape[0], positive=speaking(built))
         with torch.inference_mode():
             comfy.samplers.sample(
-                notes.on(guide(built.model, Settings(rule))), latent, one.positive, one.negative, 5.0, tiny.CPU,
+                notes.on(guide(built.model, Settings(rule))), latent, one.positive, one.negative, 5.0, DEVICE,
                 comfy.samplers.ksampler("euler"), torch.tensor([10.0, 5.0]), latent_image=torch.zeros_like(latent),
             )  # fmt: skip
         return rate_of(notes.args[0])
@@ -190,6 +191,5 @@ def test_families_beside_the_unet(rule: str, name: str, warned: Callable[[str], 
     assert rate.shape == (2, *run.latent.shape[-2:])
     assert rate.min() > 0.79 and rate.max() < 3.01 and rate.std() > 1e-3
     assert not warned("Semantic CFG")
-    plain = run.run(built.model)["samples"]
-    assert torch.equal(run.run(guide(built.model, Settings(rule, **PLAIN)))["samples"], plain)
+    assert torch.equal(run.run(guide(built.model, Settings(rule, **PLAIN)))["samples"], plain(built.model, run))
     assert count_hooks(built.model) == 0

@@ -21,7 +21,7 @@ from goca_core.regional import compose, region_weights
 
 from . import tiny
 from .guided import TEXT, Notes, push, rate_of, speaking, work
-from .helpers import count_hooks, global_map, words_of
+from .helpers import count_hooks, global_map, plain, words_of
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -38,10 +38,10 @@ def test_it_adds_to_what_other_post_cfg_functions_did(rule: str) -> None:
     built = tiny.build("sd15")
     changed = built.model.clone()
     changed.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * 0.5 + 1)
-    plain, added = Notes(), Notes()
-    work(built).run(plain.on(guide(built.model, Settings(rule))))
+    without, added = Notes(), Notes()
+    work(built).run(without.on(guide(built.model, Settings(rule))))
     work(built).run(added.on(guide(changed, Settings(rule))))
-    first, second = plain.args[0], added.args[0]
+    first, second = without.args[0], added.args[0]
     weighed = first["denoised"] - (first["uncond_denoised"] + 5.0 * push(first))
     before = (second["uncond_denoised"] + 5.0 * push(second)) * 0.5 + 1
     torch.testing.assert_close(second["denoised"], before + weighed, rtol=1e-4, atol=1e-2)
@@ -61,10 +61,10 @@ def test_recording_and_guiding_at_once(rule: str) -> None:
     """Either first; the picture is the guided one, bit for bit, and the recording that of the same run."""
     built = tiny.build("sd15")
     run = work(built, 2)
-    alone = run.run(guide(built.model, Settings(rule)))["samples"]
+    alone = plain(guide(built.model, Settings(rule)), run)
     window = Window(False, 0.0, 0.01, 1)
-    plain, own = record(built.model, window)
-    expected = global_map(own, run.run(plain)["samples"])
+    unguided, own = record(built.model, window)
+    expected = global_map(own, run.run(unguided)["samples"])
     recording, recorder = record(built.model, window)
     both = guide(recording, Settings(rule))
     later, last = record(guide(built.model, Settings(rule)), window)
@@ -83,7 +83,7 @@ def test_a_second_one_takes_the_place_of_the_first() -> None:
     functions = twice.model_options["sampler_post_cfg_function"]
     assert [type(function) for function in functions] == [SemanticGuidance]
     assert all(len(keys[SemanticGuidance.key]) == 1 for keys in twice.wrappers.values() if SemanticGuidance.key in keys)
-    assert torch.equal(work(built).run(twice)["samples"], work(built).run(once)["samples"])
+    assert torch.equal(work(built).run(twice)["samples"], plain(once, work(built)))
 
 
 def test_extra_passes_of_guidance_are_not_looked_at(rule: str) -> None:
@@ -103,9 +103,8 @@ def test_extra_passes_of_guidance_are_not_looked_at(rule: str) -> None:
     perturbed = built.model.clone()
     perturbed.set_model_sampler_post_cfg_function(again)
     run = work(built)
-    assert torch.equal(
-        run.run(guide(perturbed, Settings(rule)))["samples"], run.run(guide(built.model, Settings(rule)))["samples"]
-    )
+    expected = plain(guide(built.model, Settings(rule)), run)
+    assert torch.equal(run.run(guide(perturbed, Settings(rule)))["samples"], expected)
 
 
 def test_halves_in_calls_of_their_own(rule: str) -> None:
@@ -136,7 +135,7 @@ def test_words_from_prompt_words(host: SimpleNamespace) -> None:
     built = tiny.build("sd15")
     silent = work(built, positive=built.conditioning(seed=1))
     heard = silent.run(guide(built.model, Settings(), words=words_of(TEXT)))["samples"]
-    assert torch.equal(heard, work(built).run(guide(built.model, Settings()))["samples"])
+    assert torch.equal(heard, plain(guide(built.model, Settings()), work(built)))
 
 
 # -- what cannot work -------------------------------------------------------------------------------------------------
@@ -171,7 +170,7 @@ def test_a_picture_too_large_for_the_published_regions() -> None:
 def test_an_empty_prompt_is_plain_guidance() -> None:
     built = tiny.build("sd15")
     run = work(built, positive=speaking(built, text=""))
-    assert torch.equal(run.run(guide(built.model, Settings()))["samples"], run.run(built.model)["samples"])
+    assert torch.equal(run.run(guide(built.model, Settings()))["samples"], plain(built.model, run))
 
 
 def test_trouble_costs_guidance_but_never_the_picture(
@@ -185,7 +184,7 @@ def test_trouble_costs_guidance_but_never_the_picture(
 
     name = "goca_regions" if rule == "GoCA" else "published_regions"
     monkeypatch.setattr(f"goca_core.capture.guidance.run.{name}", fail)
-    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
+    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], plain(built.model, run))
     assert len(warned("Semantic CFG")) == 1 and "not enough memory" in warned("Semantic CFG")[0]
 
 
@@ -194,7 +193,7 @@ def test_attention_out_of_sight(rule: str, warned: Callable[[str], list[str]]) -
     built = tiny.build("sd15")
     area = speaking(built, area=(8, 8, 0, 4))
     run = work(built, positive=area)
-    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], run.run(built.model)["samples"])
+    assert torch.equal(run.run(guide(built.model, Settings(rule)))["samples"], plain(built.model, run))
     assert len(warned("Semantic CFG")) == 1 and "was not recorded" in warned("Semantic CFG")[0]
 
 
@@ -246,11 +245,11 @@ def state_of(model: Any) -> tuple[Any, ...]:
 def test_the_model_that_was_guided_stays_as_it_was(rule: str) -> None:
     built = tiny.build("sd15")
     before = state_of(built.model)
-    plain = work(built).run(built.model)["samples"]
+    expected = plain(built.model, work(built))
     guided = guide(built.model, Settings(rule))
     work(built).run(guided)
     assert state_of(built.model) == before
-    assert torch.equal(work(built).run(built.model)["samples"], plain)
+    assert torch.equal(work(built).run(built.model)["samples"], expected)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +282,7 @@ def test_the_node(host: SimpleNamespace, pack: ModuleType) -> None:
     built = tiny.build("sd15")
     node = host.nodes.NODE_CLASS_MAPPINGS["GOCA_SemanticCFG"]
     (guided,) = node.execute(built.model, "GoCA", 0.8, 3.0, 15.0).result
-    expected = work(built).run(guide(built.model, Settings()))["samples"]
+    expected = plain(guide(built.model, Settings()), work(built))
     assert torch.equal(work(built).run(guided)["samples"], expected)
     with pytest.raises(ValueError, match="minimum rate 2 is above the maximum 1"):
         node.execute(built.model, "GoCA", 2.0, 1.0, 15.0)

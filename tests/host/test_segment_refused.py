@@ -18,8 +18,9 @@ from goca_core.capture.recorder import Recorder, Window, record
 from goca_core.capture.segment import sigmas_at
 
 from . import tiny
+from .device import on_cpu
 from .helpers import blocks_of, count_hooks, job, names
-from .looks import PAPER, counted, difference, latents, look
+from .looks import PAPER, counted, difference, latents, look, repeated_look
 from .test_bad_input import cascade, sentence
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -32,12 +33,14 @@ def test_model_conditioning_and_latent_stay_as_they_were() -> None:
     samples, positive = latents(), built.conditioning(seed=1)
     context, kept = positive[0][0].clone(), samples.clone()
     options, wrappers, weights = repr(built.model.model_options), repr(built.model.wrappers), blocks_of(built.model)
-    before = [block.cross_attn.out.weight.clone() for block in weights.blocks]
+    before = [on_cpu(block.cross_attn.out.weight) for block in weights.blocks]
     Recorder.finished.clear()
     look(built.model, samples, positive, draws=2, flip=True)
     assert count_hooks(built.model) == 0
     assert (repr(built.model.model_options), repr(built.model.wrappers)) == (options, wrappers)
-    assert all(torch.equal(block.cross_attn.out.weight, w) for block, w in zip(weights.blocks, before, strict=True))
+    assert all(
+        torch.equal(on_cpu(block.cross_attn.out.weight), w) for block, w in zip(weights.blocks, before, strict=True)
+    )
     assert torch.equal(samples, kept) and torch.equal(positive[0][0], context) and set(positive[0][1]) == set()
     # The cache is for samplers: many draws would push their runs out of it.
     assert not len(Recorder.finished)
@@ -48,7 +51,7 @@ def test_a_recording_model_may_be_used_too() -> None:
     samples, positive = latents(), built.conditioning(seed=1)
     recording, recorder = record(built.model, Window())
     latent = job(built).run(recording)["samples"]
-    assert difference(look(recording, samples, positive), look(built.model, samples, positive)) == 0
+    assert difference(look(recording, samples, positive), repeated_look(built.model, samples, positive)) == 0
     assert names(recorder.collect(latent).layers) == names(blocks_of(built.model).blocks)
 
 
@@ -194,5 +197,7 @@ def test_the_node_hands_on_what_the_latent_says(pack: Any) -> None:
             built.model, latent, positive, {"noise_level": "auto"}, **options, head_methods="all"
         ).result
     assert len(attention.head_methods) == 7
-    expected = look(built.model, samples, positive, **options, noise_mask=mask, batch_index=[2], head_methods="all")
+    expected = repeated_look(
+        built.model, samples, positive, **options, noise_mask=mask, batch_index=[2], head_methods="all"
+    )
     assert difference(attention, expected) == 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from . import tiny
+from .device import repeated
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -21,8 +22,9 @@ def test_builds_and_samples(name: str) -> None:
 
 
 def test_same_seed_same_model() -> None:
-    results = []
-    for _ in range(2):
-        model, conditioning, channels, *_ = tiny.build("sd15", seed=3)
-        results.append(tiny.sample(model, conditioning(), conditioning(seed=1), tiny.latent(channels, batch=2)))
-    assert torch.equal(*results)
+    def sampled(built: tiny.Tiny) -> torch.Tensor:
+        prompts = built.conditioning(), built.conditioning(seed=1)
+        return tiny.sample(built.model, *prompts, tiny.latent(built.channels, batch=2))
+
+    first, second = (tiny.build("sd15", seed=3) for _ in range(2))
+    assert torch.equal(repeated(lambda: sampled(first)), sampled(second))

@@ -45,7 +45,7 @@ class Packed(nn.Module):
         return self.packed * self.scales
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.to(x.dtype), self.bias)
+        return F.linear(x, self.weight.to(x), self.bias)
 
 
 def test_a_layer_of_a_foreign_make() -> None:

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import torch
 
 from . import tiny_images, tiny_models, tiny_video
+from .device import CPU, DEVICE
 from .older import need
 from .tiny_models import TOKENS, unet_config
 
 MODELS = {**tiny_models.MODELS, **tiny_images.MODELS, **tiny_video.MODELS}
-CPU = torch.device("cpu")
 Conditioning = list[list[Any]]
 
 
@@ -51,7 +51,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: to
     config.set_inference_dtype(dtype, cast)
     model = config.get_model({}, "", device=CPU)
     _fill(model, seed)
-    patcher = comfy.model_patcher.ModelPatcher(model.eval(), load_device=CPU, offload_device=CPU)
+    patcher = comfy.model_patcher.ModelPatcher(model.eval(), load_device=DEVICE, offload_device=CPU)
 
     def conditioning(batch: int = 1, seed: int = 0, tokens: int = kind.tokens, **extra: Any) -> Conditioning:
         if kind.extra is not None:
@@ -76,7 +76,7 @@ def control(name: str, seed: int = 0) -> Any:
         **config, hint_channels=3, device=CPU, operations=comfy.ops.disable_weight_init
     )
     _fill(network, seed)
-    return comfy.controlnet.ControlNet(network.eval(), load_device=CPU)
+    return comfy.controlnet.ControlNet(network.eval(), load_device=DEVICE)
 
 
 def write_checkpoint(path: Path) -> None:
