@@ -19,7 +19,7 @@ host: ## set up a real ComfyUI in .host/ (or use your own: COMFYUI_DIR, COMFYUI_
 demo: host ## generate an image, masks, an overlay and a table into ./output (ARGS="--seed 7")
 	@$(HOST_PYTHON) scripts/demo.py $(ARGS)
 
-test: host ## run all tests on a real ComfyUI (ARGS="-k words")
+test: host ## run all tests on a real ComfyUI (ARGS="-k words"; GOCA_DEVICE=cuda: on the GPU)
 	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
 test-hosts: host ## run tests/host on the oldest and the newest supported ComfyUI (ARGS="--only oldest -- -k families")

@@ -23,6 +23,8 @@ from scripts.comfy_server import ComfyServer, Prompt
 from scripts.make_compat_fixtures import node_of
 from tests.conftest import ROOT
 
+from .device import ACCELERATED
+
 FIXTURES = ROOT / "tests" / "fixtures"
 VERSIONS = sorted(path.parent.name for path in FIXTURES.glob("*/nodes.json"))
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
@@ -107,7 +109,8 @@ def test_the_graph_gives_the_same_masks(version: str, server: ComfyServer) -> No
     masks = served_masks(server, prompt, server.run(prompt).outputs)
     assert masks.shape == wanted.shape and set(np.unique(masks)) <= {0, 255}
     # Another CPU rounds differently in twenty steps of sampling, and a few pixels at an edge may then change sides.
-    assert ((masks > 0) != wanted).mean() < 0.005
+    # A GPU computes in half precision.
+    assert ((masks > 0) != wanted).mean() < (0.03 if ACCELERATED else 0.005)
 
 
 def test_the_graph_gives_the_same_masks_of_a_recording(version: str, server: ComfyServer) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import need
 
-from .test_graphs import WEIGHTS, by_type, graph, pictures, queued, saved_graph
+from .device import repeated
+from .test_graphs import WEIGHTS, ancestors, by_type, graph, pictures, queued, saved_graph
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +34,20 @@ def saved(server: ComfyServer, run: Run, prompt: Prompt, title: str) -> np.ndarr
     return picture.astype(int)
 
 
+def steady(server: ComfyServer, prompt: Prompt, title: str) -> Run:
+    """Run a prompt of which an image is compared with this one: made twice, it must be the same (see `device.repeated`)."""
+    alone = ancestors(prompt, by_type(prompt, "SaveImage", title))
+    other = copy.deepcopy(alone)
+    assert demo.put(other, 4321, ["seed"])  # in between, so that the sampler is not cached
+
+    def image() -> torch.Tensor:
+        server.run(other)
+        return torch.from_numpy(saved(server, server.run(alone), alone, title))
+
+    repeated(image)
+    return server.run(prompt)
+
+
 def with_demo_model(prompt: Prompt, side: int = 64) -> Prompt:
     """No checkpoint is at hand, so the demo model takes the loader's place: its outputs have the same order."""
     prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
@@ -42,7 +60,7 @@ def with_demo_model(prompt: Prompt, side: int = 64) -> Prompt:
 
 def test_regional_prompts(server: ComfyServer) -> None:
     prompt = short("regional_prompts_demo")
-    run = server.run(prompt)
+    run = steady(server, prompt, "First image")
     (told,) = run.outputs[by_type(prompt, "GOCA_RegionalPrompt")]["text"]
     assert told.splitlines()[0].startswith("red circle (") and "a yellow circle and a blue square" in told
     assert told.splitlines()[1].endswith("the base prompt")
@@ -131,8 +149,8 @@ def test_the_inpainting_row(server: ComfyServer) -> None:
 
 def test_semantic_guidance(server: ComfyServer) -> None:
     prompt = short("semantic_cfg_demo", 3)
-    run = server.run(prompt)
     titles = ("Plain guidance", "S-CFG's regions", "GoCA's regions")
+    run = steady(server, prompt, titles[0])
     plain, published, ours = (saved(server, run, prompt, title) for title in titles)
     assert not np.array_equal(plain, published) and not np.array_equal(plain, ours)
     assert not np.array_equal(published, ours)

@@ -8,7 +8,7 @@ import pytest
 from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt
 
-from .test_edit_graphs import saved, short, weights, with_demo_model
+from .test_edit_graphs import saved, short, steady, weights, with_demo_model
 from .test_graphs import by_type
 
 __all__ = ["weights"]  # a fixture that every test here uses
@@ -39,7 +39,7 @@ def on_the_demo_model(name: str, steps: int = 3, phrases: str = SHAPES[1]) -> Pr
 
 def test_in_one_pass(server: ComfyServer) -> None:
     prompt = short("regional_one_pass_demo", 6)
-    run = server.run(prompt)
+    run = steady(server, prompt, "Plain image")
     (told,) = run.outputs[by_type(prompt, "GOCA_CollectMasks")]["text"]
     first, second, rest = told.splitlines()
     assert first.startswith("red circle (") and first.endswith("a yellow circle and a blue square on grass")
