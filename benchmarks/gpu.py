@@ -31,7 +31,7 @@ from benchmarks.gpu_stages import MARK, STAGES
 
 def figures(command: list[str], limit: float) -> Iterator[str]:
     """Run a stage and give each figure that it prints. The last one says how it ended if it did not end well."""
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "GOCA_DEVICE": "cuda"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
     )

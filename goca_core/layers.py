@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .tensors import (
+    CPUS,
     Grid,
     check_choice,
     check_ndim,
@@ -266,7 +267,7 @@ def aggregate_layers(
     weights = finite(weights, dtype)
     tiny = torch.finfo(dtype).tiny
     equal = torch.full_like(weights, 1.0 / len(maps))
-    if weights.device.type == "cpu":
+    if weights.device.type in CPUS:
         mixed = _mix(maps, grids, weights, size).clamp_min(0)
         total = mixed.sum(1, keepdim=True)
         if bool((total > tiny).all()):  # usual, and the second pass over the layers costs as much as the first

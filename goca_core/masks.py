@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from .tensors import Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
+from .tensors import CPUS, Grid, check_choice, check_ndim, finite, resize_bilinear, working_dtype
 
 _LONGEST = 4096  # side up to which an accelerator blurs, with a matrix that fits into memory
 
@@ -125,7 +125,7 @@ def smooth(maps: Tensor, sigma: float) -> Tensor:
     maps = finite(maps)
     if sigma == 0 or maps.numel() == 0:
         return maps
-    if maps.device.type != "cpu" and max(maps.shape[-2:]) <= _LONGEST:
+    if maps.device.type not in CPUS and max(maps.shape[-2:]) <= _LONGEST:
         rows, columns = (_gaussian_matrix(side, sigma, maps.device).to(maps.dtype) for side in maps.shape[-2:])
         return rows @ maps @ columns.mT
     stack = maps.reshape(-1, *maps.shape[-2:]).cpu().numpy()

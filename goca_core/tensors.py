@@ -19,6 +19,9 @@ _MANY = 256
 # Elements that are resized at a time.
 _ELEMENTS = 1 << 24
 
+CPUS = {"cpu"}
+"""Devices on which a kernel starts at once. Elsewhere few large kernels are best, and nothing should wait for the device."""
+
 Range = Literal["full", "robust"]
 """The range that a map is stretched from: "full" is its minimum to maximum, "robust" ignores its most extreme pixels."""
 RANGES: tuple[Range, ...] = ("full", "robust")
@@ -72,7 +75,7 @@ def resize_bilinear(maps: Tensor, size: Grid) -> Tensor:
     """Resize [B, K, h, w] to [B, K, *size]: bilinear, half-pixel centres, no antialiasing. Keeps values, not sums."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    if maps.device.type != "cpu" and maps.shape[0] * maps.shape[1] >= _MANY:
+    if maps.device.type not in CPUS and maps.shape[0] * maps.shape[1] >= _MANY:
         # That kernel computes each pixel of all maps in sequence, so it takes long for many small maps.
         if tuple(maps.shape[-2:]) == (2 * size[0], 2 * size[1]):
             return F.avg_pool2d(maps, 2)
@@ -106,7 +109,7 @@ def index_on(device: torch.device, positions: Sequence[int] | Tensor) -> Tensor:
     >>> index_on(torch.device("cpu"), (2, 0)).tolist()
     [2, 0]
     """
-    if device.type == "cpu":
+    if device.type in CPUS:
         return positions if isinstance(positions, Tensor) else torch.tensor(positions, dtype=torch.long)
     return _uploaded(tuple(positions.tolist() if isinstance(positions, Tensor) else positions), device)
 
@@ -163,7 +166,7 @@ def sum_slices(padded: Tensor, weights: Sequence[float], axis: int, length: int)
     for offset, weight in enumerate(weights[1:], start=1):
         part = padded.narrow(axis, offset, length)
         # In one kernel on an accelerator; on a CPU that would round otherwise, depending on the processor.
-        total = total + part * weight if padded.device.type == "cpu" else total.add_(part, alpha=weight)
+        total = total + part * weight if padded.device.type in CPUS else total.add_(part, alpha=weight)
     return total
 
 

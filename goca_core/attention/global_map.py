@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..heads import HEAD_METHODS
 from ..layers import LAYER_CHOICES, LAYER_METHODS, MASS_PRESERVING, aggregate_layers, normalise_scores
-from ..tensors import index_on
+from ..tensors import CPUS, index_on
 from .record import AUTO, Affinity, Attention, AttentionError, Tokens
 
 
@@ -117,7 +117,7 @@ def aggregate(
     are then; None = where the recording is.
     """
     head = _resolve_method("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
-    if check or attention.device.type == "cpu":
+    if check or attention.device.type in CPUS:
         attention.check_finite()
     weights = layer_weights(attention, layer_method)
     grids = [(layer.height, layer.width) for layer in attention.layers]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..tensors import check_ndim, finite, resize_bilinear, working_dtype
+from ..tensors import CPUS, check_ndim, finite, resize_bilinear, working_dtype
 
 _EIGHT = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if y or x)
 _CONTRAST = 0.1  # fraction of the local standard deviation that counts as one unit of difference
@@ -57,7 +57,7 @@ def _adapt(
 ) -> Tensor:
     """Refine one sample: maps [K, H, W], guide [3, H, W]. Works in bands of rows to bound memory."""
     height, width = maps.shape[-2:]
-    rows = max(1, (_BAND if maps.device.type == "cpu" else _WIDE_BAND) // (3 * len(around) * width))
+    rows = max(1, (_BAND if maps.device.type in CPUS else _WIDE_BAND) // (3 * len(around) * width))
     bands = [slice(top, min(top + rows, height)) for top in range(0, height, rows)]
     padded_guide = _pad(guide, reach)
 

@@ -22,7 +22,7 @@ from ...guidance.semantic import (
     published_regions,
 )
 from ...layers import MASS_PRESERVING
-from ...tensors import Grid, resize_nearest
+from ...tensors import CPUS, Grid, resize_nearest
 from ...words.word_map import WordMap
 from ..conditioning import attached, length_of
 from ..families.base import Plan
@@ -115,7 +115,7 @@ class GuidanceRun(SamplingRun):
         self._seen.update(rows)
         self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
         # On a CPU kernels start at once, and separate recordings need less memory at a time.
-        self._groups = together.alone(rows) if call.x.device.type == "cpu" else together.grouped(rows)
+        self._groups = together.alone(rows) if call.x.device.type in CPUS else together.grouped(rows)
         self._rows = rows
         return [
             ForwardRecorder(plan, self._options, self._groups, self._size, call.x.shape[0], given=call.given)

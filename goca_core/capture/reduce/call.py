@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...tensors import CPUS
+
 # Size of the largest temporary, in elements: 2^21 float32 are 8 MB, which still fits a CPU cache well. An accelerator is
 # faster with fewer, larger steps, if its memory allows (`block_elements`).
 _ELEMENTS = 1 << 21
@@ -75,7 +77,7 @@ class AttentionCall:
 
 def _largest(call: AttentionCall) -> int:
     # Large models have large activations of their own: their feed-forward layers hold four to seven times the queries.
-    return _ELEMENTS if call.q.device.type == "cpu" else max(_ELEMENTS_ACCELERATOR, min(3 * call.q.numel(), 96 << 20))
+    return _ELEMENTS if call.q.device.type in CPUS else max(_ELEMENTS_ACCELERATOR, min(3 * call.q.numel(), 96 << 20))
 
 
 def block_elements(call: AttentionCall) -> int:
@@ -181,7 +183,7 @@ def probabilities(
             x.reshape(batch * heads, -1, x.shape[-1]) for x in _with_total(q, call.k, total, call.scale, precision)
         )
     count, elements = queries.shape[1], elements or _largest(call)
-    if total is None and q.device.type != "cpu":
+    if total is None and q.device.type not in CPUS:
         elements //= 2  # the softmax of a block is a second block
     step = max(1, elements // max(1, len(keys) * keys.shape[1]))
     step = -(-count // -(-count // step))  # blocks of equal size

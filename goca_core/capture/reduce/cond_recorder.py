@@ -13,7 +13,7 @@ from torch import Tensor
 from ...attention.record import Layer, Tokens
 from ...heads import head_weights
 from ...layers import reference_affinity
-from ...tensors import Grid, resize_bilinear
+from ...tensors import CPUS, Grid, resize_bilinear
 from ..families.base import Block, JointSpans, Site
 from .call import AttentionCall, block_elements
 from .fused import compute_total
@@ -182,7 +182,7 @@ class CondRecorder:
 
         ``reduce`` gets the layers, and their tensors with an axis for the layers in front.
         """
-        stack, stacked = None, call.q.device.type != "cpu" and call.mask is None
+        stack, stacked = None, call.q.device.type not in CPUS and call.mask is None
         key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
         if stacked:
             most = sum(block.level == layer.block.level for block in self.spec.plan.blocks)
@@ -223,7 +223,7 @@ class CondRecorder:
         if weight is None:
             return found
         # In full precision the attention output is large, so a CPU takes frame by frame.
-        exact = output.device.type == "cpu"
+        exact = output.device.type in CPUS
         frames = output.chunk(self.spec.frames if exact else 1, 1)
         for method in found:
             if method != "average":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...layers import LayerScore, overlap, resize_keys, resize_self_map
-from ...tensors import Grid, bilinear_matrix, finite, nearest_index
+from ...tensors import CPUS, Grid, bilinear_matrix, finite, nearest_index
 from .spec import ReductionSpec
 
 # Rows of a stored map that are compared with the reference at a time.
@@ -173,7 +173,7 @@ class MeanSink(MapSink):
         return self
 
     def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
-        if part.device.type == "cpu":  # elsewhere it is reported, see SelfMaps
+        if part.device.type in CPUS:  # elsewhere it is reported, see SelfMaps
             part = finite(part)
         if self._coming > 1:
             part = part.unflatten(0, (self._coming, -1)).mean(0)
@@ -194,7 +194,7 @@ class Reference:
         self.affinity, self.grid = affinity, grid
         self._folded: dict[Grid, Tensor] = {grid: affinity}
         # Rows that are compared at a time: few on a CPU, where the temporaries are large; all on an accelerator.
-        self._rows = _ROWS if affinity.device.type == "cpu" else affinity.shape[-1]
+        self._rows = _ROWS if affinity.device.type in CPUS else affinity.shape[-1]
 
     def score(self, layer: Tensor, grid: Grid, method: str) -> Tensor:
         """Agreement [B] of a layer's self-attention [B, M, M] on ``grid``, not normalised (see ``layers.LayerScore``).

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...tensors import Grid, finite, index_on, nearest_index, resize_bilinear
+from ...tensors import CPUS, Grid, finite, index_on, nearest_index, resize_bilinear
 from .call import AttentionCall
 
 # Elements of a map that an accelerator completes before it is resized and used: 64 MB in float32.
@@ -160,7 +160,7 @@ class SelfMaps:
             place = torch.searchsorted(rows, target.rows[first:last])
             own = probs if len(place) == len(rows) else probs[:, :, index_on(probs.device, place)]
             dtype = torch.promote_types(own.dtype, torch.float32)
-            if probs.device.type == "cpu":
+            if probs.device.type in CPUS:
                 self._pass_on(target, frames, first, finite(own.mean(1)))
             elif len(own) * len(target.rows) * own.shape[-1] > _GATHERED:
                 self._pass_on(target, frames, first, own.mean(1, dtype=dtype))

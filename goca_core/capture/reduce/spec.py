@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ...tensors import Grid
+from ...tensors import CPUS, Grid
 from ..families.base import Plan
 from ..options import RecordOptions
 
@@ -43,7 +43,7 @@ class ReductionSpec:
 
     def held_dtype(self, grid: Grid, maps: Tensor) -> torch.dtype:
         """The precision of self-attention that waits for the reference. On an accelerator it waits where it is."""
-        return torch.float16 if self.is_large(grid) or maps.device.type != "cpu" else maps.dtype
+        return torch.float16 if self.is_large(grid) or maps.device.type not in CPUS else maps.dtype
 
     @property
     def reference_dtype(self) -> torch.dtype | None:
