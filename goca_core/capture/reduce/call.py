@@ -53,6 +53,8 @@ class AttentionCall:
 
     def rows(self, rows: slice) -> AttentionCall:
         """The same call, for some samples of the batch."""
+        if rows.start == 0 and rows.stop == self.q.shape[0]:
+            return self
         mask = self.mask
         if mask is not None and mask.shape[0] == self.q.shape[0]:
             mask = mask[rows]
@@ -61,6 +63,8 @@ class AttentionCall:
 
     def queries(self, queries: slice) -> AttentionCall:
         """The same call, for some of the queries."""
+        if queries in (slice(None), slice(0, self.q.shape[2])):
+            return self
         mask = self.mask
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., queries, :]
@@ -91,7 +95,8 @@ def block_elements(call: AttentionCall) -> int:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, heads * d] -> [B, heads, N, d]"""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2)
 
 
 def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
@@ -100,7 +105,7 @@ def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
     q, k, v, heads = given["q"], given["k"], given["v"], given["heads"]
     if not given.get("skip_reshape"):
         # Some callers (SD3) pass one of them with the heads already on an axis of their own.
-        q, k, v = (x.flatten(2) for x in (q, k, v))
+        q, k, v = (x if x.ndim == 3 else x.flatten(2) for x in (q, k, v))
         q = split_heads(q, heads)
         # Grouped-query attention shares each key head among several query heads.
         width = q.shape[-1]

@@ -22,7 +22,7 @@ from .one_pass import ALL, joint_pass, self_pass, text_pass
 from .projection import effective_weight
 from .self_maps import SelfMaps, Sink, by_frame, picked_rows
 from .spec import ReductionSpec
-from .stack import TOTAL, LayerStack
+from .stack import LayerStack, Room
 from .text_maps import TextMaps, token_columns
 
 
@@ -87,6 +87,7 @@ class CondRecorder:
         self._elements = 0
         # The layers that wait to be reduced, with what is done then.
         self._stacks: dict[tuple[Any, ...], tuple[LayerStack[Waiting], Reduction]] = {}
+        self._room = Room()
 
     # -- attention ----------------------------------------------------------------------------------------------------
 
@@ -182,15 +183,20 @@ class CondRecorder:
 
         ``reduce`` gets the layers, and their tensors with an axis for the layers in front.
         """
-        stack, stacked = None, call.q.device.type not in CPUS and call.mask is None
-        key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
-        if stacked:
+        stack, key = None, (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
+        if key in self._stacks:
+            stack = self._stacks[key][0]
+        elif call.q.device.type not in CPUS and call.mask is None:
+            self._room.see(call.q.numel() * call.q.element_size())
             most = sum(block.level == layer.block.level for block in self.spec.plan.blocks)
-            stack = self._stacks[key][0] if key in self._stacks else LayerStack[Waiting](tensors, most)
+            stack = LayerStack[Waiting](tensors, most, self._room.limit)
         if stack is None or stack.capacity == 1:
             reduce((layer,), [tensor[None] for tensor in tensors])
             return
-        while key not in self._stacks and stack.bytes + sum(other.bytes for other, _ in self._stacks.values()) > TOTAL:
+        while (
+            key not in self._stacks
+            and stack.bytes + sum(other.bytes for other, _ in self._stacks.values()) > self._room.total
+        ):
             self._reduce_stack(next(iter(self._stacks)))
         self._stacks[key] = stack, reduce
         if stack.add(layer.kept(), tensors):

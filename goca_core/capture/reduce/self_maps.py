@@ -36,11 +36,15 @@ class Sink(Protocol):
 
 
 @lru_cache(maxsize=64)
-def _rows(grid: Grid, layer: Grid) -> tuple[Tensor, Tensor, bool]:
-    """The query rows of a layer that a grid needs, the row of those for each of its rows, and whether these ascend."""
+def _rows(grid: Grid, layer: Grid) -> tuple[Tensor, Tensor, bool, list[int]]:
+    """The query rows of a layer that a grid needs, the row of those for each of its rows, and whether these ascend.
+
+    Then, for each row of the layer and the end, how many of the needed rows come before it.
+    """
     index = nearest_index(layer, grid) if grid != layer else torch.arange(layer[0] * layer[1])
     rows, order = torch.unique(index, return_inverse=True)
-    return rows, order, bool((order[1:] > order[:-1]).all())
+    starts = torch.searchsorted(rows, torch.arange(layer[0] * layer[1] + 1)).tolist()
+    return rows, order, bool((order[1:] > order[:-1]).all()), starts
 
 
 class _Target:
@@ -48,11 +52,18 @@ class _Target:
 
     def __init__(self, grid: Grid, layer: Grid) -> None:
         self.grid = grid
-        self.rows, self.order, self.ascending = _rows(grid, layer)
+        self.rows, self.order, self.ascending, self._starts = _rows(grid, layer)
         self.streamed: list[Sink] = []
         self.waiting: list[Sink] = []
         self.found: Tensor | None = None
         self.gathered: Tensor | None = None
+
+    def place(self, numbers: Tensor) -> tuple[int, int, Tensor | None]:
+        """Which of its rows are among the rows ``numbers``, from and to, and where these are; None if they are all of them."""
+        first, last = self._starts[int(numbers[0])], self._starts[int(numbers[-1]) + 1]
+        if last - first == len(numbers):
+            return first, last, None
+        return first, last, torch.searchsorted(numbers, self.rows[first:last])
 
     def whole(self) -> tuple[Tensor, Grid]:
         """The maps [B * frames, M, M], ordered by video and then frame, and their grid."""
@@ -154,11 +165,10 @@ class SelfMaps:
 
     def _add(self, frames: slice, rows: Tensor, probs: Tensor) -> None:
         for target in self._targets.values():
-            first, last = torch.searchsorted(target.rows, torch.stack((rows[0], rows[-1] + 1))).tolist()
+            first, last, place = target.place(rows)
             if first == last:
                 continue
-            place = torch.searchsorted(rows, target.rows[first:last])
-            own = probs if len(place) == len(rows) else probs[:, :, index_on(probs.device, place)]
+            own = probs if place is None else probs[:, :, index_on(probs.device, place)]
             dtype = torch.promote_types(own.dtype, torch.float32)
             if probs.device.type in CPUS:
                 self._pass_on(target, frames, first, finite(own.mean(1)))

@@ -12,11 +12,6 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-# Bytes of the copies of one kind of layer. Of larger layers a kernel takes longer than its start.
-LIMIT = 17 << 20
-# Bytes of all copies.
-TOTAL = 60 << 20
-
 L = TypeVar("L")
 
 
@@ -31,7 +26,7 @@ class LayerStack(Generic[L]):
     (('first', 'second'), (2, 2, 3))
     """
 
-    def __init__(self, like: Sequence[Tensor], most: int = 1 << 10, limit: int = LIMIT) -> None:
+    def __init__(self, like: Sequence[Tensor], most: int = 1 << 10, limit: int = 16 << 20) -> None:
         self._shapes = [(tensor.shape, tensor.dtype, tensor.device) for tensor in like]
         size = sum(tensor.numel() * tensor.element_size() for tensor in like)
         self.capacity = max(1, min(most, limit // max(1, size)))
@@ -55,3 +50,18 @@ class LayerStack(Generic[L]):
         layers, parts = tuple(self._layers), [buffer[: len(self._layers)] for buffer in self._buffers]
         self._layers, self._buffers = [], []
         return layers, parts
+
+
+class Room:
+    """Bytes for the copies of one kind of layer, and for all copies, by the size of the model's activations.
+
+    ``see`` is told the bytes of each tensor of queries. Of large layers a kernel takes longer than its start, so there the
+    limit leaves no room for two.
+    """
+
+    def __init__(self) -> None:
+        self.limit, self.total = 16 << 20, 60 << 20
+
+    def see(self, size: int) -> None:
+        self.limit = max(self.limit, min(7 * size, 34 << 20))
+        self.total = max(self.total, min(24 * size, 125 << 20))
