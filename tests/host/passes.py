@@ -12,12 +12,14 @@ from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Recorder
 from goca_core.capture.regional.recorder import RegionalPass
 from goca_core.capture.regional.run import RegionalPlan
+from goca_core.capture.workplace import on_device
 from goca_core.picture.batch import flatten
 from goca_core.pipeline import MaskRequest, MaskResult, latent_frames, make_masks
 from goca_core.regional import compose, delayed, region_weights
 from goca_core.tensors import resize_bilinear
 
 from . import tiny
+from .device import CPU
 from .helpers import Job, job, words_of
 
 TEXT = "a red cat on grass under a sky of blue"
@@ -59,7 +61,8 @@ class Asked:
         recorder = Recorder(self.plan.window, RecordOptions())
         plain = run.run(recorder.install(self.built.model))["samples"]
         record = recorder.collect(plain)
-        found = make_masks(record, self.plan.request, self.words)
+        # Where the pass makes them: on another device, single pixels may differ.
+        found = on_device(lambda place: make_masks(record, self.plan.request, self.words, place=place)).to(CPU)
         parts = region_weights(flatten(found.masks), len(found.labels), None, self.plan.feather)
         if self.built.frames:
             # The host takes masks of a film as they are only at the latent's own size.

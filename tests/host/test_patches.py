@@ -17,7 +17,7 @@ from goca_core.capture.recorder import Window, record
 
 from . import tiny
 from .dense import check, probe_and_record
-from .device import on_cpu, to_device
+from .device import ACCELERATED, on_cpu, to_device
 from .helpers import IDENTICAL_RUNS, blocks_of, identical, job, names, plain
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -70,7 +70,11 @@ def test_merged_tokens_leave_those_layers_unscored() -> None:
     built = tiny.build("sd15")
     model, work = node("nodes_tomesd", "TomePatchModel", built.model, 0.5), job(built)
     assert not torch.equal(work.run(model)["samples"], work.run(built.model)["samples"])
-    attention = identical(model, work)
+    if ACCELERATED:  # merging adds up in another order each time
+        recording, recorder = record(model, Window())
+        attention = recorder.collect(work.run(recording)["samples"])
+    else:
+        attention = identical(model, work)
     assert names(attention.layers) == names(blocks_of(built.model).blocks)
     unscored = [torch.isnan(layer.scores["dot-product similarity"]).all() for layer in attention.layers]
     assert any(unscored) and not all(unscored)

@@ -20,8 +20,7 @@ def to_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
         flat = torch.cat([tensors[i].flatten() for i in places])
         staged = torch.empty(flat.shape, dtype=dtype, pin_memory=True).copy_(flat, non_blocking=True)
         torch.cuda.current_stream(device).synchronize()
-        # Pinned memory is scarce, so the recording does not stay there.
-        parts = staged.clone().split([math.prod(tensors[i].shape) for i in places])
-        for i, part in zip(places, parts, strict=True):
-            found[i] = part.view(tensors[i].shape)
+        # Pinned memory is scarce, so the recording does not stay there; and a view would keep what all share.
+        for i, part in zip(places, staged.split([math.prod(tensors[i].shape) for i in places]), strict=True):
+            found[i] = part.view(tensors[i].shape).clone()
     return [tensor for tensor in found if tensor is not None]
