@@ -78,6 +78,10 @@ class SamplingRun(ABC):
     def end_evaluation(self) -> None:  # noqa: B027
         """Called after the prediction, also if it failed."""
 
+    def forget_timestep(self) -> None:
+        """Called then: a finished run is kept, and a tensor of the sampler would keep memory of the device."""
+        self._timestep = 0.0
+
     @abstractmethod
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
         """The recorders for this model call; none if it is not recorded."""
@@ -201,6 +205,7 @@ class SamplingPatch(ABC, Generic[R]):
             return executor(x, timestep, *args, **kwargs)
         finally:
             run.end_evaluation()
+            run.forget_timestep()
 
     def _apply_model(
         self,

@@ -83,7 +83,7 @@ def test_layers_that_are_streamed() -> None:
     for patched in (model, with_lora(whole.model)):
         recording, recorder = record(patched, Window())
         maps.append(global_map(recorder, work.run(recording)["samples"]))
-    torch.testing.assert_close(*maps, rtol=0, atol=1e-4 if ACCELERATED else 1e-5)
+    torch.testing.assert_close(*maps, rtol=0, atol=1e-3 if ACCELERATED else 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
