@@ -41,8 +41,7 @@ def head_weights(
     """Compute the weight of every head at every pixel.
 
     post_value: [B, N, C] attention output before the output projection, heads concatenated on C.
-    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (the bias is not used), or [L, C_out, C]: those
-    of L layers, whose samples follow each other in the other inputs, [L * B, ...].
+    out_weight: [C_out, C] weight of that projection as a Linear layer stores it (the bias is not used).
     heads: number of heads H; C must be a multiple of it.
     method: one of HEAD_METHODS (the names of the reference implementation).
     value: [B, H, T, d] value vectors, used only by the two "+ VW" methods.
@@ -61,22 +60,15 @@ def head_weights(
     """
     check_choice("head method", method, HEAD_METHODS)
     check_ndim("post_value", post_value, "B N C")
-    fast = not exact and post_value.dtype == out_weight.dtype and method.startswith("dot-product")
-    if out_weight.ndim == 3 and (not fast or method.endswith("VW")):
-        layers = len(out_weight)
-        parts = zip(
-            post_value.chunk(layers), out_weight, [None] * layers if value is None else value.chunk(layers), strict=True
-        )
-        return torch.cat([head_weights(part, weight, heads, method, v, exact) for part, weight, v in parts])
-    check_ndim("out_weight", out_weight[0] if out_weight.ndim == 3 else out_weight, "C_out C")
+    check_ndim("out_weight", out_weight, "C_out C")
     batch, tokens, channels = post_value.shape
     if heads < 1 or channels % heads:
         raise ValueError(
             f"{channels} channels cannot be split into {heads} heads: pass the number of heads of this layer."
         )
-    if out_weight.shape[-1] != channels:
+    if out_weight.shape[1] != channels:
         raise ValueError(
-            f"out_weight has {out_weight.shape[-1]} input columns but post_value has {channels} channels: "
+            f"out_weight has {out_weight.shape[1]} input columns but post_value has {channels} channels: "
             "pass the weight of the projection that follows this attention, [C_out, C]."
         )
     width = channels // heads
@@ -93,11 +85,8 @@ def head_weights(
     if method == "average":
         return post_value.new_full((batch, tokens, heads), 1.0 / heads, dtype=working_dtype(post_value))
 
-    if fast:
-        # The products are those of the layer itself and its transpose, so they fit where the layer's own output did.
-        samples = post_value if out_weight.ndim == 2 else post_value.view(len(out_weight), -1, channels)
-        reached = (samples @ out_weight.mT @ out_weight).view_as(post_value)
-        agreement = (post_value.to(working_dtype(post_value)) * reached).unflatten(-1, (heads, width)).sum(-1)
+    if _fits(post_value, out_weight, method, exact):
+        agreement = _agreement(post_value, post_value @ out_weight.T @ out_weight, heads)
     else:
         dtype = working_dtype(post_value, out_weight)
         # every method is homogeneous in Y (per pixel) and in W, so the scale does not matter: removing it keeps products
@@ -118,6 +107,39 @@ def head_weights(
         assert value is not None
         agreement = agreement * _value_norms(value, out_weight, exact)[:, None, :].to(agreement)
     return normalise_heads(agreement)
+
+
+def head_weights_of_layers(
+    post_value: Tensor, out_weights: Tensor, heads: int, method: str, value: Tensor | None = None
+) -> Tensor:
+    """`head_weights` of several layers at once, in the precision of the inputs (``exact`` is False).
+
+    post_value [L * B, N, C], out_weights [L, C_out, C] and value [L * B, H, T, d], one layer after the other.
+    Returns [L * B, N, H].
+
+    >>> layers = torch.tensor([[[1.0, 1.0]], [[3.0, 1.0]]])  # two layers of one pixel and two heads
+    >>> head_weights_of_layers(layers, torch.eye(2).expand(2, 2, 2), 2, "dot-product").tolist()
+    [[[0.5, 0.5]], [[0.8999999761581421, 0.10000000149011612]]]
+    """
+    layers = len(out_weights)
+    if method.endswith("VW") or not _fits(post_value, out_weights, method, exact=False):
+        values = [None] * layers if value is None else value.chunk(layers)
+        parts = zip(post_value.chunk(layers), out_weights, values, strict=True)
+        return torch.cat([head_weights(part, weight, heads, method, v, exact=False) for part, weight, v in parts])
+    reached = post_value.unflatten(0, (layers, -1)).flatten(1, 2) @ out_weights.mT @ out_weights
+    agreement = _agreement(post_value, reached.view_as(post_value), heads)
+    return normalise_heads(agreement if method == "dot-product w/o clamp" else agreement.clamp_min(0))
+
+
+def _fits(post_value: Tensor, out_weight: Tensor, method: str, exact: bool) -> bool:
+    """Whether products may have the precision of the inputs: they are those of the layer itself and its transpose, so they
+    fit where the layer's own output did."""
+    return not exact and post_value.dtype == out_weight.dtype and method.startswith("dot-product")
+
+
+def _agreement(post_value: Tensor, reached: Tensor, heads: int) -> Tensor:
+    """o_h . o of each head [B, N, H], from Y and g [B, N, C]."""
+    return (post_value.to(working_dtype(post_value)) * reached).unflatten(-1, (heads, -1)).sum(-1)
 
 
 def normalise_heads(scores: Tensor) -> Tensor:

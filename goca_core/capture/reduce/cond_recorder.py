@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...attention.record import Layer, Tokens
-from ...heads import head_weights
+from ...heads import head_weights, head_weights_of_layers
 from ...layers import reference_affinity
 from ...tensors import CPUS, Grid, resize_bilinear
 from ..families.base import Block, JointSpans, Site
@@ -215,7 +215,11 @@ class CondRecorder:
 
     def _weighted(self, site: Site) -> list[str]:
         """The head methods that need the projection after the attention of a site."""
-        return [method for method in self.spec.heads if method != "average"] if site.weighted else []
+        return self._weighted_methods if site.weighted else []
+
+    @property
+    def _weighted_methods(self) -> list[str]:
+        return [method for method in self.spec.heads if method != "average"]
 
     def _head_weights(
         self, heads: int, output: Tensor, values: Tensor | None, weight: Tensor | None
@@ -231,11 +235,13 @@ class CondRecorder:
         # In full precision the attention output is large, so a CPU takes frame by frame.
         exact = output.device.type in CPUS
         frames = output.chunk(self.spec.frames if exact else 1, 1)
-        for method in found:
-            if method != "average":
-                given = values if "VW" in method else None
-                parts = [head_weights(frame, weight, heads, method, given, exact) for frame in frames]
-                found[method] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        for method in self._weighted_methods:
+            given = values if "VW" in method else None
+            if weight.ndim == 3:
+                found[method] = head_weights_of_layers(output, weight, heads, method, given)
+                continue
+            parts = [head_weights(frame, weight, heads, method, given, exact) for frame in frames]
+            found[method] = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
         return found
 
     def _text_maps(self, heads: Mapping[str, Tensor | None], keys: int, device: torch.device) -> TextMaps:
