@@ -120,21 +120,22 @@ def goca_regions(positive: Attention, negative: Attention | None, settings: Sett
     method = positive.defaults.rescale if settings.rescale == AUTO else settings.rescale
     columns = positive.tokens.columns(owners)
     scores = rescale(maps.maps, [[column] for column in columns], positive.tokens.columns(in_words), method)
-    masks = regions(_propagated(scores, positive, settings), ties=settings.ties)
     token = background_token(words)
-    if token is None:
-        return Regions(masks, _known(torch.ones_like(masks[:, 0]), [maps]))
-    side, position = token
-    if side == "negative":
-        if negative is None:
-            return None
-        column = negative.tokens.columns([position])[0]
-        background = aggregate(negative, settings.head, settings.layer, check=False)
-        recorded = [maps, background]
-    else:
-        column = positive.tokens.columns([position])[0]
-        background, recorded = maps, [maps]
-    fore = foreground(_propagated(background.maps[:, column : column + 1], positive, settings)[:, 0])
+    background, recorded = None, [maps]
+    if token is not None:
+        side, position = token
+        owner = positive
+        if side == "negative":
+            if negative is None:
+                return None
+            owner = negative
+            recorded.append(aggregate(negative, settings.head, settings.layer, check=False))
+        column = owner.tokens.columns([position])[0]
+        background = recorded[-1].maps[:, column : column + 1]
+    # Together, because a GPU finishes such small kernels before the next one is started.
+    spread = _propagated(scores if background is None else torch.cat((scores, background), 1), positive, settings)
+    masks = regions(spread[:, : scores.shape[1]], ties=settings.ties)
+    fore = torch.ones_like(masks[:, 0]) if background is None else foreground(spread[:, -1])
     return Regions(masks, _known(fore, recorded))
 
 

@@ -85,8 +85,8 @@ def test_a_step_neither_waits_nor_starts_many_kernels(rule: str, monkeypatch: py
     monkeypatch.setattr(fused, "agrees", lambda total, call: True)
     plain, guided = measured(Sampled(Settings(rule)))
     assert guided.uploads == 0
-    # 2.2 and 1.4 times when this was written
-    assert guided.kernels <= {"GoCA": 2.5, "S-CFG": 1.7}[rule] * plain.kernels
+    # 1.93 and 1.23 times when this was written
+    assert guided.kernels <= {"GoCA": 2.1, "S-CFG": 1.4}[rule] * plain.kernels
 
 
 def test_several_prompts_neither_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ needed from it, and both are computed a few rows at a time as the rows come in (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -221,7 +222,7 @@ class Reference:
         Everything is a matrix product. An indexed sum would add in another order each time on an accelerator.
         """
         if grid not in self._folded:
-            down, across = (_nearest(a, b, self.affinity) for a, b in zip(grid, self.grid, strict=True))
+            down, across = (_nearest(a, b, self.affinity.device) for a, b in zip(grid, self.grid, strict=True))
             height, width = (bilinear_matrix(a, b, self.affinity.device) for a, b in zip(grid, self.grid, strict=True))
             columns = self.affinity.unflatten(-1, self.grid)  # [B, N, h, w]
             found = []
@@ -233,7 +234,9 @@ class Reference:
         return self._folded[grid]
 
 
-def _nearest(source: int, target: int, like: Tensor) -> Tensor:
+@lru_cache(maxsize=64)
+def _nearest(source: int, target: int, device: torch.device) -> Tensor:
     """The matrix [target, source] that picks the nearest element of each, along one axis (see `tensors.nearest_index`)."""
-    nearest = nearest_index((source, 1), (target, 1), like.device)
-    return (nearest[:, None] == torch.arange(source, device=like.device)).float()
+    with torch.inference_mode(False):  # it is used in other runs, which may not be in inference mode
+        nearest = nearest_index((source, 1), (target, 1), device)
+        return (nearest[:, None] == torch.arange(source, device=device)).float()
