@@ -28,9 +28,8 @@ from .words.word_map import Phrase, WordMap, resolve
 MODES = ("partition", "threshold", "soft")
 # Level of a background that no word names: the middle of the range that the scores of every object fill.
 NO_BACKGROUND = 0.5
-_BATCH = (
-    2**25
-)  # bytes of maps that are worked on at once where there is no limit of memory; more would leave the CPU's cache
+# Bytes of maps that are worked on at once where memory has no limit; more would leave the CPU's cache.
+_BATCH = 1 << 25
 _COPIES = 8  # tensors of the size of the maps that exist at once while masks are made
 
 
