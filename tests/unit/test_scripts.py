@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import gpu
 from goca_core.capture.families import FAMILIES
 from scripts import demo, mutation, support_table
 from scripts import host as provider
@@ -193,3 +194,18 @@ def test_the_table_of_mutation_counts_modules_and_all() -> None:
     rows = [line.split() for line in mutation.table(told)]
     assert [row[0] for row in rows] == ["masks", "words.text", "together"]
     assert [(row[1], row[3], row[-1]) for row in rows] == [("1", "2", "50.0%")] * 2 + [("2", "4", "50.0%")]
+
+
+# -- the benchmark for a GPU ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "expected"),
+    [
+        ("print('figure: forward | 3 ms'); print('noise')", 30.0, ["forward | 3 ms"]),
+        ("print('figure: forward | 3 ms'); raise ValueError('no memory')", 30.0, ["forward | 3 ms", "failed | ValueError: no memory"]),
+        ("import time; print('figure: forward | 3 ms', flush=True); time.sleep(60)", 3.0, ["forward | 3 ms", "stopped | after 3 s"]),
+    ],
+)  # fmt: skip
+def test_a_stage_that_fails_or_hangs_costs_only_its_own_figures(code: str, limit: float, expected: list[str]) -> None:
+    assert list(gpu.figures([sys.executable, "-c", code], limit)) == expected
