@@ -74,6 +74,12 @@ def paper_with_image(record: Attention, image: torch.Tensor, phrases: str) -> to
     return make_masks(refined(_paper(record), Pamr(), image), request).masks
 
 
+def information(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
+    """The default, with layers that count by how clearly their maps separate the words, and heads equally."""
+    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
+    return make_masks(scoring, MaskRequest(phrases)).masks
+
+
 def _plain(record: Attention, phrases: str, steps: int, **rule: Any) -> torch.Tensor:
     scoring = Scoring(aggregate(record, "average", "vanilla"), "per-token renorm+")
     return make_masks(scoring, MaskRequest(phrases, propagation_steps=steps, **rule)).masks
@@ -98,6 +104,7 @@ SETTINGS: dict[str, Setting] = {
     "default, refined with the image": default_with_image,
     "paper": paper,
     "paper, refined with the image": paper_with_image,
+    "layers by information": information,
     "plain averaging, threshold at one half": plain,
     "plain averaging, threshold at one half, no propagation": plain_without_propagation,
     "plain averaging, the paper's background rule": plain_with_background,

@@ -28,7 +28,11 @@ LAYER_METHODS: tuple[str, ...] = ("dot-product similarity", "mse", "iou-like", "
 MASS_PRESERVING = "mass-preserving"
 """Dot-product similarity of self-attention whose rows keep their sum on any grid; computed from the recorded score."""
 LAYER_CHOICES: tuple[str, ...] = (*LAYER_METHODS, MASS_PRESERVING)
-"""Everything that layers can be weighted by: the recorded methods, and the one computed from them."""
+"""Every method that weights layers by recorded scores: the recorded ones, and the one computed from them."""
+INFORMATION = "information"
+"""How much the propagated maps of a layer say about which words belong to a pixel; computed from a recording's maps."""
+LAYER_WEIGHTINGS: tuple[str, ...] = (*LAYER_CHOICES, INFORMATION)
+"""Everything that layers can be weighted by when they are aggregated."""
 
 _ROWS_AT_ONCE = 512  # query rows compared at a time, so that memory is bounded by 512 x Nr
 
@@ -280,6 +284,53 @@ def aggregate_layers(
     plain = torch.where(plain.sum(1, keepdim=True) <= tiny, 1.0, plain)
     mixed = torch.where(mixed.sum(1, keepdim=True) <= tiny, plain, mixed)  # what is not a number stays so
     return mixed / mixed.sum(1, keepdim=True)
+
+
+def information(
+    maps: Sequence[Tensor],
+    grids: Sequence[Grid],
+    size: Grid,
+    affinity: Tensor | None = None,
+    steps: int = 2,
+    frames: int = 1,
+) -> Tensor:
+    """Compute how much each layer's maps say about where the words are, in nats (not part of the paper).
+
+    With p the attention to a word after propagation: the sum over words of mean(p log(p / mean(p))), both means over pixels.
+    It is the part of these words in the mutual information of words and pixels. It is 0 for a layer that attends to the
+    same words everywhere, and large for one that separates them. Propagation comes first, because noise separates pixels
+    too, but does not survive being averaged over pixels that the model treats as similar.
+    maps: one [B, Nl, C] per layer, on `grids`, of the C words that count. affinity: [B, N, N], N = size[0]*size[1]; its rows
+    are divided by their sum. None: no propagation. frames: this many consecutive samples are the frames of one video, and
+    the second mean is that of the video.
+    Returns [B, L], not normalised, not negative up to rounding for each image or video. Raises ValueError when the shapes
+    do not fit.
+
+    >>> same, apart = torch.full((1, 2, 2), 0.5), torch.eye(2)[None]  # two pixels, two words
+    >>> [round(nats, 3) for nats in information([same, apart], [(1, 2)] * 2, (1, 2))[0].tolist()]  # log(2) for the second
+    [0.0, 0.693]
+    """
+    _check_lengths(maps, grids)
+    dtype = working_dtype(*maps)
+    transposed = None
+    if affinity is not None and steps:
+        _check_self_map(affinity, size, "affinity")
+        transposed = finite(affinity, dtype).mT
+        transposed = transposed / transposed.sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+    found = []
+    for layer, (layer_map, grid) in enumerate(zip(maps, grids, strict=True)):  # all at once would need the room of all
+        check_ndim(f"map {layer}", layer_map, "B N C")
+        check_tokens(f"map {layer}", layer_map.shape[1], grid)
+        p = resize_bilinear(finite(layer_map, dtype).mT.unflatten(-1, tuple(grid)), size).flatten(2).clamp_min(0)
+        if transposed is not None:
+            for _ in range(steps):
+                p = p @ transposed
+        mean = p.mean(-1, keepdim=True)
+        if frames > 1:
+            mean = mean.unflatten(0, (-1, frames)).mean(1).repeat_interleave(frames, 0)
+        ratio = p / torch.where(mean > 0, mean, 1.0)
+        found.append(torch.xlogy(p, ratio).mean(-1).sum(-1))
+    return torch.stack(found, -1)
 
 
 def _mix(maps: Sequence[Tensor], grids: Sequence[Grid], weights: Tensor, size: Grid) -> Tensor:

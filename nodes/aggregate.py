@@ -10,7 +10,7 @@ from ..goca_core.attention.global_map import Maps, aggregate
 from ..goca_core.attention.record import AUTO
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.heads import HEAD_METHODS
-from ..goca_core.layers import LAYER_CHOICES
+from ..goca_core.layers import LAYER_WEIGHTINGS
 from ..goca_core.pipeline import Scoring, Workplace
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
@@ -39,12 +39,13 @@ class Aggregate(io.ComfyNode):
                     "head_methods to all in the node that records.",
                 ),
                 with_tooltip(
-                    io.Combo.Input("layer_method", options=[AUTO, *LAYER_CHOICES], default=AUTO),
+                    io.Combo.Input("layer_method", options=[AUTO, *LAYER_WEIGHTINGS], default=AUTO),
                     "How the layers are weighted. auto: the paper's choice, dot-product similarity, which weights "
                     "a layer by how well its self-attention agrees with a dense feature of the model. "
                     "mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
-                    "equally. mse and iou-like must have been recorded: set layer_methods to all in the node that "
-                    "records.",
+                    "equally. information: by how clearly a layer's maps separate the words after propagation, which "
+                    "needs nothing but the recorded maps. mse and iou-like must have been recorded: set "
+                    "layer_methods to all in the node that records.",
                 ),
             ],
             outputs=[

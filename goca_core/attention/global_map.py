@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from ..heads import HEAD_METHODS
-from ..layers import LAYER_CHOICES, LAYER_METHODS, MASS_PRESERVING, aggregate_layers, normalise_scores
+from ..layers import (
+    INFORMATION,
+    LAYER_METHODS,
+    LAYER_WEIGHTINGS,
+    MASS_PRESERVING,
+    aggregate_layers,
+    information,
+    normalise_scores,
+)
 from ..tensors import CPUS, index_on
 from .record import AUTO, Affinity, Attention, AttentionError, Tokens
 
@@ -53,26 +61,34 @@ def _resolve_method(
     return method
 
 
-def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
+def layer_weights(
+    attention: Attention, method: str = AUTO, head: str = AUTO, device: torch.device | None = None
+) -> Tensor:
     """Compute the normalised weights [B, L] of the layers. A layer without a score counts as the mean of the others.
 
-    method: one of layers.LAYER_CHOICES, or "auto" for the family's. "mass-preserving" is the dot-product score as if
+    method: one of layers.LAYER_WEIGHTINGS, or "auto" for the family's. "mass-preserving" is the dot-product score as if
     resizing self-attention to the reference grid had kept the sum of its rows. Resizing keeps values, so rows that summed to
     one sum to Nr / Nl afterwards, and the score, which is linear in them, is too large by that factor. Nr is the same for
     all layers and cancels when the weights are normalised.
+    "information" (`layers.information`) needs no recorded score. It is computed from the maps of the head method ``head``
+    and the propagation map, on ``device`` (None = where the recording is); without a propagation map, from the maps alone.
     All frames of a video use the mean of their scores, so that weights do not change over time.
-    Raises AttentionError for a method that is unknown or was not recorded.
+    Raises AttentionError for a method that is unknown or was not recorded, and for "information" if the recording does not
+    know the words of the prompt.
     """
     method = attention.defaults.layer if method == AUTO else method
     mass_preserving = method == MASS_PRESERVING
     method = "dot-product similarity" if mass_preserving else method
-    method = _resolve_method(
-        "layer", method, attention.defaults.layer, attention.layer_methods, LAYER_METHODS, LAYER_CHOICES
-    )
+    computed = (*attention.layer_methods, INFORMATION)
+    known = (*LAYER_METHODS, INFORMATION)
+    method = _resolve_method("layer", method, attention.defaults.layer, computed, known, LAYER_WEIGHTINGS)
     if method == "vanilla":
         scores = torch.ones(attention.batch, len(attention.layers), device=attention.device)
     else:
-        scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
+        if method == INFORMATION:
+            scores = _information(attention, head, device or attention.device)
+        else:
+            scores = torch.stack([layer.scores[method].float() for layer in attention.layers], -1)
         if attention.frames > 1:
             videos = scores.unflatten(0, (-1, attention.frames)).nanmean(1, keepdim=True)
             scores = videos.expand(-1, attention.frames, -1).flatten(0, 1)
@@ -80,6 +96,24 @@ def layer_weights(attention: Attention, method: str = AUTO) -> Tensor:
         scores = scores * index_on(scores.device, [layer.height * layer.width for layer in attention.layers])
     mean = torch.nanmean(scores, -1, keepdim=True)
     return normalise_scores(torch.where(torch.isnan(scores), mean, scores))
+
+
+def _information(attention: Attention, head: str, device: torch.device) -> Tensor:
+    """The information [B, L] in the maps of the content words (`layers.information`)."""
+    head = _resolve_method("head", head, attention.defaults.head, attention.head_methods, HEAD_METHODS)
+    words = attention.tokens.words
+    if words is None:
+        raise AttentionError(
+            f"The layer method {INFORMATION!r} needs the words of the prompt, which this recording does not know; encode "
+            "the prompt with Encode Prompt (GoCA) and record again, or choose another layer method."
+        )
+    columns = index_on(device, attention.tokens.columns(words.content()))
+    grids = [(layer.height, layer.width) for layer in attention.layers]
+    maps = [layer.maps[head].to(device)[..., columns] for layer in attention.layers]
+    affinity = attention.affinity
+    size = max(grids, key=lambda grid: grid[0] * grid[1]) if affinity is None else (affinity.height, affinity.width)
+    matrix = None if affinity is None else affinity.matrix.to(device)
+    return information(maps, grids, size, matrix, frames=attention.frames)
 
 
 def weighted_affinity(attention: Attention, method: str = "dot-product similarity") -> Affinity:
@@ -119,7 +153,7 @@ def aggregate(
     head = _resolve_method("head", head_method, attention.defaults.head, attention.head_methods, HEAD_METHODS)
     if check or attention.device.type in CPUS:
         attention.check_finite()
-    weights = layer_weights(attention, layer_method)
+    weights = layer_weights(attention, layer_method, head, device)
     grids = [(layer.height, layer.width) for layer in attention.layers]
     size = max(grids, key=lambda grid: grid[0] * grid[1])
     place = device or attention.device

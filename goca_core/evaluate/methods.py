@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..attention.record import AUTO, Defaults
 from ..heads import HEAD_METHODS
-from ..layers import LAYER_CHOICES, MASS_PRESERVING
+from ..layers import INFORMATION, LAYER_WEIGHTINGS, MASS_PRESERVING
 from ..masks import BACKGROUND_RULES
 from ..refine.methods import REFINEMENTS
 from ..rescale import RESCALE_METHODS
@@ -95,7 +95,7 @@ class Method:
 
     def __post_init__(self) -> None:
         _check(self.name, "head", self.head, (AUTO, *HEAD_METHODS))
-        _check(self.name, "layer", self.layer, (AUTO, *LAYER_CHOICES))
+        _check(self.name, "layer", self.layer, (AUTO, *LAYER_WEIGHTINGS))
         _check(self.name, "layers", self.layers, SELECTIONS)
         _check(self.name, "rescale", self.rescale, (AUTO, *RESCALE_METHODS))
         _check(self.name, "affinity", self.affinity, AFFINITIES)
@@ -229,7 +229,10 @@ def needs(methods: Iterable[Method], defaults: Defaults) -> dict[View, KeptMetho
     for method in (one.with_defaults(defaults) for one in methods):
         # Mass-preserving weights are made from the dot-product score.
         score = "dot-product similarity" if method.layer == MASS_PRESERVING else method.layer
-        heads, layers = method.head not in ("average", defaults.head), score not in ("vanilla", defaults.layer)
+        heads, layers = (
+            method.head not in ("average", defaults.head),
+            score not in ("vanilla", INFORMATION, defaults.layer),
+        )
         wanted = KeptMethods(heads, layers, method.affinity == BY_SCORE)
         for view in views_of(method):
             known = found.get(view, KeptMethods(False, False))

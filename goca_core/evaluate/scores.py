@@ -85,7 +85,7 @@ def global_map(attention: Attention, head: str, layer: str, layers: str) -> Tens
     attention.check_finite()
     kept = manual_layers(attention.layers)
     chosen = replace(attention, layers=tuple(attention.layers[i] for i in kept))
-    weights = layer_weights(chosen, layer)
+    weights = layer_weights(chosen, layer, head)
     if head not in chosen.head_methods:
         raise AttentionError(f'The head method "{head}" was not recorded: use one of {", ".join(chosen.head_methods)}.')
     grids = [(one.height, one.width) for one in attention.layers]

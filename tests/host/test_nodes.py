@@ -213,6 +213,12 @@ def test_layers_that_keep_the_sum_of_their_rows(node: Callable[..., Any], chain:
     assert not torch.allclose(maps.weights, chain.maps.weights, atol=1e-3)
 
 
+def test_layers_by_information(node: Callable[..., Any], chain: SimpleNamespace) -> None:
+    maps = node("Aggregate", chain.attention, "average", "information")
+    assert torch.isfinite(maps.maps).all() and not torch.allclose(maps.weights, chain.maps.weights, atol=1e-3)
+    torch.testing.assert_close(maps.weights.sum(-1), torch.ones(len(maps.weights)))
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -136,6 +136,70 @@ def test_mass_preserving_counts_a_layer_by_its_tokens_as_well() -> None:
     assert torch.equal(layer_weights(trusting), layer_weights(recording(), "mass-preserving"))
 
 
+def information_by_hand(record: Attention, columns: list[int], grid: tuple[int, int], frames: int = 1) -> torch.Tensor:
+    """Weights [B, L] of layers on ``grid`` and coarser, in float64, word by word."""
+    assert record.affinity is not None
+    matrix = record.affinity.matrix.double()
+    matrix = matrix / matrix.sum(-1, keepdim=True)
+    scores = torch.zeros(record.batch, len(record.layers), dtype=torch.float64)
+    for number, layer in enumerate(record.layers):
+        maps = layer.maps["average"].double().mT.unflatten(-1, (layer.height, layer.width))
+        maps = torch.nn.functional.interpolate(maps, grid, mode="bilinear", align_corners=False).flatten(2)
+        for column in columns:
+            p = torch.einsum("bij,bjk,bk->bi", matrix, matrix, maps[:, column])
+            mean = p.unflatten(0, (-1, frames)).mean((1, 2)).repeat_interleave(frames)[:, None]
+            scores[:, number] += (p * (p / mean).log()).mean(-1)
+    scores = scores.unflatten(0, (-1, frames)).mean(1).repeat_interleave(frames, 0)
+    return scores / scores.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_information_by_hand(frames: int) -> None:
+    record = replace(recording(batch=2 * frames), frames=frames)
+    words = record.tokens.words
+    assert words is not None and record.affinity is not None
+    columns = record.tokens.columns(words.content())
+    weights = layer_weights(record, "information", "average")
+    torch.testing.assert_close(
+        weights, information_by_hand(record, columns, (4, 6), frames).float(), rtol=1e-4, atol=1e-5
+    )
+    # Rows that sum to another value, as those of the image in joint attention do, count the same.
+    rows = torch.rand(record.batch, 24, 1) + 0.1
+    joint = replace(record, affinity=replace(record.affinity, matrix=record.affinity.matrix * rows))
+    torch.testing.assert_close(layer_weights(joint, "information", "average"), weights)
+    torch.testing.assert_close(aggregate(record, "average", "information").weights, weights)
+    # Each sample or video by itself.
+    alone = recording(batch=2 * frames)
+    layers = tuple(replace(o, maps={m: v[:frames] for m, v in o.maps.items()}, scores={}) for o in alone.layers)
+    spread = replace(record.affinity, matrix=record.affinity.matrix[:frames])
+    first = replace(record, layers=layers, affinity=spread)
+    torch.testing.assert_close(layer_weights(first, "information", "average"), weights[:frames])
+
+
+def test_information_prefers_layers_that_separate_words() -> None:
+    record = recording(text="red cat")
+    first, _, last = record.layers
+    spread = {method: value.mean(1, keepdim=True).expand_as(value) for method, value in last.maps.items()}
+    half = {method: value.half() for method, value in first.maps.items()}
+    even = replace(record, layers=(replace(first, maps=half, scores={}), replace(last, maps=spread, scores={})))
+    weights = layer_weights(even, "information")
+    assert weights.dtype == torch.float32
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0]]).expand(2, -1), rtol=0, atol=1e-4)
+    # Nothing to tell the layers by: all count equally.
+    nothing = replace(record, layers=(even.layers[1],) * 2)
+    assert torch.isfinite(layer_weights(nothing, "information")).all()
+    # Without self-attention, the maps as they are.
+    alone = layer_weights(replace(record, affinity=None), "information")
+    assert torch.isfinite(alone).all() and not torch.allclose(alone, layer_weights(record, "information"))
+
+
+def test_information_needs_words() -> None:
+    with pytest.raises(AttentionError, match=r"needs the words of the prompt.*Encode Prompt"):
+        aggregate(recording(text=None), "auto", "information")
+    with pytest.raises(AttentionError, match=r"head method 'cosine' was not recorded"):
+        layer_weights(recording(), "information", "cosine")
+
+
 # -- self-attention for propagation -----------------------------------------------------------------------------------
 
 
