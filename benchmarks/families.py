@@ -80,6 +80,18 @@ def information(record: Attention, _image: torch.Tensor, phrases: str) -> torch.
     return make_masks(scoring, MaskRequest(phrases)).masks
 
 
+def two_classes(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
+    """The same with two propagation steps and the background rule two classes."""
+    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
+    return make_masks(scoring, MaskRequest(phrases, rule="two classes", propagation_steps=2)).masks
+
+
+def two_classes_with_image(record: Attention, image: torch.Tensor, phrases: str) -> torch.Tensor:
+    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
+    request = MaskRequest(phrases, rule="two classes", propagation_steps=2)
+    return make_masks(refined(scoring, Pamr(), image), request).masks
+
+
 def _plain(record: Attention, phrases: str, steps: int, **rule: Any) -> torch.Tensor:
     scoring = Scoring(aggregate(record, "average", "vanilla"), "per-token renorm+")
     return make_masks(scoring, MaskRequest(phrases, propagation_steps=steps, **rule)).masks
@@ -105,6 +117,8 @@ SETTINGS: dict[str, Setting] = {
     "paper": paper,
     "paper, refined with the image": paper_with_image,
     "layers by information": information,
+    "layers by information, background rule two classes": two_classes,
+    "layers by information, background rule two classes, refined with the image": two_classes_with_image,
     "plain averaging, threshold at one half": plain,
     "plain averaging, threshold at one half, no propagation": plain_without_propagation,
     "plain averaging, the paper's background rule": plain_with_background,

@@ -22,7 +22,7 @@ from .attention.record import AUTO, Attention, AttentionError
 from .refine.methods import Refinement, Step, apply, cell_of, check
 from .refine.propagation import propagate
 from .rescale import RESCALE_METHODS, merge_background, rescale
-from .tensors import Grid, Range, resize_bilinear
+from .tensors import Grid, Range, check_choice, resize_bilinear
 from .words.word_map import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
@@ -55,10 +55,12 @@ class MaskRequest:
 
     ``phrases``: one object per line, where commas pool several phrases into one; or what ``word_map.parse_phrases`` makes
     of it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
-    empty takes nothing. ``propagation_steps``: -1 = the family's. ``smooth``: standard deviation of a Gaussian on the
-    scores, in mask pixels. ``size``: (height, width) of the masks; None or 0 = that of the image. ``latent_size``: the size
-    of the latent instead, and for a video a mask for each latent frame. ``largest``, ``remove_small`` (a fraction of the
-    image) and ``fill_holes`` clean up binary masks, see ``masks``.
+    empty takes nothing. ``rule``: one of ``masks.MASK_RULES``; with "two classes", which are found before refinement and are
+    common to all frames of a video, ``theta`` shifts the level half-way between them. ``propagation_steps``: -1 = the
+    family's. ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the
+    masks; None or 0 = that of the image. ``latent_size``: the size of the latent instead, and for a video a mask for each
+    latent frame. ``largest``, ``remove_small`` (a fraction of the image) and ``fill_holes`` clean up binary masks, see
+    ``masks``.
     """
 
     phrases: str | tuple[tuple[str, ...], ...]
@@ -235,12 +237,19 @@ def make_masks(
     if steps and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
         maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
+    named = bool(background)
+    if request.mode != "soft":
+        check_choice("background rule", request.rule, finishing.MASK_RULES)
+        if request.rule == finishing.TWO_CLASSES:
+            measured = finishing.two_classes(maps[:, :count], maps[:, count] if named else None, record.frames)
+            maps = torch.cat((measured, torch.full_like(maps[:, count:], NO_BACKGROUND)), 1)
+            request, named = replace(request, rule="offset"), False
 
     def decide(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if request.smooth > 0:
             part = finishing.smooth(part, request.smooth)
         scores = part[:, :count]
-        level = part[:, count] if background else torch.full_like(part[:, 0], NO_BACKGROUND)
+        level = part[:, count] if named else torch.full_like(part[:, 0], NO_BACKGROUND)
         masks = _decide(scores, level, request)
         return masks, 1 - masks.amax(1), scores
 

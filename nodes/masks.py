@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..goca_core.capture.workplace import on_device
-from ..goca_core.masks import BACKGROUND_RULES
+from ..goca_core.masks import MASK_RULES
 from ..goca_core.picture.batch import draw, flatten, overlay_layers
 from ..goca_core.picture.colours import tables
 from ..goca_core.pipeline import MODES, MaskRequest, Workplace, as_scoring, make_masks
@@ -55,11 +55,12 @@ class MaskFromTokens(io.ComfyNode):
                     "masks may overlap. soft: the scores themselves, from 0 to 1.",
                 ),
                 with_tooltip(
-                    io.Combo.Input("background_rule", options=list(BACKGROUND_RULES), default="offset", advanced=True),
+                    io.Combo.Input("background_rule", options=list(MASK_RULES), default="offset", advanced=True),
                     "The score that a phrase must exceed at a pixel, where b is the score of the background. "
                     "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
-                    "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. Not used when mode is "
-                    "soft.",
+                    "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. two classes: the scores minus "
+                    "b are divided into two classes, and a phrase begins half-way between its own mean score and "
+                    "that of the background; theta shifts this level. Not used when mode is soft.",
                 ),
                 inputs.theta(),
                 inputs.propagation(),

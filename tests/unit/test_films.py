@@ -244,3 +244,14 @@ def test_frames_that_cannot_be(tmp_path: Path, changes: dict[str, int]) -> None:
     attention.save(str(tmp_path / "film.safetensors"), film())
     with pytest.raises(AttentionError, match="damaged"):
         attention.load(str(rewritten(tmp_path / "film.safetensors", **changes)))
+
+
+def test_two_classes_do_not_depend_on_how_many_frames_are_worked_on_at_once() -> None:
+    film = replace(recording(batch=2 * FRAMES), frames=FRAMES, temporal_compression=4)
+    request = MaskRequest("red cat\ngrass", rule="two classes")
+    whole = make_masks(film, request)
+    few = make_masks(film, request, place=pipeline.Workplace(torch.device("cpu"), room=1))
+    assert torch.equal(few.masks, whole.masks) and 0 < float(whole.masks.mean()) < 1
+    # Levels are those of the video: its frames as single images have others.
+    alone = make_masks(replace(film, frames=1), replace(request, latent_size=True))
+    assert not torch.equal(alone.masks, make_masks(film, replace(request, latent_size=True)).masks)

@@ -59,6 +59,69 @@ def test_assign_batch_shape_and_dtype(rng: torch.Generator) -> None:
     assert not (masks.assign(scores, background)[0] == 1).any(), "an undefined map wins no pixel"
 
 
+def test_otsu_has_the_largest_variance_between_two_classes(rng: torch.Generator) -> None:
+    values = torch.cat(
+        (torch.randn(3, 60, generator=rng), 6 + torch.rand(3, 1, generator=rng) + torch.randn(3, 30, generator=rng)), 1
+    )
+    thresholds, variances = masks.otsu(values)
+    for sample, threshold, variance in zip(values.double(), thresholds, variances, strict=True):
+
+        def between(at: float, sample: Tensor = sample) -> float:
+            low, high = sample[sample <= at], sample[sample > at]
+            return len(low) * len(high) / len(sample) ** 2 * float(high.mean() - low.mean()) ** 2
+
+        most = max(between(float(at)) for at in sample.sort().values[:-1])
+        assert between(float(threshold)) == pytest.approx(most, rel=0.03)
+        assert float(variance) == pytest.approx(most, rel=0.05)
+    scaled, more = masks.otsu(values * 4 - 1)
+    torch.testing.assert_close(scaled, thresholds * 4 - 1)
+    torch.testing.assert_close(more, variances * 16)
+    assert masks.otsu(values.half())[0].dtype == torch.float32
+    with pytest.raises(ValueError, match="values has shape"):
+        masks.otsu(values[0])
+
+
+def test_two_classes_by_hand(rng: torch.Generator) -> None:
+    scores, background = torch.rand(2, 3, 4, 5, generator=rng), torch.rand(2, 4, 5, generator=rng)
+    actual = masks.two_classes(scores, background)
+    for sample in (0, 1):
+        margins = (scores - background[:, None])[sample].double().flatten(1)
+        best, owner = margins.max(0)
+        above = best > float(masks.otsu(best[None])[0])
+        for k, margin in enumerate(margins):
+            low, high = margin[~above].mean(), margin[above & (owner == k)].mean()
+            expected = torch.zeros(20).double() if high.isnan() else (margin - low) / (high - low)
+            torch.testing.assert_close(actual[sample, k].flatten().double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(masks.two_classes(scores[1:], background[1:]), actual[1:])
+    torch.testing.assert_close(masks.two_classes(scores.mT, background.mT).mT, actual)
+    # Neither the scale of the scores nor what is added to all of them matters.
+    other = masks.two_classes(scores / 8 + 0.5, background / 8 + 0.25)
+    torch.testing.assert_close(other, actual, rtol=1e-3, atol=1e-3)
+    half = masks.two_classes(scores.half(), background.half())
+    assert half.dtype == torch.float32 and torch.isfinite(half).all()
+
+
+def test_two_classes_of_a_phrase_that_is_nowhere_best() -> None:
+    scores = torch.tensor([[0.1, 0.2, 0.9, 0.8], [0.1, 0.1, 0.3, 0.2]]).reshape(1, 2, 1, 4)
+    found = masks.two_classes(scores)
+    assert torch.equal(found[0, 1], torch.zeros(1, 4)) and (found[0, 0, 0] > 0.5).tolist() == [False, False, True, True]
+    assert torch.equal(masks.two_classes(torch.full((2, 3, 4, 5), 0.7)), torch.zeros(2, 3, 4, 5)), "no object anywhere"
+    scores[0, 1] = torch.nan
+    assert torch.isfinite(masks.two_classes(scores)).all()
+    assert masks.two_classes(scores[..., :1]).shape == (1, 2, 1, 1)
+    with pytest.raises(ValueError, match="background has shape"):
+        masks.two_classes(scores, torch.zeros(1, 2, 4))
+
+
+def test_frames_share_their_two_classes() -> None:
+    """An object that is in the first frame only: alone, the second one would divide its noise."""
+    scores = torch.tensor([[0.1, 0.1, 0.9, 0.9], [0.1, 0.1, 0.2, 0.1]]).reshape(2, 1, 1, 4)
+    assert (masks.two_classes(scores, frames=2) > 0.5)[1].sum() == 0
+    assert (masks.two_classes(scores) > 0.5)[1].sum() == 1
+    twice = torch.cat((scores, scores + 3))
+    torch.testing.assert_close(masks.two_classes(twice, frames=2)[2:], masks.two_classes(scores, frames=2))
+
+
 def test_one_hot() -> None:
     labels = torch.tensor([[[0, 1], [3, 1]]])
     actual = masks.one_hot(labels, 3)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goca_core.attention.global_map import Maps, aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError
-from goca_core.masks import BACKGROUND_RULES
+from goca_core.masks import MASK_RULES, TWO_CLASSES
 from goca_core.picture.batch import draw, flatten, overlay_layers
 from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scoring, as_scoring, make_masks, phrase_scores, word_scores
 from goca_core.refine.propagation import propagate
@@ -43,7 +43,7 @@ def planted(places: dict[int, tuple[slice, slice]], batch: int = 1, text: str = 
 LEFT, MIDDLE, RIGHT = ((slice(0, 4), slice(start, start + 2)) for start in (0, 2, 4))
 
 
-@pytest.mark.parametrize("rule", BACKGROUND_RULES)
+@pytest.mark.parametrize("rule", MASK_RULES)
 @pytest.mark.parametrize("background", ["auto", "", "on"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_partition_covers_each_pixel_exactly_once(rule: str, background: str, seed: int) -> None:
@@ -66,6 +66,32 @@ def test_soft_masks_are_the_scores() -> None:
     assert torch.equal(result.masks, result.scores.clamp(0, 1))
     assert len(result.masks.unique()) > 10
     assert torch.allclose(result.background, 1 - result.masks.amax(1))
+
+
+def test_two_classes_are_found_where_the_objects_are() -> None:
+    """Without a word for the background and with one."""
+    record = planted({3: LEFT, 2: MIDDLE, 5: RIGHT})
+    for background in ("", "red"):
+        request = MaskRequest("cat\ngrass", background, rule=TWO_CLASSES, latent_size=True)
+        result = make_masks(record, request)
+        expected = torch.zeros(2, 4, 6)
+        expected[0, :, :2] = expected[1, :, 4:] = 1
+        assert torch.equal(result.masks[0], expected), background
+        # Scores say how far a pixel is from the background to the phrase, and the level is half-way.
+        assert torch.equal(result.background, (result.scores <= 0.5).all(1).float())
+        assert make_masks(record, replace(request, theta=0.9)).masks.sum() < result.masks.sum()
+    own = make_masks(recording(), MaskRequest("red\ncat\ngrass", rule=TWO_CLASSES, mode="threshold"))
+    assert torch.equal(own.masks, (own.scores > 0.5).float())
+    soft = MaskRequest(PHRASES, mode="soft")
+    assert torch.equal(
+        make_masks(recording(), replace(soft, rule=TWO_CLASSES)).masks, make_masks(recording(), soft).masks
+    )
+
+
+@pytest.mark.parametrize("mode", ["partition", "threshold"])
+def test_an_unknown_rule_is_an_error(mode: str) -> None:
+    with pytest.raises(ValueError, match=r"Unknown background rule 'best': use one of .*'two classes'"):
+        make_masks(recording(), MaskRequest(PHRASES, mode=mode, rule="best"))
 
 
 def test_objects_are_found_where_they_are() -> None:

@@ -81,6 +81,22 @@ def test_a_partition_gives_each_pixel_to_one_object_or_the_background(
 
 
 @few
+@given(score_maps())
+def test_two_classes_are_a_partition(maps: tuple[Tensor, Tensor | None]) -> None:
+    scores, background = maps
+    measured = masks.two_classes(scores, background)
+    assert measured.shape == scores.shape and torch.isfinite(measured).all()
+    labels = masks.assign(measured, theta=0.5)
+    made = masks.one_hot(labels, scores.shape[1])
+    assert torch.equal(made.sum(1) + (labels == 0), torch.ones(labels.shape))
+    # Each sample is divided by itself.
+    alone = [
+        masks.two_classes(scores[[b]], None if background is None else background[[b]]) for b in range(len(scores))
+    ]
+    torch.testing.assert_close(torch.cat(alone), measured)
+
+
+@few
 @given(seeds, batches, st.integers(1, 4), st.tuples(st.integers(3, 12), st.integers(3, 12)))
 def test_a_partition_with_its_holes_filled_is_one_still(
     seed: int, batch: int, objects: int, grid: tensors.Grid
