@@ -4,7 +4,8 @@
 
 Prints a Markdown table: a recorded forward pass compared with a plain one, with layers compared on 64x64 and on 32x32 tokens,
 and the peak memory compared with an implementation that keeps the joint attention of every layer. The real model has 19
-double and 38 single blocks of the same size. Each memory value is measured in its own process.
+double and 38 single blocks of the same size. Each memory value is measured in its own process. On a CPU it measures
+processor time on one thread, which other work on the machine hardly changes.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
@@ -52,6 +56,9 @@ def main() -> None:
     shape = (f"--{name}={getattr(options, name)}" for name in ("size", "double", "single"))
     peaks = {} if options.peak else measure_peaks(__file__, VARIANTS, *shape)
     boot("--use-pytorch-cross-attention")
+    on_cpu = not torch.cuda.is_available()
+    if on_cpu:
+        torch.set_num_threads(1)
     model, positive = flux(options.double, options.single), t5_prompt()
 
     def forward(variant: str) -> None:
@@ -61,13 +68,14 @@ def main() -> None:
         forward(options.peak)
         print(json.dumps(peak_memory()))
         return
-    seconds = medians({name: partial(forward, name) for name in VARIANTS if name != "keeping all"}, options.repeat)
+    timed = {name: partial(forward, name) for name in VARIANTS if name != "keeping all"}
+    seconds = medians(timed, options.repeat, time.process_time if on_cpu else time.perf_counter)
     blocks = f"{options.double} double and {options.single} single blocks"
     print(f"Flux.1 with {blocks}, {options.size}x{options.size}, {device()}\n")
     print("| | one forward pass | ratio | peak memory | extra memory |\n|---|---|---|---|---|")
     for name, peak in peaks.items():
-        time = seconds.get(name)
-        cost = ("", "") if time is None else (f"{time:.1f} s", f"{time / seconds['plain']:.2f}")
+        found = seconds.get(name)
+        cost = ("", "") if found is None else (f"{found:.1f} s", f"{found / seconds['plain']:.2f}")
         row = (name, *cost, f"{peak} MB", f"+{peak - peaks['plain']} MB")
         print(f"| {' | '.join(row)} |")
 
