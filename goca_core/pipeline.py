@@ -279,8 +279,7 @@ def _content_words(words: WordMap) -> list[Phrase]:
 
 def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Phrase]:
     if text.strip() == AUTO and not any(word.text.casefold() == AUTO for word in words.words):
-        rest = words.rest(objects)
-        return resolve("\n".join(phrase.replace(",", "\\,") for phrase in rest), words) if rest else []
+        return words.rest_phrases(objects)
     return resolve(text, words) if text.strip() else []
 
 

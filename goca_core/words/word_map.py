@@ -7,13 +7,16 @@ A `WordMap` is built once per prompt from the text encoder's tokens (`build.buil
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .match import PhraseError, find_occurrences, match_phrase, quote
-from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words
+from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words, split_words
 from .word import Piece, Word
+
+# From the last word of a weighted part to the first of the next one, as in (red circle:1.2)(blue sky:0.8).
+_JOINT = re.compile(r"(?::[^():]*)?(?<!\))\)+\(+")
 
 
 class WordMapError(ValueError):
@@ -94,15 +97,17 @@ class WordMap:
     def chunks(self, stop: Iterable[str] | str = FUNCTION_WORDS) -> tuple[tuple[int, ...], ...]:
         """Everything that the prompt names, as tuples of word indices.
 
-        The prompt is split at punctuation, line breaks, embeddings and the words in `stop`.
+        The prompt is split at punctuation, line breaks, embeddings, the words in `stop`, and between two weighted parts
+        without a space, as in `(red circle:1.2)(blue sky:0.8)`.
         """
         stops = _stop_set(stop)
+        joints = [match.span() for match in _JOINT.finditer(self.text)]
         chunks: list[tuple[int, ...]] = []
         chunk: list[int] = []
         for i, word in enumerate(self.words):
             between = self.plain[self.words[i - 1].end : word.start] if i else ""
             # Text without tokens (an unknown embedding) separates words like a line break does.
-            separated = "\n" in between or bool(between.strip())
+            separated = "\n" in between or bool(between.strip()) or self._between_brackets(i, joints)
             if not word.keys and self._joins(i) and chunk:
                 continue  # the hyphen of "wooden-table" is not part of the chunk, but does not end it either
             embedding = word.text.startswith(EMBEDDING)
@@ -120,20 +125,41 @@ class WordMap:
 
         phrases: strings, or objects with `tokens`, such as `Phrase`.
         """
+        return [phrase.parts[0] for phrase in self.rest_phrases(phrases)]
+
+    def rest_phrases(self, phrases: Iterable[Any]) -> list[Phrase]:
+        """The chunks that have no token in common with the given phrases, each with its tokens.
+
+        phrases: strings, or objects with `tokens`, such as `Phrase`. A chunk that is repeated, in any spelling that `find`
+        takes for the same, is one phrase with the tokens of all its places. Raises PhraseError for a string that is not in
+        the prompt.
+
+        >>> from goca_core.words.build import Token, build
+        >>> text = "Sky, cat, sky"
+        >>> spans = [(0, 3), (3, 4), (5, 8), (8, 9), (10, 13)]
+        >>> tokens = [Token(n, n, text[a:b], "word", a, b) for n, (a, b) in enumerate(spans)]
+        >>> build(text, text, "toy", 5, tokens).rest_phrases(["cat"])
+        [Phrase(label='Sky', parts=('Sky',), tokens=(0, 4))]
+        """
         taken = {t for p in phrases for t in (self.find(p) if isinstance(p, str) else p.tokens)}
-        chunks = self.chunks()
-        free = [c for c in chunks if taken.isdisjoint(self._positions(c))]
-        out: list[str] = []
+        free = [c for c in self.chunks() if taken.isdisjoint(self._positions(c))]
+        wholly = set(free)
+        named: dict[tuple[tuple[str, ...], int], tuple[str, set[int]]] = {}
         for chunk in free:
-            phrase = " ".join(self.plain[self.words[chunk[0]].start : self.words[chunk[-1]].end].split())
-            same = find_occurrences(fold_words(phrase), self.words)
+            phrase = self._spelled(chunk)
+            keys = fold_words(phrase)
+            same = find_occurrences(keys, self.words)
             # Without a number, the phrase would pool all its occurrences. It needs one if an occurrence is taken, or is
             # part of a longer chunk.
-            if any(other not in free for other in same) and chunk in same:
-                phrase = f"{phrase}#{same.index(chunk) + 1}"
-            if phrase not in out:
-                out.append(phrase)
-        return out
+            number = same.index(chunk) + 1 if chunk in same and not wholly.issuperset(same) else 0
+            phrase = f"{phrase}#{number}" if number else phrase
+            named.setdefault((keys, number), (phrase, set()))[1].update(self._positions(chunk))
+        # The tokens are kept, rather than found again by the phrase, which may find others. In scripts without spaces a
+        # token may hold two of them, which are then one.
+        found: dict[tuple[int, ...], str] = {}
+        for phrase, tokens in named.values():
+            found.setdefault(tuple(sorted(tokens)), phrase)
+        return [Phrase(label_of((phrase,)), (phrase,), tokens) for tokens, phrase in found.items()]
 
     def check(self, length: int) -> None:
         """Raise WordMapError if this map cannot belong to a conditioning or recording of `length` tokens."""
@@ -163,6 +189,30 @@ class WordMap:
 
     def _positions(self, words: Iterable[int]) -> tuple[int, ...]:
         return tuple(sorted({p for i in words for p in self.words[i].positions}))
+
+    def _spelled(self, chunk: tuple[int, ...]) -> str:
+        """The words from the first to the last of a chunk in one line, so that they are found as these words."""
+        text = ""
+        for i in range(chunk[0], chunk[-1] + 1):
+            word, before = self.words[i], self.words[i - 1]
+            if text:
+                text += self.plain[before.end : word.start]
+                # Brackets have parted "stars" from "night" in "((stars))night", of which the plain text shows nothing.
+                if before.end == word.start and len(split_words(before.text + word.text)) == 1:
+                    text += " "
+            text += word.text
+        return " ".join(text.split())
+
+    def _between_brackets(self, index: int, joints: Sequence[tuple[int, int]]) -> bool:
+        """Whether the word before this one ends a weighted part, and this one begins another, without a space.
+
+        joints: what is between such parts in the prompt as typed. The word map does not say where in it a word is, but
+        words are in it as they are.
+        """
+        before, after = self.words[index - 1], self.words[index]
+        return before.end == after.start and any(
+            self.text.endswith(before.text, 0, start) and self.text.startswith(after.text, end) for start, end in joints
+        )
 
     def _is_content(self, index: int, stops: frozenset[str]) -> bool:
         keys = self.words[index].keys

@@ -211,6 +211,84 @@ def test_the_rest_shares_no_token_with_the_phrases() -> None:
         assert set(words.find(phrase)).isdisjoint(words.find("red cat"))
 
 
+def parts_of(*parts: str, text: str = "") -> WordMap:
+    """A word map of parts between which words end without a space, as where brackets stood; ``text``: as typed."""
+    tokens: list[Token] = []
+    breaks, plain = [], "".join(parts)
+    for part in parts:
+        start = breaks[-1] if breaks else 0
+        for a, b in split_words(part):
+            tokens.append(Token(len(tokens), len(tokens), part[a:b], "word", start + a, start + b))
+        breaks.append(start + len(part))
+    return build(text or plain, plain, "toy", len(tokens), tokens, breaks)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "expected"),
+    [
+        ("Masterpiece, cat, masterpiece", "Masterpiece", "masterpiecemasterpiece"),
+        ("wooden-table, cat, wooden table", "wooden-table", "woodentablewoodentable"),
+        ("man's hat, cat, man’s hat", "man's hat", "man'shatman’shat"),
+        ("café, cat, cafe\u0301", "café", "cafécafe\u0301"),
+        ("STRASSE, cat, Straße", "STRASSE", "strassestraße"),
+    ],
+)
+def test_a_thing_in_several_spellings_is_one_of_the_rest(text: str, label: str, expected: str) -> None:
+    words = words_of(text)
+    (found,) = words.rest_phrases(["cat"])
+    assert (found.label, texts(words, found.tokens)) == (label, expected)
+    assert words.rest(["cat"]) == [label] and words.find(label) == found.tokens
+
+
+@pytest.mark.parametrize(
+    ("parts", "typed", "expected"),
+    [
+        (("Image", "s", ", cat"), "Image(s), cat", ["Image s"]),
+        (("stars", "night, cat"), "((stars))night, cat", ["stars night"]),
+        (("un", "happy", " dog, cat"), "un(happy:1.2) dog, cat", ["un happy dog"]),
+        (("l", "'eau", ", cat"), "l('eau), cat", ["l'eau"]),
+        (("man", "'s hat, cat"), "(man:1.2)'s hat, cat", ["man's hat"]),
+        (("猫", "犬", ", cat"), "猫(犬), cat", ["猫犬"]),
+        (("red", " circle", ", cat"), "(red:1.2) (circle), cat", ["red circle"]),
+        (("a red circle", "blue sky", ", cat"), "(a red circle:1.2)(blue sky:0.8), cat", ["red circle", "blue sky"]),
+        (("red", "blue", ", cat"), "((red))(blue), cat", ["red", "blue"]),
+        (("red", "blue", "green", ", cat"), "(red:1.1)((blue:2))(green:-1), cat", ["red", "blue", "green"]),
+        # The words between such brackets are other words elsewhere.
+        (
+            ("circle", "blue, red", "circle, cat"),
+            "(circle)(blue), red(circle), cat",
+            ["circle#1", "blue", "red circle"],
+        ),
+    ],
+)
+def test_the_rest_of_a_prompt_with_brackets(parts: tuple[str, ...], typed: str, expected: list[str]) -> None:
+    words = parts_of(*parts, text=typed)
+    found = words.rest_phrases(["cat"])
+    assert [phrase.label for phrase in found] == expected
+    for phrase in found:
+        assert words.find(phrase.parts[0]) == phrase.tokens
+
+
+def test_what_shares_its_tokens_is_named_once() -> None:
+    tokens = [Token(0, 1, "🙂,🙃", "word", 0, 3), Token(1, 2, "cat", "word", 5, 8)]
+    words = build("🙂,🙃, cat", "🙂,🙃, cat", "toy", 2, tokens)
+    assert words.rest_phrases(["cat"]) == [Phrase("🙂", ("🙂",), (0,))]
+
+
+def test_repeats_of_which_one_is_in_a_longer_chunk_stay_apart() -> None:
+    words = words_of("red cat, Cat, cat, dog, dog")
+    assert words.rest_phrases(["red"]) == [
+        Phrase("Cat#2", ("Cat#2",), words.find("cat#2")),
+        Phrase("cat#3", ("cat#3",), words.find("cat#3")),
+        Phrase("dog", ("dog",), words.find("dog")),
+    ]
+
+
+def test_a_prompt_of_brackets_alone_takes_no_time() -> None:
+    for typed in (")" * 50_000, "(" * 50_000, ":" * 50_000, ")(" * 25_000):
+        assert parts_of("cat", text=typed).chunks() == ((0,),)
+
+
 def test_phrases_are_lines_and_commas_pool() -> None:
     assert parse_phrases("cat\n\n dog , puppy ,\r\nred\\, blue\n,\n") == [("cat",), ("dog", "puppy"), ("red, blue",)]
     assert parse_phrases(" \n") == []

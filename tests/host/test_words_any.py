@@ -1,0 +1,102 @@
+"""Prompts as people write them, with the tokenizers of ComfyUI: at default settings each has masks and heat maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.sd
+import comfy.text_encoders.z_image
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from goca_core.capture import conditioning
+from goca_core.pipeline import MaskRequest, resolve_request
+from goca_core.words.match import find_occurrences
+from goca_core.words.text import fold_words
+from goca_core.words.word_map import WordMap
+
+from .test_words import clip_of
+
+_maps: dict[str, Any] = {}
+
+
+def words_of(kind: str, text: str) -> WordMap:
+    if kind not in _maps:
+        clip = clip_of("clip-l+g") if kind == "clip" else comfy.sd.CLIP(no_init=True)
+        if kind != "clip":
+            clip.tokenizer, clip.tokenizer_options = comfy.text_encoders.z_image.ZImageTokenizer(), {}
+        _maps[kind] = clip
+    return conditioning.word_map(_maps[kind], text)
+
+
+def background(text: str, phrase: str, kind: str = "clip") -> list[str]:
+    """The automatic background of a prompt; its tokens are those that its phrases find, and none of the object's."""
+    words = words_of(kind, text)
+    objects, rest = resolve_request(MaskRequest(phrase), words)
+    for found in rest:
+        assert set(found.tokens).isdisjoint(objects[0].tokens)
+        assert words.find(found.parts[0]) == found.tokens
+    return [found.label for found in rest]
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase", "expected"),
+    [
+        ("Masterpiece, a red circle, masterpiece", "red circle", ["Masterpiece"]),
+        ("wooden-table, wooden table, a cat", "cat", ["wooden-table"]),
+        ("man's hat, man’s hat, a cat", "cat", ["man's hat"]),
+        ("café, cafe\u0301, a cat", "cat", ["café"]),
+        ("a cat(black), a dog", "dog", ["cat black"]),
+        ("a cat(black)", "cat", []),
+        ("Image(s) of a cat", "cat", ["Image s"]),
+        ("un(happy:1.2), a cat", "cat", ["un happy"]),
+        ("((stars))night, a cat", "cat", ["stars night"]),
+        ("(a red circle:1.2)(blue sky:0.8)", "red circle", ["blue sky"]),
+        ("(a red circle:1.2)(blue sky:0.8)", "blue sky", ["red circle"]),
+    ],
+)
+def test_the_automatic_background(text: str, phrase: str, expected: list[str]) -> None:
+    assert background(text, phrase) == expected
+
+
+THINGS = (
+    *("cat", "Cat", "a red circle", "CIRCLE", "masterpiece", "Masterpiece", "wooden table", "wooden-table", "blue sky"),
+    *("man's hat", "man’s hat", "café", "cafe\u0301", "the", "of", "35mm", "f/1.8", "room #2", "auto", "cat#2"),
+    *("红色的猫", "猫", "テーブル", "고양이", "สวัสดี", "🙂", "🙂🙃", "👩‍👩‍👧", "❤️", "™"),
+)
+SHAPES = ("{}", "{}", "({})", "({}:1.2)", "(({}))", "[{}]", "{}(s)", "un({}:0.8)", "\\({}\\)", "“{}”", "{}:")
+JOINTS = (" ", ", ", "", "\n", " and ", " on a ", "-", " - ", ". ", " BREAK ", ",", " | ")
+ANY_PROMPT = st.lists(st.tuples(*map(st.sampled_from, (SHAPES, THINGS, JOINTS))), min_size=1, max_size=8).map(
+    lambda parts: "".join(shape.format(thing) + joint for shape, thing, joint in parts)
+)
+many = settings(
+    max_examples=150, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("kind", ["clip", "qwen"])
+@many
+@given(text=ANY_PROMPT, data=st.data())
+def test_each_word_of_any_prompt_is_found_beside_an_automatic_background(
+    kind: str, text: str, data: st.DataObject
+) -> None:
+    words = words_of(kind, text)
+    named = [i for i, word in enumerate(words.words) if word.keys]
+    if not named:
+        return
+    chosen = data.draw(st.sampled_from(named))
+    word = words.words[chosen]
+    assert (chosen,) in find_occurrences(fold_words(word.text), words.words)
+    objects, rest = resolve_request(MaskRequest(word.text.replace(",", "\\,")), words)
+    assert set(word.positions) <= set(objects[0].tokens)
+    if any(other.text == "auto" for other in words.words):
+        return  # it is then the word that is the background
+    tokens = [found.tokens for found in rest]
+    assert len(set(tokens)) == len(tokens) and all(tokens)
+    # Every chunk is either in the background, or shares a token with the object.
+    either = {*objects[0].tokens, *(token for own in tokens for token in own)}
+    for chunk in words.chunks():
+        own = {token for i in chunk for token in words.words[i].positions}
+        assert own <= either or not own.isdisjoint(objects[0].tokens)
+        assert own.isdisjoint(objects[0].tokens) == any(own <= set(found) for found in tokens)
