@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..attention.record import Tokens
@@ -21,7 +22,7 @@ from . import passthrough
 from .families import find_family, network_of
 from .families.base import Plan
 from .forward import ForwardRecorder
-from .steps import Steps, noise_level, steps_of, told
+from .steps import Steps, noise_level, schedule_of, steps_of, told
 
 _lock = threading.RLock()
 _log = logging.getLogger("goca")
@@ -173,7 +174,8 @@ class SamplingPatch(ABC, Generic[R]):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
-        run = self.open_run(executor.class_obj, noise, sigmas)
+        schedule = torch.tensor(schedule_of(sampler, sigmas.tolist()))
+        run = self.open_run(executor.class_obj, noise, schedule)
         _log.debug(
             "GoCA: %s opens a run over %d steps for a latent of size %s.",
             type(self).__name__, len(sigmas) - 1, tuple(noise.shape),

@@ -26,6 +26,8 @@ _IN_STEPS = frozenset(
     )
 )  # fmt: skip
 _MODULE = "comfy.k_diffusion.sampling"
+# A sampler of ComfyUI that takes only the two ends of the schedule and the number of its steps.
+_BETWEEN_ENDS = "dpm_fast_function", "comfy.samplers"
 
 
 def noise_level(timestep: Tensor | float) -> float:
@@ -61,10 +63,43 @@ class Steps:
         self.lowest = self._levels[step + 2] if known else 0.0
 
 
+def schedule_of(sampler: Any, levels: Sequence[float]) -> list[float]:
+    """The noise levels [steps + 1] that a SAMPLER of ComfyUI goes through when it is given these; the last is where it ends.
+
+    >>> from types import SimpleNamespace
+    >>> def dpm_fast_function(): ...
+    >>> dpm_fast_function.__module__ = "comfy.samplers"
+    >>> fast = SimpleNamespace(sampler_function=dpm_fast_function)
+    >>> [round(level, 2) for level in schedule_of(fast, [8.0, 3.0, 2.0, 1.0])]  # steps of equal length in the logarithm
+    [8.0, 4.76, 2.83, 1.0]
+    """
+    steps = len(levels) - 1
+    # A level of 0 has no logarithm; the sampler then ends at the level before it.
+    end = levels[-1] or levels[-2] if steps > 0 else 0.0
+    if _named(sampler) != _BETWEEN_ENDS or end <= 0:
+        return list(levels)
+    return [*_between(math.log(levels[0]), math.log(end), steps), levels[-1]]
+
+
+def _between(high: float, low: float, count: int) -> list[float]:
+    """The levels of ``count`` evaluations of DPM-Solver-Fast: parts of equal length in the logarithm, up to three in each."""
+    parts = count // 3 + 1
+    orders = [3] * (parts - 2) + [2, 1] if count % 3 == 0 else [3] * (parts - 1) + [count % 3]
+    width = (low - high) / parts
+    return [
+        math.exp(high + (part + number / order) * width) for part, order in enumerate(orders) for number in range(order)
+    ]
+
+
+def _named(sampler: Any) -> tuple[str, str]:
+    """Name and module of the function of a SAMPLER; empty for samplers that are not built from a function."""
+    function = getattr(sampler, "sampler_function", None)
+    return getattr(function, "__name__", ""), getattr(function, "__module__", "")
+
+
 def steps_of(sampler: Any, levels: Sequence[float]) -> Steps:
     """The steps of a run of a SAMPLER of ComfyUI over these noise levels."""
-    function = getattr(sampler, "sampler_function", None)
-    return Steps(getattr(function, "__name__", ""), getattr(function, "__module__", ""), levels)
+    return Steps(*_named(sampler), levels)
 
 
 def told(callback: Callable[..., Any] | None, steps: Steps) -> Callable[..., Any] | None:

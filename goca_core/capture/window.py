@@ -10,6 +10,15 @@ from dataclasses import dataclass
 TOLERANCE = 1e-3
 
 
+def _evaluated(sigmas: Sequence[float]) -> list[float]:
+    """The noise levels of a schedule at which samplers evaluate the model.
+
+    The last entry is where a run ends, whatever its value: 0 for a finished image, more for a run that leaves noise to
+    the next one.
+    """
+    return [sigma for sigma in sigmas[:-1] if sigma > 0 and math.isfinite(sigma)]
+
+
 @dataclass(frozen=True)
 class Window:
     """The step window.
@@ -42,7 +51,7 @@ class Window:
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
     ) -> tuple[float, ...]:
         """The noise levels of a schedule to record, in the schedule's order."""
-        levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
+        levels = _evaluated(sigmas)
         if self.auto:
             return tuple(sorted(levels, key=lambda sigma: abs(math.log(sigma / noise_level)))[:1])
         high, low = percent_to_sigma(self.start), percent_to_sigma(self.end)
@@ -68,7 +77,7 @@ class Before(Window):
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
     ) -> tuple[float, ...]:
         """The noise levels of a schedule to record, in the schedule's order. ``noise_level`` is not used."""
-        levels = [sigma for sigma in sigmas if sigma > 0 and math.isfinite(sigma)]
+        levels = _evaluated(sigmas)
         before = [sigma for sigma in levels if sigma > percent_to_sigma(self.end) * (1 + TOLERANCE)]
         return tuple(before[-self.maximum :] or levels[:1])
 

@@ -52,6 +52,9 @@ class Job:
     steps: int = 3
     cfg: float = 7.0
     seed: int = 5
+    # The steps of the schedule that run, for nodes that can run a part of it.
+    first: int = 0
+    last: int = 10000
 
     def run(self, model: Any) -> dict[str, Tensor]:
         """The LATENT that comes out."""
@@ -78,18 +81,24 @@ class Job:
         import nodes
 
         return nodes.KSamplerAdvanced().sample(
-            model, "enable", self.seed, self.steps, self.cfg, self.sampler, self.scheduler, self.positive, self.negative,
-            self._start(), 0, 10000, "disable",
+            model, "disable" if self.first else "enable", self.seed, self.steps, self.cfg, self.sampler, self.scheduler,
+            self.positive, self.negative, self._start(), self.first, self.last,
+            "enable" if self.last < self.steps else "disable",
         )[0]  # fmt: skip
 
     def _SamplerCustomAdvanced(self, model: Any) -> Any:
+        return self.outputs(model)[0]
+
+    def outputs(self, model: Any) -> Any:
+        """Both LATENTs of SamplerCustomAdvanced: the output and the denoised output."""
         import comfy_extras.nodes_custom_sampler as custom
 
-        noise = custom.RandomNoise.execute(self.seed).result[0]
+        noise = (custom.DisableNoise.execute() if self.first else custom.RandomNoise.execute(self.seed)).result[0]
         guider = custom.CFGGuider.execute(model, self.positive, self.negative, self.cfg).result[0]
         sampler = custom.KSamplerSelect.execute(self.sampler).result[0]
         sigmas = custom.BasicScheduler.execute(model, self.scheduler, self.steps, 1.0).result[0]
-        return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self._start()).result[0]
+        sigmas = custom.SplitSigmas.execute(sigmas, self.last).result[0][self.first :]
+        return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self._start()).result
 
     def _start(self) -> dict[str, Tensor]:
         return {"samples": self.latent.clone()}

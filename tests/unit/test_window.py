@@ -28,12 +28,24 @@ def targets(window: Window, sigmas: list[float] = FALLING, level: float = 0.346)
 )
 def test_auto_takes_the_nearest_level_by_ratio(level: float, nearest: float) -> None:
     assert targets(Window(), level=level) == (nearest,)
-    assert targets(Window(), sigmas=FALLING[::-1], level=level) == (nearest,)
+    # A rising schedule ends above the highest level that it evaluates.
+    assert targets(Window(), sigmas=[*FALLING[::-1], 20.0], level=level) == (nearest,)
+
+
+@pytest.mark.parametrize("end", [6.3, 2.8, 0.5, 0.03, 0.0])
+def test_the_end_of_a_schedule_is_never_evaluated(end: float) -> None:
+    """A run that stops early ends at a level that is not 0."""
+    stopped = FALLING[: FALLING.index(end) + 1]
+    assert targets(Window(), stopped, 0.001) == (stopped[-2],)
+    assert targets(Window(False, 0.0, 1.0, 100), stopped) == tuple(stopped[:-1])
+    assert targets(Before(False, 0.0, 1.0, 1), stopped) == (stopped[-2],)
+    assert targets(Window(), stopped[::-1], 100.0) == (stopped[::-1][-2] or stopped[::-1][0],)
 
 
 def test_auto_of_a_schedule_without_noise_takes_nothing() -> None:
     assert targets(Window(), [0.0]) == ()
     assert targets(Window(), []) == ()
+    assert targets(Window(), [1.0]) == ()
     assert targets(Window(), [math.inf, 0.0]) == ()
 
 
