@@ -3,6 +3,7 @@
     python benchmarks/cost.py                   the table of docs/performance.md, in about a minute
     python benchmarks/cost.py sdxl flux         only these models
     python benchmarks/cost.py --grid 64x64      with layers compared on a finer grid
+    python benchmarks/cost.py --propagation-layers "last third"
     python benchmarks/cost.py flux --kernels    also list the kernels that recording adds
 
 Compares a recorded forward pass with a plain one: kernels started, floating-point operations, bytes moved, and the peak
@@ -26,7 +27,7 @@ from benchmarks.meter import Meter
 from goca_core.attention.record import Tokens
 from goca_core.capture.families import find_family
 from goca_core.capture.forward import ForwardRecorder
-from goca_core.capture.options import GRIDS, RecordOptions
+from goca_core.capture.options import GRIDS, PROPAGATION_LAYERS, RecordOptions
 from goca_core.capture.passthrough import OVERRIDE
 from goca_core.capture.reduce import fused
 from scripts.boot import boot
@@ -101,12 +102,17 @@ def main() -> None:
         "models", nargs="*", metavar="MODEL", help=f"models to measure: {', '.join(SIZES)} (default: all)"
     )
     parser.add_argument("--grid", choices=list(GRIDS), default="auto", help="the grid on which layers are compared")
+    parser.add_argument(
+        "--propagation-layers", choices=PROPAGATION_LAYERS, default="paper", help="self-attention kept for propagation"
+    )
     parser.add_argument("--kernels", action="store_true", help="list the kernels that recording adds")
     options = parser.parse_args()
     boot()
     print("| model | kernels | operations | bytes moved | extra memory |\n|---|---|---|---|---|")
     for name in options.models or SIZES:
-        cost = measure(name, RecordOptions(grid_limit=GRIDS[options.grid]))
+        cost = measure(
+            name, RecordOptions(grid_limit=GRIDS[options.grid], propagation_layers=options.propagation_layers)
+        )
         row = (f"{cost.kernels:.2f}", f"{cost.flops:.3f}", f"{cost.moved:.2f}", f"{cost.extra_memory:+.0f} MB")
         print(f"| {SIZES[name].label} | {' | '.join(row)} |", flush=True)
         if options.kernels:

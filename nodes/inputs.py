@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..goca_core.capture.options import GRIDS, RecordOptions
+from ..goca_core.capture.options import GRIDS, PROPAGATION_LAYERS, RecordOptions
 
 _AUTO_OR_ALL = ["auto", "all"]
 
@@ -53,15 +53,33 @@ def recording() -> list[io.Input]:
             "layer's own resolution, up to 32x32. 64x64: up to 64x64 (in most models an image of 1024x1024 pixels); "
             "slower, needs more memory. full: no limit. The heat maps of the words keep their own resolution.",
         ),
+        with_tooltip(
+            io.Combo.Input(
+                "propagation_layers", options=list(PROPAGATION_LAYERS), default="paper", optional=True, advanced=True
+            ),
+            "Which layers' self-attention is used for propagation. paper: the paper's layers for this kind of model, "
+            "around the middle, equally. last third: the finest layers in the last third of the model; layers that "
+            "attend more widely count more.",
+        ),
     ]
 
 
 def options(
-    head_methods: str, layer_methods: str, propagation_grid: str, reference_channel0: bool, reference_grid: str
+    head_methods: str,
+    layer_methods: str,
+    propagation_grid: str,
+    reference_channel0: bool,
+    reference_grid: str,
+    propagation_layers: str,
 ) -> RecordOptions:
     """The values of `recording` as one object."""
     return RecordOptions(
-        head_methods, layer_methods, reference_channel0, propagation_grid == "full", GRIDS[reference_grid]
+        head_methods,
+        layer_methods,
+        reference_channel0,
+        propagation_grid == "full",
+        GRIDS[reference_grid],
+        propagation_layers=propagation_layers,
     )
 
 

@@ -74,9 +74,12 @@ class RecordAttention(io.ComfyNode):
         propagation_grid: str = "auto",
         reference_channel0: bool = False,
         reference_grid: str = "auto",
+        propagation_layers: str = "paper",
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
-        options = inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid)
+        options = inputs.options(
+            head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, propagation_layers
+        )
         return io.NodeOutput(*record(model, chosen, options))
 
 

@@ -141,6 +141,7 @@ class SegmentImage(io.ComfyNode):
         propagation_grid: str = "auto",
         reference_channel0: bool = False,
         reference_grid: str = "auto",
+        propagation_layers: str = "paper",
     ) -> io.NodeOutput:
         attention = segment(
             model,
@@ -152,6 +153,8 @@ class SegmentImage(io.ComfyNode):
             flip=flip,
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
-            options=inputs.options(head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid),
+            options=inputs.options(
+                head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, propagation_layers
+            ),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

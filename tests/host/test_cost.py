@@ -26,6 +26,14 @@ def test_recording_is_cheap_and_never_waits(host: SimpleNamespace, name: str) ->
     assert cost.kernels <= kernels and cost.flops <= flops and cost.extra_memory <= memory
 
 
+@pytest.mark.parametrize("name", BARS)
+def test_propagation_along_the_last_third_is_as_cheap(host: SimpleNamespace, name: str) -> None:
+    kernels, flops, memory = BARS[name]
+    cost = measure(name, RecordOptions(propagation_layers="last third"))
+    assert cost.recorded.uploads == cost.plain.uploads
+    assert cost.kernels <= kernels and cost.flops <= flops and cost.extra_memory <= memory
+
+
 @pytest.mark.parametrize("name", ["sd15", "flux"])
 def test_norms_of_values_never_wait(host: SimpleNamespace, name: str) -> None:
     cost = measure(name, RecordOptions(head_methods=("average", "cosine + VW", "dot-product + VW")))

@@ -24,7 +24,7 @@ from .dense import (
     dense_scores,
     probe_and_record,
 )
-from .device import STORED, half_precision
+from .device import EXACT, STORED, half_precision
 from .helpers import blocks_of, job, with_lora, words_of
 from .probe import Evaluation
 
@@ -175,6 +175,37 @@ def test_each_layer_of_the_affinity(name: str) -> None:
     weighted = sum(exact[layer][:, None, None] * part.double() for layer, part in affinity.parts.items())
     total = sum(exact[layer] for layer in affinity.parts)
     assert_near(weighted_affinity(attention).matrix, weighted / total[:, None, None], STORED)
+
+
+@pytest.mark.parametrize(
+    ("name", "full", "size"),
+    [
+        ("sd15", False, (16, 24)),
+        ("sd15", True, (26, 42)),
+        ("sdxl", False, (26, 42)),
+        ("flux", False, (26, 42)),
+    ],
+)
+def test_propagation_along_the_last_third(name: str, full: bool, size: tuple[int, int]) -> None:
+    built = tiny.build(name)
+    work = job(built, 2, size=size)
+    probe, attention = probe_and_record(built.model, work, full_affinity=full, propagation_layers="last third")
+    call, affinity, blocks = probe.positive(attention.sigmas[0]), attention.affinity, probe.plan.blocks
+    assert affinity is not None
+    grid, finest = (affinity.height, affinity.width), min(block.level for block in blocks)
+    late = [
+        block.name for block in blocks[round(2 * len(blocks) / 3) :] if block.level == finest
+    ] or probe.plan.affinity
+    if full:
+        assert grid == max(call.grids.values())
+    total, weights = torch.zeros(()).double(), torch.zeros(()).double()
+    for layer in late:
+        rows = dense_resize(call.own[layer].to_itself().mean(1), call.grids[layer], grid)
+        rows = rows / rows.sum(-1, keepdim=True)
+        weight = torch.special.entr(rows).sum(-1).mean(-1)[:, None, None].exp() ** 2
+        total, weights = total + weight * rows, weights + weight
+    assert_near(affinity.matrix, total / weights, max(EXACT, STORED if full else EXACT))
+    check(attention, probe)
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from goca_core.capture.reduce import layer_scores
 from goca_core.capture.reduce.call import AttentionCall
-from goca_core.capture.reduce.layer_scores import Agreement, KeptRows, MeanSink, Reference
+from goca_core.capture.reduce.layer_scores import Agreement, KeptRows, MeanSink, PerplexitySink, Reference
 from goca_core.capture.reduce.one_pass import self_pass
 from goca_core.layers import layer_score, reference_affinity, resize_self_map
 
@@ -98,6 +99,60 @@ def test_the_mean_of_layers_by_rows() -> None:
         mean.finish(None)
     expected = torch.stack(maps).double().nan_to_num(0.0).mean(0)
     assert torch.allclose(mean.result().double(), expected, atol=1e-7)
+
+
+def by_perplexity(layers: list[torch.Tensor]) -> torch.Tensor:
+    """The mean [B, N, N] in double precision, row by row."""
+    total, weights = torch.zeros(layers[0].shape).double(), torch.zeros(len(layers[0])).double()
+    for layer in layers:
+        rows = layer.double() / layer.double().sum(-1, keepdim=True)
+        weight = (-(rows * rows.log()).sum(-1)).mean(-1).exp() ** 2
+        total, weights = total + weight[:, None, None] * rows, weights + weight
+    return total / weights[:, None, None]
+
+
+@pytest.mark.parametrize("step", [6, 20])
+def test_the_mean_of_layers_by_perplexity(step: int) -> None:
+    maps = [torch.softmax(scale * draw(B, 20, 20, seed=scale), -1) * torch.rand(B, 20, 1) for scale in (1, 2, 5)]
+    mean = PerplexitySink((4, 5), 1)
+    for layer in maps:
+        for start in range(0, 20, step):
+            mean.take(slice(None), slice(start, start + step), layer[:, None, start : start + step])
+        mean.finish(None)
+    assert torch.allclose(mean.result().double(), by_perplexity(maps), atol=1e-6)
+    assert torch.allclose(mean.result().sum(-1), torch.ones(B, 20), atol=1e-5)
+    # Several that come at once, and whole maps.
+    at_once = PerplexitySink((4, 5), 1)
+    at_once.of(2).take(slice(None), slice(0, 20), torch.cat(maps[:2])[:, None])
+    at_once.finish(None)
+    at_once.of(1).finish((maps[2], (4, 5)))
+    assert torch.allclose(at_once.result(), mean.result(), atol=1e-6)
+
+
+def test_perplexity_of_frames_and_of_maps_without_anything() -> None:
+    maps = [torch.softmax(draw(B * 3, 20, 20, seed=seed), -1) for seed in (1, 2)]
+    maps[1][0, 4] = 0
+    mean = PerplexitySink((4, 5), 3)
+    for layer in maps:
+        for frame, part in enumerate(layer.unflatten(0, (B, 3)).unbind(1)):
+            mean.take(slice(frame, frame + 1), slice(0, 20), part[:, None])
+        mean.finish(None)
+    assert torch.isfinite(mean.result()).all()
+    assert torch.allclose(mean.result()[1:].double(), by_perplexity(maps)[1:], atol=1e-6)
+    with pytest.raises(ValueError, match="No layer was finished"):
+        PerplexitySink((4, 5), 1).result()
+
+
+def test_layers_that_an_accelerator_weights_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = [torch.softmax(scale * draw(B, 20, 20, seed=scale), -1) for scale in (1, 2, 3, 4, 5)]
+    monkeypatch.setattr(layer_scores, "CPUS", frozenset())
+    for together in (1, 2 * maps[0].numel(), 1 << 24):
+        monkeypatch.setattr(layer_scores, "_TOGETHER", together)
+        mean = PerplexitySink((4, 5), 1)
+        for layer in maps:
+            mean.take(slice(None), slice(0, 20), layer[:, None])
+            mean.finish(None)
+        assert torch.allclose(mean.result().double(), by_perplexity(maps), atol=1e-6)
 
 
 def test_nothing_taken_is_an_error() -> None:

@@ -17,7 +17,7 @@ from ...tensors import CPUS, Grid, resize_bilinear
 from ..families.base import Block, JointSpans, Site
 from .call import AttentionCall, block_elements
 from .fused import compute_total
-from .layer_scores import LayerScores, MeanSink, PartsSink, ScoreSink
+from .layer_scores import LayerScores, MeanSink, PartsSink, PerplexitySink, ScoreSink
 from .one_pass import ALL, joint_pass, self_pass, text_pass
 from .projection import effective_weight
 from .self_maps import SelfMaps, Sink, by_frame, picked_rows
@@ -82,7 +82,7 @@ class CondRecorder:
         self.spec, self.rows, self.tokens = spec, rows, tokens
         self._maps: dict[str, Layer] = {}
         self._scores = LayerScores()
-        self._mean: MeanSink | None = None
+        self._mean: MeanSink | PerplexitySink | None = None
         self._parts: dict[str, Tensor] = {}
         self._elements = 0
         # The layers that wait to be reduced, with what is done then.
@@ -263,15 +263,16 @@ class CondRecorder:
     def _targets(self, block: Block) -> tuple[Grid, ...]:
         """The grids on which the self-attention of a layer is needed."""
         scored = (self.spec.reference_grid,) if self.spec.scored else ()
-        return (*scored, self.spec.affinity_grid) if block.name in self.spec.plan.affinity else scored
+        return (*scored, self.spec.affinity_grid) if block.name in self.spec.propagation else scored
 
     def _sinks(self, layers: Sequence[Waiting]) -> list[Sink]:
         """What receives the self-attention of layers; these are all used for propagation, or none of them."""
         spec, sinks, names = self.spec, list[Sink](), tuple(layer.block.name for layer in layers)
         if spec.scored:
             sinks.append(ScoreSink(self._scores, spec, names))
-        if names[0] in spec.plan.affinity:
-            self._mean = self._mean or MeanSink(spec.affinity_grid, spec.frames)
+        if names[0] in spec.propagation:
+            kind = PerplexitySink if spec.late else MeanSink
+            self._mean = self._mean or kind(spec.affinity_grid, spec.frames)
             sinks.append(self._mean.of(len(names)))
             if spec.options.affinity_parts:
                 sinks.append(PartsSink(spec.affinity_grid, spec.frames, names, self._parts))

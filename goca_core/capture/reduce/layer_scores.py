@@ -6,6 +6,7 @@ needed from it, and both are computed a few rows at a time as the rows come in (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -18,6 +19,8 @@ from .spec import ReductionSpec
 
 # Rows of a stored map that are compared with the reference at a time.
 _ROWS = 512
+# Elements of maps that an accelerator weights together, because it starts a dozen small kernels for them: 64 MB in float32.
+_TOGETHER = 1 << 24
 
 
 class KeptRows:
@@ -186,6 +189,72 @@ class MeanSink(MapSink):
     def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
         super().finish(whole)
         self._layers += self._coming
+
+
+class PerplexitySink:
+    """The mean over layers of self-attention whose rows sum to one, weighted by the square of each layer's perplexity.
+
+    Perplexity is the exponential of the mean entropy of the rows, in tokens: the number of places that a pixel attends to.
+    Layers that attend only to close neighbours or to single tokens say little about objects, and so get little weight. The
+    weight of a layer is known when it is complete, so its map is held until then, on an accelerator with a few others.
+    ``finish`` is called after each layer, or after several that come at once. Rows that sum to less than one, because text
+    has the rest, count as if they did not.
+    """
+
+    def __init__(self, target: Grid, frames: int) -> None:
+        self.target, self._frames, self._coming = target, frames, 1
+        self._kept: KeptRows | None = None
+        self._maps: Tensor | None = None
+        self._complete: list[Tensor] = []
+        self._total: Tensor | None = None
+        self._weights: Tensor | None = None
+
+    def of(self, layers: int) -> PerplexitySink:
+        """Itself, told how many layers come at once next: their rows are [layers * B, ...]."""
+        self._coming = layers
+        return self
+
+    def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
+        if not isinstance(frame, int) and part.shape[1:] == (self._frames, part.shape[-1], part.shape[-1]):
+            self._maps = part.flatten(0, 1)  # everything at once, as on an accelerator, need not be copied
+            return
+        self._kept = self._kept or KeptRows(self._frames)
+        self._kept.take(frame, rows, part)
+
+    def finish(self, whole: tuple[Tensor, Grid] | None) -> None:
+        if whole is not None:
+            maps = resize_self_map(*whole, self.target)
+        elif self._maps is not None:
+            maps = self._maps
+        else:
+            assert self._kept is not None
+            maps = self._kept.result()
+        self._kept = self._maps = None
+        self._complete += maps.unflatten(0, (self._coming, -1)).unbind(0)
+        if maps.device.type in CPUS or sum(each.numel() for each in self._complete) >= _TOGETHER:
+            self._use()
+
+    def _use(self) -> None:
+        """Weight the layers that are complete, and add them."""
+        layers = len(self._complete)
+        rows = torch.cat(self._complete)  # a copy, even of one
+        self._complete = []
+        rows /= rows.sum(-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+        weights = (torch.special.entr(rows).sum((1, 2)) * (2 / rows.shape[-1])).exp().unflatten(0, (layers, -1))
+        several = weights.T[:, None], rows.flatten(1).unflatten(0, (layers, -1)).transpose(0, 1)
+        if self._total is None or self._weights is None:
+            self._total, self._weights = torch.bmm(*several), weights.sum(0)
+        else:
+            self._total.baddbmm_(*several)
+            self._weights += weights.sum(0)
+
+    def result(self) -> Tensor:
+        """The mean, [B * frames, M, M]. Raises ValueError if no layer was finished."""
+        if self._complete:
+            self._use()
+        if self._total is None or self._weights is None:
+            raise ValueError("No layer was finished; add the rows of an attention call before asking for the mean.")
+        return (self._total / self._weights[:, None, None]).unflatten(-1, (-1, math.prod(self.target)))[:, 0]
 
 
 class Reference:

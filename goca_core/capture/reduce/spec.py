@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...tensors import CPUS, Grid
 from ..families.base import Plan
-from ..options import RecordOptions
+from ..options import LAST_THIRD, RecordOptions
 
 # Above this many tokens the reference affinity, and self-attention that waits for it, are stored in half precision, and
 # what waits is stored on the CPU.
@@ -32,7 +32,9 @@ class ReductionSpec:
         self.reference_grid = _bounded(plan.grid(levels[plan.reference], *size), bound)
         # The paper propagates on the finest grid. By default a grid finer than the reference's is not used if it has more
         # than 1,024 tokens: full self-attention there would cost more than the rest of the recording.
-        finest = plan.grid(min((levels[name] for name in plan.affinity), default=0), *size)
+        self.late = options.propagation_layers == LAST_THIRD
+        self.propagation = late_layers(plan) if self.late else plan.affinity
+        finest = plan.grid(min((levels[name] for name in self.propagation), default=0), *size)
         limit = max(_HOLD_EXACT * fraction, math.prod(self.reference_grid))
         fine = options.full_affinity or math.prod(finest) <= limit
         self.affinity_grid = finest if fine else self.reference_grid
@@ -49,6 +51,17 @@ class ReductionSpec:
     def reference_dtype(self) -> torch.dtype | None:
         """The precision of the stored reference affinity and of maps that wait for it; None = as computed."""
         return torch.float16 if self.is_large(self.reference_grid) else None
+
+
+def late_layers(plan: Plan) -> tuple[str, ...]:
+    """The layers on the finest grid in the last third of those that run; the paper's if there is none.
+
+    Late self-attention is between pixels of one object; in the middle it is often between neighbours, or to a few tokens
+    that collect attention.
+    """
+    finest = min(block.level for block in plan.blocks)
+    late = plan.blocks[round(2 * len(plan.blocks) / 3) :]
+    return tuple(block.name for block in late if block.level == finest) or plan.affinity
 
 
 def _bounded(grid: Grid, limit: int) -> Grid:
