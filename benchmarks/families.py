@@ -96,6 +96,18 @@ def two_classes_with_image(record: Attention, image: torch.Tensor, phrases: str)
     return make_masks(refined(scoring, Pamr(), image), request).masks
 
 
+def clearest_classes(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
+    """The same with the background rule clearest classes."""
+    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
+    return make_masks(scoring, MaskRequest(phrases, rule="clearest classes", propagation_steps=2)).masks
+
+
+def clearest_classes_with_image(record: Attention, image: torch.Tensor, phrases: str) -> torch.Tensor:
+    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
+    request = MaskRequest(phrases, rule="clearest classes", propagation_steps=2)
+    return make_masks(refined(scoring, Pamr(), image), request).masks
+
+
 def _plain(record: Attention, phrases: str, steps: int, **rule: Any) -> torch.Tensor:
     scoring = Scoring(aggregate(record, "average", "vanilla"), "per-token renorm+")
     return make_masks(scoring, MaskRequest(phrases, propagation_steps=steps, **rule)).masks
@@ -117,6 +129,8 @@ def plain_with_background(record: Attention, _image: torch.Tensor, phrases: str)
 
 LATE = "late layers, layers by information, two classes"
 LATE_IMAGE = f"{LATE}, refined with the image"
+CLEAREST = "late layers, layers by information, clearest classes"
+CLEAREST_IMAGE = f"{CLEAREST}, refined with the image"
 
 SETTINGS: dict[str, Setting] = {
     "default": default,
@@ -128,13 +142,15 @@ SETTINGS: dict[str, Setting] = {
     "layers by information, background rule two classes, refined with the image": two_classes_with_image,
     LATE: two_classes,
     LATE_IMAGE: two_classes_with_image,
+    CLEAREST: clearest_classes,
+    CLEAREST_IMAGE: clearest_classes_with_image,
     "plain averaging, threshold at one half": plain,
     "plain averaging, threshold at one half, no propagation": plain_without_propagation,
     "plain averaging, the paper's background rule": plain_with_background,
 }
 
 # What must be recorded for a setting, if it is not the default.
-RECORDED = dict.fromkeys((LATE, LATE_IMAGE), RecordOptions(propagation_layers="last third"))
+RECORDED = dict.fromkeys((LATE, LATE_IMAGE, CLEAREST, CLEAREST_IMAGE), RecordOptions(propagation_layers="last third"))
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------------

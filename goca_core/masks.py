@@ -5,6 +5,7 @@ Resize scores (`resize_scores`) before making masks, so that masks hold exactly 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -29,7 +30,9 @@ _LONGEST = 4096  # side up to which an accelerator blurs, with a matrix that fit
 BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
 TWO_CLASSES = "two classes"
 """The background as one of two classes of pixels, found in the scores themselves (`two_classes`); not of the reference."""
-MASK_RULES: tuple[str, ...] = (*BACKGROUND_RULES, TWO_CLASSES)
+CLEAREST = "clearest classes"
+"""The same, for the evidence of the background that divides the pixels best (`clearest`)."""
+MASK_RULES: tuple[str, ...] = (*BACKGROUND_RULES, TWO_CLASSES, CLEAREST)
 """Everything that can decide where the background is when masks are made."""
 
 _BINS = 64
@@ -171,6 +174,29 @@ def two_classes(scores: Tensor, background: Tensor | None = None, frames: int = 
     measured = (margins - low[..., None]) / (high - low).clamp_min(_LEAST_CONTRAST)[..., None]
     measured = torch.where(count[..., None] > 0, measured, 0.0)
     return unstack_frames(measured.unflatten(2, size), frames)
+
+
+def clearest(margins: Sequence[Tensor], spans: Sequence[float], frames: int = 1) -> Tensor:
+    """Choose the margins whose best values fall into two classes that are furthest apart (not in the paper).
+
+    margins: several of [B, K, h, w], each the scores of the same objects minus other evidence of the background. spans: the
+    range that each of them can have; the variance between the classes (`otsu`) is divided by its square, so that a wider
+    range is no advantage. frames: this many consecutive samples are the frames of one video, for which one choice is made.
+    Returns [B, K, h, w], on a tie the first. Raises ValueError for lengths or shapes that differ.
+
+    >>> vague, clear = torch.tensor([[[[0.4, 0.5]]]]), torch.tensor([[[[0.1, 0.9]]]])
+    >>> clearest([vague, clear], [1, 1]).flatten().tolist() == clear.flatten().tolist()
+    True
+    """
+    if not margins or len(margins) != len(spans) or len({tuple(each.shape) for each in margins}) > 1:
+        raise ValueError(
+            f"Got margins of shapes {[tuple(each.shape) for each in margins]} and {len(spans)} spans: pass at least one, all of "
+            "the same shape [B, K, h, w], and one span for each."
+        )
+    several = torch.stack([stack_frames(finite(each), frames) for each in margins])
+    apart = torch.stack([otsu(each.amax(1).flatten(1))[1] / span**2 for each, span in zip(several, spans, strict=True)])
+    choice = apart.argmax(0)[None, :, None, None, None].expand(1, *several.shape[1:])
+    return unstack_frames(several.gather(0, choice)[0], frames)
 
 
 def one_hot(labels: Tensor, objects: int, check: bool = True) -> Tensor:

@@ -21,8 +21,8 @@ from .attention.global_map import Maps, aggregate
 from .attention.record import AUTO, Attention, AttentionError
 from .refine.methods import Refinement, Step, apply, cell_of, check
 from .refine.propagation import propagate
-from .rescale import RESCALE_METHODS, merge_background, rescale
-from .tensors import Grid, Range, check_choice, resize_bilinear
+from .rescale import RESCALE_METHODS, blur, merge_background, rescale
+from .tensors import Grid, Range, check_choice, minmax, resize_bilinear, stack_frames, unstack_frames
 from .words.word_map import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
@@ -55,12 +55,12 @@ class MaskRequest:
 
     ``phrases``: one object per line, where commas pool several phrases into one; or what ``word_map.parse_phrases`` makes
     of it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
-    empty takes nothing. ``rule``: one of ``masks.MASK_RULES``; with "two classes", which are found before refinement and are
-    common to all frames of a video, ``theta`` shifts the level half-way between them. ``propagation_steps``: -1 = the
-    family's. ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels. ``size``: (height, width) of the
-    masks; None or 0 = that of the image. ``latent_size``: the size of the latent instead, and for a video a mask for each
-    latent frame. ``largest``, ``remove_small`` (a fraction of the image) and ``fill_holes`` clean up binary masks, see
-    ``masks``.
+    empty takes nothing. ``rule``: one of ``masks.MASK_RULES``; with "two classes" and "clearest classes", which are found
+    before refinement and are common to all frames of a video, ``theta`` shifts the level half-way between them.
+    ``propagation_steps``: -1 = the family's. ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels.
+    ``size``: (height, width) of the masks; None or 0 = that of the image. ``latent_size``: the size of the latent instead,
+    and for a video a mask for each latent frame. ``largest``, ``remove_small`` (a fraction of the image) and ``fill_holes``
+    clean up binary masks, see ``masks``.
     """
 
     phrases: str | tuple[tuple[str, ...], ...]
@@ -230,20 +230,27 @@ def make_masks(
     rescaled = phrase_scores(scoring, [*objects, *background, *singles], known)
     rescaled, word_maps = rescaled.tensor_split([len(objects) + len(background)], 1)
     count = len(objects)
+    if request.mode != "soft":
+        check_choice("background rule", request.rule, finishing.MASK_RULES)
     # An all-zero last map stands for a background without words; propagation leaves it alone.
     rest = merge_background(rescaled[:, count:]) if background else torch.zeros_like(rescaled[:, 0])
     maps = torch.cat((rescaled[:, :count], rest[:, None]), 1)
+    classes = request.mode != "soft" and request.rule in (finishing.TWO_CLASSES, finishing.CLEAREST)
+    several = classes and request.rule == finishing.CLEAREST
+    if several:
+        maps = torch.cat((maps, _more_evidence(scoring, objects, known, bool(background))), 1)
     steps = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
     if steps and (affinity := record.affinity) is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
         maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
     named = bool(background)
-    if request.mode != "soft":
-        check_choice("background rule", request.rule, finishing.MASK_RULES)
-        if request.rule == finishing.TWO_CLASSES:
-            measured = finishing.two_classes(maps[:, :count], maps[:, count] if named else None, record.frames)
-            maps = torch.cat((measured, torch.full_like(maps[:, count:], NO_BACKGROUND)), 1)
-            request, named = replace(request, rule="offset"), False
+    if classes:
+        margins, level = (maps[:, :count], maps[:, count]) if named else (maps[:, :count], None)
+        if several:
+            margins, level = _clearest(maps, count, named, record.frames), None
+        measured = finishing.two_classes(margins, level, record.frames)
+        maps = torch.cat((measured, torch.full_like(maps[:, :1], NO_BACKGROUND)), 1)
+        request, named = replace(request, rule="offset"), False
 
     def decide(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if request.smooth > 0:
@@ -264,6 +271,30 @@ def make_masks(
         rescaled[:, :count].to(masks.device),
         word_maps.to(masks.device) if each_word else None,
     )
+
+
+def _more_evidence(scoring: Scoring, objects: Sequence[Phrase], words: WordMap, named: bool) -> Tensor:
+    """Further maps for the rule clearest classes: scores that are not divided by the content words, [B, K, h, w], and, if no
+    word names the background, one more map: the attention to everything but content words."""
+    plain = phrase_scores(replace(scoring, method="per-token renorm+"), objects, words)
+    if named:
+        return plain
+    frames = scoring.maps.source.frames
+    content = scoring.maps.maps[:, scoring.maps.tokens.columns(words.content())].float().sum(1, keepdim=True)
+    other = unstack_frames(minmax(stack_frames(blur(1 - content), frames)), frames)
+    return torch.cat((plain, other.to(plain)), 1)
+
+
+def _clearest(maps: Tensor, count: int, named: bool, frames: int) -> Tensor:
+    """The margins [B, K, h, w] that divide the pixels best.
+
+    maps: scores of K objects, the background, and `_more_evidence`. Without words for the background, scores that are divided
+    by the content words cannot stand alone: of a single phrase they are the same everywhere.
+    """
+    scores, level, plain, other = maps.tensor_split((count, count + 1, 2 * count + 1), 1)
+    if named:
+        return finishing.clearest((scores - level, scores, plain), (2, 1, 1), frames)
+    return finishing.clearest((plain, scores - other, plain - other), (1, 2, 2), frames)
 
 
 def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:

@@ -60,7 +60,9 @@ class MaskFromTokens(io.ComfyNode):
                     "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
                     "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. two classes: the scores minus "
                     "b are divided into two classes, and a phrase begins half-way between its own mean score and "
-                    "that of the background; theta shifts this level. Not used when mode is soft.",
+                    "that of the background; theta shifts this level. clearest classes: the same with several kinds of evidence for the "
+                    "background, of which the clearest is used; for prompts that do not name the background too. Not "
+                    "used when mode is soft.",
                 ),
                 inputs.theta(),
                 inputs.propagation(),

@@ -246,9 +246,10 @@ def test_frames_that_cannot_be(tmp_path: Path, changes: dict[str, int]) -> None:
         attention.load(str(rewritten(tmp_path / "film.safetensors", **changes)))
 
 
-def test_two_classes_do_not_depend_on_how_many_frames_are_worked_on_at_once() -> None:
+@pytest.mark.parametrize("rule", ["two classes", "clearest classes"])
+def test_two_classes_do_not_depend_on_how_many_frames_are_worked_on_at_once(rule: str) -> None:
     film = replace(recording(batch=2 * FRAMES), frames=FRAMES, temporal_compression=4)
-    request = MaskRequest("red cat\ngrass", rule="two classes")
+    request = MaskRequest("red cat\ngrass", rule=rule)
     whole = make_masks(film, request)
     few = make_masks(film, request, place=pipeline.Workplace(torch.device("cpu"), room=1))
     assert torch.equal(few.masks, whole.masks) and 0 < float(whole.masks.mean()) < 1

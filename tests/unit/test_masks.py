@@ -122,6 +122,23 @@ def test_frames_share_their_two_classes() -> None:
     torch.testing.assert_close(masks.two_classes(twice, frames=2)[2:], masks.two_classes(scores, frames=2))
 
 
+def test_the_clearest_margins_are_chosen(rng: torch.Generator) -> None:
+    clear = (torch.rand(4, 2, 3, 5, generator=rng) > 0.6).float()
+    vague = 0.3 * torch.rand(4, 2, 3, 5, generator=rng)
+    first = torch.cat((clear[:2], vague[2:]))
+    second = torch.cat((vague[:2], clear[2:]))
+    assert torch.equal(masks.clearest([first, second], [1, 1]), clear), "sample by sample"
+    assert torch.equal(masks.clearest([vague, clear], [1, 2]), clear)
+    assert torch.equal(masks.clearest([vague, clear], [1, 100]), vague), "a wider range is no advantage"
+    assert torch.equal(masks.clearest([clear, clear.flip(-1)], [1, 1]), clear), "the first of equals"
+    whole = masks.clearest([first, second], [1, 1], frames=4)
+    assert torch.equal(whole, first) or torch.equal(whole, second)
+    with pytest.raises(ValueError, match="Got margins of shapes"):
+        masks.clearest([clear, clear[:1]], [1, 1])
+    with pytest.raises(ValueError, match="Got margins of shapes"):
+        masks.clearest([], [])
+
+
 def test_one_hot() -> None:
     labels = torch.tensor([[[0, 1], [3, 1]]])
     actual = masks.one_hot(labels, 3)

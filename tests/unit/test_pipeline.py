@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goca_core.attention.global_map import Maps, aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError
-from goca_core.masks import MASK_RULES, TWO_CLASSES
+from goca_core.masks import CLEAREST, MASK_RULES, TWO_CLASSES, clearest, two_classes
 from goca_core.picture.batch import draw, flatten, overlay_layers
 from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scoring, as_scoring, make_masks, phrase_scores, word_scores
 from goca_core.refine.propagation import propagate
@@ -86,6 +86,27 @@ def test_two_classes_are_found_where_the_objects_are() -> None:
     assert torch.equal(
         make_masks(recording(), replace(soft, rule=TWO_CLASSES)).masks, make_masks(recording(), soft).masks
     )
+
+
+def test_a_single_phrase_without_a_background_is_found() -> None:
+    """It has all of the attention to content words, so divided by that it is the same everywhere."""
+    record = planted({1: LEFT}, text="cat", batch=2)
+    request = MaskRequest("cat", rule=CLEAREST, latent_size=True)
+    result = make_masks(record, request)
+    assert result.background_phrases == () and result.masks[:, 0, :, :2].all() and not result.masks[:, 0, :, 3:].any()
+    assert not make_masks(record, replace(request, rule="offset")).masks.any()
+
+
+def test_clearest_classes_are_two_classes_of_the_best_evidence() -> None:
+    record = planted({3: LEFT, 2: MIDDLE, 5: RIGHT})
+    request = MaskRequest("cat\ngrass", "red", rule=CLEAREST, latent_size=True)
+    scoring, words = as_scoring(record), record.tokens.word_map()
+    plain = replace(scoring, method="per-token renorm+")
+    objects = resolve("cat\ngrass", words)
+    red = phrase_scores(scoring, resolve("red", words), words)
+    divided, raw = (phrase_scores(each, objects, words) for each in (scoring, plain))
+    best = clearest([divided - red, divided, raw], [2, 1, 1])
+    torch.testing.assert_close(make_masks(record, request).scores, two_classes(best), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["partition", "threshold"])
