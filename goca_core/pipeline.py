@@ -173,14 +173,14 @@ def word_scores(
 ) -> tuple[Tensor, tuple[str, ...]]:
     """Scores for heat maps, [B, K, H, W] at the size of the image, and their names: the phrases, or every content word.
 
+    Words that share a token, such as characters of scripts without spaces, have one map together (``WordMap.each``).
     Rescaled and refined, but not propagated. ``place``: where; None = where the recording is.
     """
     place = _place(scoring, place)
     scoring = replace(scoring, maps=scoring.maps.to(place.device))
     known = scoring.maps.tokens.word_map(words)
-    if not phrases.strip():
-        phrases = "\n".join(dict.fromkeys(word.name.replace(",", "\\,") for word in known.words if word.content))
-    found = resolve(phrases, known)
+    found = [] if phrases.strip() else known.each()
+    found = found or resolve(phrases, known)
     maps = phrase_scores(scoring, found, known)
     (scores,) = _in_batches(maps, scoring, _size_of(scoring.maps.source, None), False, place, lambda part: (part,))
     return scores, tuple(phrase.label for phrase in found)

@@ -161,6 +161,35 @@ class WordMap:
             found.setdefault(tuple(sorted(tokens)), phrase)
         return [Phrase(label_of((phrase,)), (phrase,), tokens) for tokens, phrase in found.items()]
 
+    def each(self) -> list[Phrase]:
+        """Every content word as a phrase with its tokens, as `find` knows it by its name: `cat`, `cat#2`.
+
+        Words that share a token, such as characters of scripts without spaces and emojis, are one phrase, because a token
+        has one map.
+
+        >>> from goca_core.words.build import Token, build
+        >>> tokens = [Token(0, 7, "红色", "word", 0, 2), Token(1, 8, "的", "word", 2, 3)]
+        >>> [(phrase.label, phrase.tokens) for phrase in build("红色的", "红色的", "toy", 2, tokens).each()]
+        [('红色', (0,)), ('的', (1,))]
+        """
+        groups: list[tuple[int, ...]] = []
+        for i in (i for i, word in enumerate(self.words) if word.content):
+            shares = groups and not set(self._positions(groups[-1])).isdisjoint(self.words[i].positions)
+            groups[-1:] = [(*groups[-1], i)] if shares else [*groups[-1:], (i,)]
+        places: dict[str, list[tuple[int, ...]]] = {}
+        found: dict[str, Phrase] = {}
+        texts = [self._spelled(group) for group in groups]
+        for group, text in zip(groups, texts, strict=True):
+            places.setdefault(fold(text), []).append(group)
+        for group, text in zip(groups, texts, strict=True):
+            same = places[fold(text)]
+            number = self.words[group[0]].occurrence if len(group) == 1 else same.index(group) + 1
+            # The first one's name has no number, and means all of them.
+            name = text if number == 1 else f"{text}#{number}"
+            tokens = self._positions(i for one in (same if number == 1 else [group]) for i in one)
+            found.setdefault(name, Phrase(label_of((name,)), (name,), tokens))
+        return list(found.values())
+
     def check(self, length: int) -> None:
         """Raise WordMapError if this map cannot belong to a conditioning or recording of `length` tokens."""
         if length != self.length:
@@ -191,7 +220,7 @@ class WordMap:
         return tuple(sorted({p for i in words for p in self.words[i].positions}))
 
     def _spelled(self, chunk: tuple[int, ...]) -> str:
-        """The words from the first to the last of a chunk in one line, so that they are found as these words."""
+        """The words from the first index to the last in one line, so that they are found as these words."""
         text = ""
         for i in range(chunk[0], chunk[-1] + 1):
             word, before = self.words[i], self.words[i - 1]

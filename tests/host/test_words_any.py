@@ -60,6 +60,16 @@ def test_the_automatic_background(text: str, phrase: str, expected: list[str]) -
     assert background(text, phrase) == expected
 
 
+def test_phrases_of_characters_find_their_tokens() -> None:
+    """Qwen has one token for several of them."""
+    words = words_of("qwen", "一只红色的猫在草地上")
+    labels = [phrase.label for phrase in words.each()]
+    assert len(labels) < len(words.words) and "".join(labels) == words.plain
+    for phrase in ("红色的猫", "红色", "猫", "草地", "草"):
+        assert "".join(words.pieces[p].text for p in words.find(phrase)).find(phrase) >= 0
+    assert background("一只猫，一只狗", "猫", "qwen") == ["一只狗"]
+
+
 THINGS = (
     *("cat", "Cat", "a red circle", "CIRCLE", "masterpiece", "Masterpiece", "wooden table", "wooden-table", "blue sky"),
     *("man's hat", "man’s hat", "café", "cafe\u0301", "the", "of", "35mm", "f/1.8", "room #2", "auto", "cat#2"),
@@ -90,6 +100,9 @@ def test_each_word_of_any_prompt_is_found_beside_an_automatic_background(
     assert (chosen,) in find_occurrences(fold_words(word.text), words.words)
     objects, rest = resolve_request(MaskRequest(word.text.replace(",", "\\,")), words)
     assert set(word.positions) <= set(objects[0].tokens)
+    maps = words.each()
+    assert len({found.label for found in maps}) == len({found.tokens for found in maps}) == len(maps)
+    assert {token for found in maps for token in found.tokens} == set(words.content())
     if any(other.text == "auto" for other in words.words):
         return  # it is then the word that is the background
     tokens = [found.tokens for found in rest]

@@ -283,6 +283,18 @@ def test_word_scores_of_every_content_word() -> None:
     assert word_scores(as_scoring(recording()), "red cat")[1] == ("red cat",)
 
 
+def test_words_that_share_a_token_have_one_heat_map() -> None:
+    record = recording(text="红色的猫 在 草地")
+    scores, names = word_scores(as_scoring(record))
+    assert names == ("红色的猫", "在", "草地") and scores.shape == (2, 3, 32, 48)
+    assert torch.equal(word_scores(as_scoring(record), "草地")[0][:, 0], scores[:, 2])
+
+
+def test_a_prompt_without_words_has_no_heat_maps() -> None:
+    with pytest.raises(PhraseError, match="There is no phrase"):
+        word_scores(as_scoring(recording(text="a the")))
+
+
 def test_heat_maps_of_the_labels_are_those_of_the_phrases() -> None:
     """A comma that belongs to a phrase does not part it when its label is wired on."""
     record = recording(text="a red , cat on cat grass")

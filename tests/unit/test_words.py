@@ -289,6 +289,33 @@ def test_a_prompt_of_brackets_alone_takes_no_time() -> None:
         assert parts_of("cat", text=typed).chunks() == ((0,),)
 
 
+def test_each_content_word_is_a_phrase() -> None:
+    words = words_of("a Cat, the red cat-house, embedding:x,y cat 🙂", embeddings=((26, 39),))
+    assert [phrase.label for phrase in words.each()] == [
+        *("Cat", "red", "cat#2", "house", "embedding:x\\,y", "cat#3", "🙂"),
+    ]
+    for phrase in words.each():
+        assert resolve(phrase.label, words) == [phrase]
+    assert words_of("a, the!").each() == []
+
+
+def test_words_that_share_a_token_are_one_phrase() -> None:
+    cuts = [(0, 2), (2, 3), (3, 5), (6, 7), (6, 8), (7, 9), (10, 13), (13, 14), (14, 15)]
+    text = "红色的红色 一只猫 🙂,🙂!a"
+    tokens = [Token(n, n, text[a:b], "word", a, b) for n, (a, b) in enumerate(cuts)]
+    words = build(text, text, "toy", len(tokens), tokens)
+    assert [(phrase.label, phrase.tokens) for phrase in words.each()] == [
+        ("红色", (0, 2)),
+        ("的", (1,)),
+        ("红色#2", (2,)),
+        ("一只猫", (3, 4, 5)),
+        ("🙂\\,🙂", (6,)),
+    ]
+    for phrase in words.each():
+        assert resolve(phrase.label, words) == [phrase]
+    assert words.find("红色的") == (0, 1) and words.find("猫") == (5,) and words.find("色") == (0, 2)
+
+
 def test_phrases_are_lines_and_commas_pool() -> None:
     assert parse_phrases("cat\n\n dog , puppy ,\r\nred\\, blue\n,\n") == [("cat",), ("dog", "puppy"), ("red, blue",)]
     assert parse_phrases(" \n") == []
