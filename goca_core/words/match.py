@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from .text import fold, fold_words
+from .text import FUNCTION_WORDS, TIES, fold, fold_words, split_words
 
 if TYPE_CHECKING:
     from .word import Word
@@ -17,8 +19,13 @@ Occurrence = tuple[int, ...]
 
 # More digits cannot be the number of an occurrence, and Python refuses to convert very long numbers.
 _NUMBERED = re.compile(r"(.*\S)\s*#(\d{1,9})", re.DOTALL)
+# The weight at the end of a weighted part, such as (red circle:1.2). Whatever Python reads as a number is one.
+_WEIGHT = re.compile(r":\s*[-+]?(?:nan|inf|[\d.]+(?:e[-+]?\d+)?)\s*(?=\))", re.IGNORECASE)
 # The most words of a prompt, and characters of a word or phrase, that an error message quotes.
 _QUOTED_WORDS, _QUOTED_LETTERS = 40, 80
+# The most words of a phrase for which another order is suggested, and of others between them.
+_REORDERED, _BETWEEN = 8, 2
+_ARTICLES = ("a", "an", "the")
 
 
 class PhraseError(ValueError):
@@ -28,12 +35,23 @@ class PhraseError(ValueError):
 def match_phrase(phrase: str, plain: str, words: Sequence[Word]) -> list[Occurrence]:
     """Find the occurrences that a phrase means: all of them, or the one whose number follows a `#`.
 
-    Raises PhraseError if there is none.
+    A phrase may have weights, as it has in a prompt: `(red circle:1.2)`. Raises PhraseError if there is none.
     """
-    keys = fold_words(phrase)
-    if not keys:
+    if not fold_words(phrase):
         raise PhraseError(f"The phrase {quote(phrase)} contains no word; write words of the prompt.")
-    found = find_occurrences(keys, words)
+    found = _numbered(phrase, plain, words)
+    if not found:
+        # Only now, because language models have the weights as words.
+        bare = _without_weights(phrase)
+        found = _numbered(bare, plain, words) if bare != phrase else []
+    if not found:
+        raise PhraseError(_missing(phrase, plain, words))
+    return found
+
+
+def _numbered(phrase: str, plain: str, words: Sequence[Word]) -> list[Occurrence]:
+    """The occurrences that a phrase without weights means, if any. Raises PhraseError for a number that is not there."""
+    found = find_occurrences(fold_words(phrase), words)
     numbered = _NUMBERED.fullmatch(phrase.strip())
     if numbered:
         # A prompt may contain "room #2" literally. Only if it does not is the number that of an occurrence.
@@ -46,8 +64,6 @@ def match_phrase(phrase: str, plain: str, words: Sequence[Word]) -> list[Occurre
             times = "once" if len(found) == 1 else f"{len(found)} times"
             raise PhraseError(f"There is no {quote(f'{phrase}#{number}')}: the prompt has {quote(phrase)} {times}.")
         found = found[number - 1 : number]
-    if not found:
-        raise PhraseError(_missing(phrase, plain, words))
     return found
 
 
@@ -61,6 +77,18 @@ def find_occurrences(keys: tuple[str, ...], words: Sequence[Word]) -> list[Occur
             found.append(occurrence)
         start = occurrence[-1] + 1 if occurrence else start + 1
     return found
+
+
+def spelled(first: int, last: int, plain: str, words: Sequence[Word]) -> str:
+    """The words from one index to another, in one line that reads as these words."""
+    text = words[first].text
+    for before, word in pairwise(words[first : last + 1]):
+        text += plain[before.end : word.start]
+        # Brackets have parted "stars" from "night" in "((stars))night", of which the plain text shows nothing.
+        if before.end == word.start and len(split_words(before.text + word.text)) == 1:
+            text += " "
+        text += word.text
+    return " ".join(text.split())
 
 
 def quote(text: str) -> str:
@@ -93,21 +121,53 @@ def _between(occurrence: Occurrence, plain: str, words: Sequence[Word]) -> str:
     return plain[words[occurrence[0]].start : words[occurrence[-1]].end]
 
 
+def _without_weights(phrase: str) -> str:
+    return re.sub(r"[()]", " ", _WEIGHT.sub("", phrase))
+
+
 def _squeeze(text: str) -> str:
     return "".join(fold(text).split())
 
 
 def _missing(phrase: str, plain: str, words: Sequence[Word]) -> str:
+    numbered = _NUMBERED.fullmatch(phrase.strip())
+    phrase = numbered[1] if numbered else phrase
+    bare = _without_weights(phrase)
     named = [w for w in words if w.content] or [w for w in words if w.keys]
     if not named:
         return f"{quote(phrase)} is not in the prompt, which has no words."
     listed = ", ".join(_short(w.name) for w in named[:_QUOTED_WORDS]) + (", …" if len(named) > _QUOTED_WORDS else "")
     message = f"{quote(phrase)} is not in the prompt, whose words are: {listed}"
-    # Look for typing errors among single words, and among as many consecutive words as the phrase has.
+    near = _reordered(fold_words(bare), plain, words) or _misspelled(bare, plain, words, named)
+    return f"{message}; did you mean {quote(near)}?" if near else f"{message}."
+
+
+def _reordered(keys: tuple[str, ...], plain: str, words: Sequence[Word]) -> str:
+    """The fewest words in a row that hold the words of a phrase in another order, or with a few others in between."""
+    most = len(keys) + _BETWEEN
+    for size in range(len(keys), min(most, len(words)) + 1) if len(keys) <= _REORDERED else ():
+        for first in range(len(words) - size + 1):
+            part = words[first : first + size]
+            own = Counter(fold(word.text) for word in part)
+            # Nothing is named across words such as "on", unless the phrase has them.
+            between = own.keys() - {*keys, *_ARTICLES}
+            if Counter(keys) <= own and between.isdisjoint(FUNCTION_WORDS) and _in_a_row(part):
+                return spelled(first, first + size - 1, plain, words)
+    return ""
+
+
+def _in_a_row(words: Sequence[Word]) -> bool:
+    """Whether no comma, or other punctuation that ends what a prompt names, is among the words."""
+    return all(word.keys or word.text in TIES for word in words)
+
+
+def _misspelled(phrase: str, plain: str, words: Sequence[Word], named: Sequence[Word]) -> str:
+    """What is spelled nearly like a phrase: a single word, or as many consecutive words as the phrase has."""
     size, spoken = len(fold_words(phrase)), [i for i, w in enumerate(words) if w.keys]
     near = {fold(w.text): w.text for w in named}
     for first, last in zip(spoken, spoken[size - 1 :], strict=False):
-        text = " ".join(_between((first, last), plain, words).split())
-        near[fold(text)] = text
+        if words[last].content and _in_a_row(words[first : last + 1]):
+            text = spelled(first, last, plain, words)
+            near[fold(text)] = text
     close = difflib.get_close_matches(fold(phrase), near, n=1, cutoff=0.6)
-    return f"{message}; did you mean {quote(near[close[0]])}?" if close else f"{message}."
+    return near[close[0]] if close else ""

@@ -21,6 +21,9 @@ FUNCTION_WORDS = STOP_WORDS | frozenset(
 )
 """Words between the things that a prompt names. Automatic background phrases are split at them."""
 
+TIES = frozenset("-_'’\u2010\u2011")
+"""Signs that make one thing of the words beside them when no space is between, as in wooden-table or long_hair."""
+
 # English endings are one word each, because CLIP's tokenizer splits there too: "man's" is found whole or as "man".
 _ENDING = re.compile(r"['’](?:s|t|re|ve|m|d|ll)(?![^\W_])", re.IGNORECASE)
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .match import PhraseError, find_occurrences, match_phrase, quote
-from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, fold, fold_words, split_words
+from .match import PhraseError, find_occurrences, match_phrase, quote, spelled
+from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, TIES, fold, fold_words
 from .word import Piece, Word
 
 # From the last word of a weighted part to the first of the next one, as in (red circle:1.2)(blue sky:0.8).
@@ -220,17 +220,7 @@ class WordMap:
         return tuple(sorted({p for i in words for p in self.words[i].positions}))
 
     def _spelled(self, chunk: tuple[int, ...]) -> str:
-        """The words from the first index to the last in one line, so that they are found as these words."""
-        text = ""
-        for i in range(chunk[0], chunk[-1] + 1):
-            word, before = self.words[i], self.words[i - 1]
-            if text:
-                text += self.plain[before.end : word.start]
-                # Brackets have parted "stars" from "night" in "((stars))night", of which the plain text shows nothing.
-                if before.end == word.start and len(split_words(before.text + word.text)) == 1:
-                    text += " "
-            text += word.text
-        return " ".join(text.split())
+        return spelled(chunk[0], chunk[-1], self.plain, self.words)
 
     def _between_brackets(self, index: int, joints: Sequence[tuple[int, int]]) -> bool:
         """Whether the word before this one ends a weighted part, and this one begins another, without a space.
@@ -250,7 +240,7 @@ class WordMap:
     def _joins(self, index: int) -> bool:
         """Whether this punctuation joins its neighbours into one word, as in wooden-table or long_hair."""
         word = self.words[index]
-        joins = word.text in ("-", "_", "'", "’", "\u2010", "\u2011") and 0 < index < len(self.words) - 1
+        joins = word.text in TIES and 0 < index < len(self.words) - 1
         return joins and self.words[index - 1].end == word.start and word.end == self.words[index + 1].start
 
 

@@ -361,6 +361,62 @@ def test_the_label_of_a_comma_that_belongs_to_the_phrase() -> None:
 
 
 @pytest.mark.parametrize(
+    ("phrase", "expected"),
+    [
+        ("(red circle:1.2)", "redcircle"),
+        ("((red:1.1) circle : -.5 )", "redcircle"),
+        ("(circle:nan)", "circlecircle"),
+        ("(circle:1e-3)#2", "circle"),
+        ("(circle#2:1.2)", "circle"),
+        ("(the circle", "thecircle"),
+        ("circle:1.2)", "circlecircle"),
+        ("(16:9)", "169"),
+        ("(embedding:easy:1.2)", "[embedding]"),
+    ],
+)
+def test_a_phrase_may_have_weights(phrase: str, expected: str) -> None:
+    text = "a red circle, 16:9, the circle, embedding:easy"
+    words = words_of(text, embeddings=((32, 46),))
+    found = words.find(phrase)
+    kinds = {words.pieces[p].kind for p in found}
+    assert kinds == {"embedding"} if expected == "[embedding]" else texts(words, found) == expected
+
+
+def test_weights_that_a_prompt_has_as_words_are_words() -> None:
+    words = words_of("a (cat:1.2) and a cat")
+    assert len(words.find("(cat:1.2)")) == 3 and len(words.find("cat")) == 2
+    with pytest.raises(PhraseError, match=r'^"\(cat:sleepy\)" is not in the prompt'):
+        words.find("(cat:sleepy)")
+
+
+@pytest.mark.parametrize(
+    ("phrase", "meant"),
+    [
+        ("circle red", "red circle"),
+        ("Circle RED", "red circle"),
+        ("(circle red:1.2)", "red circle"),
+        ("circle red#2", "red circle"),
+        ("dog brown", "brown shaggy dog"),
+        ("brown dog big", "big brown shaggy dog"),
+        ("table wooden", "wooden-table"),
+        ("night stars", "stars night"),
+        ("cat on mat", "cat on a mat"),
+        ("brown mat", "brown"),
+        ("circle cat", "circle"),
+        ("cat circle", "circle"),
+        ("zebra quux", ""),
+        ("red red circle", "a red circle"),
+    ],
+)
+def test_another_order_is_suggested(phrase: str, meant: str) -> None:
+    words = parts_of("a red circle, a cat on a mat, a big brown shaggy dog, wooden-table, stars", "night")
+    with pytest.raises(PhraseError) as caught:
+        words.find(phrase)
+    assert ("did you mean" in str(caught.value)) == bool(meant), caught.value
+    assert str(caught.value).endswith(f'did you mean "{meant}"?' if meant else "."), caught.value
+
+
+@pytest.mark.parametrize(
     ("phrases", "said"),
     [
         ("", "There is no phrase"),
