@@ -54,6 +54,8 @@ class SamplingRun(ABC):
         self.tokens: dict[Any, Tokens] = {}
         self.steps: Steps | None = None
         """Where the sampler is, if it is known; the patch sets it when sampling starts."""
+        self.denoised: Tensor | None = None
+        """The second latent that custom samplers return, denoised_output; the patch sets it before the run is finished."""
         self._timestep: Tensor | float = 0.0
         self._sigma: float | None = None
         self._seen: set[Any] = set()
@@ -192,6 +194,7 @@ class SamplingPatch(ABC, Generic[R]):
             self._active.append(run)
         try:
             samples: Tensor = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+            run.denoised = _denoised_output(executor.class_obj, run.steps, samples)
             self.finish_run(run, samples)
             return samples
         finally:
@@ -233,3 +236,15 @@ class SamplingPatch(ABC, Generic[R]):
             if _log.isEnabledFor(logging.DEBUG):
                 _log.debug("GoCA: %s recorded a model call at noise level %.3g.", type(self).__name__, run.sigma)
         return out
+
+
+def _denoised_output(guider: Any, steps: Steps | None, samples: Tensor) -> Tensor | None:
+    """What ComfyUI's custom samplers return as denoised_output beside ``samples`` [B, C, ...]; None if it is not known."""
+    if steps is None:
+        return None
+    denoised, steps.denoised = steps.denoised, None
+    # Several latents packed into one have another shape here than where they are unpacked.
+    if not isinstance(denoised, Tensor) or denoised.ndim < 4 or denoised.shape != samples.shape:
+        return None
+    latent: Tensor = guider.model_patcher.model.process_latent_out(denoised.cpu())
+    return latent

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor
 
 from ..attention.record import Attention, AttentionError
-from .finished import LIMIT, FinishedRuns
+from .finished import FinishedRuns
 from .hooks import SamplingPatch
 from .options import RecordOptions
 from .run import RecordingRun
@@ -33,8 +33,9 @@ class RunRecorder(SamplingPatch[R]):
         """The settings of its recordings: recorders with the same settings find each other's runs."""
 
     def finish_run(self, run: R, samples: Tensor) -> None:
+        latents = [samples] if run.denoised is None else [samples, run.denoised]
         run.close()
-        self.finished.add(self.asked, samples, run)
+        self.finished.add(self.asked, latents, run)
 
     def find(self, samples: Tensor) -> R:
         """The run that returned ``samples`` (of a LATENT). Raises AttentionError when there is none."""
@@ -59,7 +60,7 @@ class Recorder(RunRecorder[RecordingRun]):
     _unknown = (
         "This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
         "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
-        f"(only the last {LIMIT} runs are kept)."
+        "(only the last runs are kept)."
     )
 
     def __init__(self, window: Window, options: RecordOptions) -> None:

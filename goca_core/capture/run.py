@@ -201,7 +201,7 @@ class RecordingRun(SamplingRun):
 
     def close(self) -> None:
         """Release everything that belongs to the model."""
-        self._plan = self._percent_to_sigma = self._on_site = None
+        self._plan = self._percent_to_sigma = self._on_site = self.denoised = None
 
     # -- access ------------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,8 @@ class Steps:
         self.lowest = 0.0
         """No evaluation before the next call of the callback is at a lower level than this."""
         falling = all(first >= second for first, second in itertools.pairwise(levels))
+        self.denoised: Any = None
+        """What the sampler expected the finished latent to be when it called the callback last, as in denoised_output."""
         self._levels = list(levels) if falling and name in _IN_STEPS and module == _MODULE else []
         self._known = False
 
@@ -109,6 +111,7 @@ def told(callback: Callable[..., Any] | None, steps: Steps) -> Callable[..., Any
 
     def call(step: int, denoised: Any, x: Any, total: int, *more: Any, **named: Any) -> Any:
         steps.called(step, total)
+        steps.denoised = denoised
         return callback(step, denoised, x, total, *more, **named)
 
     return call

@@ -54,7 +54,7 @@ def alive() -> tuple[int, int]:
 # -- traces -----------------------------------------------------------------------------------------------------------
 
 
-def test_fifty_runs_leave_nothing_behind() -> None:
+def test_fifty_runs_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.build("sd15")
     before = state_of(built.model)
     work = job(built, size=(8, 8), steps=1, cfg=1.0)
@@ -63,6 +63,8 @@ def test_fifty_runs_leave_nothing_behind() -> None:
         recording, recorder = record(built.model, Window())
         work.seed = number
         recorder.collect(work.run(recording)["samples"])
+        if number == 0:
+            monkeypatch.setattr(Recorder.finished, "limit", 8 * Recorder.finished.nbytes)
         assert count_hooks(built.model) == 0
         del recording, recorder
         if number in (11, 49):
@@ -97,13 +99,51 @@ def test_a_kept_run_holds_no_model_and_no_conditioning() -> None:
     assert len(seen) > 50
 
 
-def test_the_oldest_finished_run_is_forgotten() -> None:
+def runs_of(recording: Any, built: tiny.Tiny, count: int) -> list[Tensor]:
+    return [job(built, size=(8, 8), steps=1, seed=seed).run(recording)["samples"] for seed in range(count)]
+
+
+def test_finished_runs_are_kept_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.build("sd15")
     recording, recorder = record(built.model, Window())
-    latents = [job(built, size=(8, 8), steps=1, seed=seed).run(recording)["samples"] for seed in range(9)]
-    assert all(recorder.collect(latent) for latent in latents[1:])
-    with pytest.raises(AttentionError, match="last 8 runs"):
-        recorder.collect(latents[0])
+    kept = recorder.collect(runs_of(recording, built, 1)[0])
+    one = Recorder.finished.nbytes
+    values = [value for layer in kept.layers for value in (*layer.maps.values(), *layer.scores.values())]
+    assert kept.affinity is not None
+    assert one == 4 * sum(value.numel() for value in (*values, kept.affinity.matrix, *kept.affinity.parts.values()))
+    monkeypatch.setattr(Recorder.finished, "limit", 3 * one)
+    latents = runs_of(recording, built, 5)
+    assert len(Recorder.finished) == 3 and all(recorder.collect(latent) for latent in latents[2:])
+    for latent in latents[:2]:
+        with pytest.raises(AttentionError, match="only the last runs are kept"):
+            recorder.collect(latent)
+    # A larger one takes the place of several, and one that is larger than the limit is kept all the same.
+    large = job(built, batch=4, size=(8, 8), steps=1).run(recording)["samples"]
+    assert len(Recorder.finished) == 1 and recorder.collect(large)
+
+
+def test_a_list_of_runs_in_one_graph_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from comfy_execution.utils import CurrentNodeContext
+
+    built = tiny.build("sd15")
+    recording, recorder = record(built.model, Window())
+    runs_of(recording, built, 1)
+    one = Recorder.finished.nbytes
+    monkeypatch.setattr(Recorder.finished, "limit", 2 * one)
+    monkeypatch.setattr(Recorder.finished, "waiting_limit", 12 * one)
+    with CurrentNodeContext("graph 1", "3"):
+        latents = runs_of(recording, built, 10)
+        assert all(recorder.collect(latent) for latent in latents)
+        # Those that were collected make room.
+        work = job(built, size=(8, 8), steps=1, seed=99)
+        assert recorder.collect(work.run(recording)["samples"])
+        assert len(Recorder.finished) == 2
+    with CurrentNodeContext("graph 2", "3"):
+        runs_of(recording, built, 14)
+        assert len(Recorder.finished) == 12
+    with CurrentNodeContext("graph 3", "3"):
+        runs_of(recording, built, 1)
+        assert len(Recorder.finished) == 2
 
 
 # -- interrupts -------------------------------------------------------------------------------------------------------

@@ -108,3 +108,19 @@ def test_a_regional_pass_of_a_first_stage() -> None:
     assert len(made.find(samples).attention(0).sigmas) == 1
     with pytest.raises(AttentionError, match=r"sampling ended before a step past 0\.9 of it"):
         made.masks(samples)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "heun"])
+@pytest.mark.parametrize("name", ["sd15", "flux", "wan21"])
+def test_the_denoised_output_is_recognised(name: str, sampler: str) -> None:
+    built = tiny.build(name)
+    recording, recorder = record(built.model, Window())
+    for last in (4, 10000):
+        work = first_stage(built, sampler=sampler, last=last, node=NODES[1])
+        with torch.inference_mode():
+            output, denoised = (latent["samples"] for latent in work.outputs(recording))
+        assert last != 4 or not torch.equal(output, denoised)
+        assert recorder.find(denoised) is recorder.find(output)
+        # ComfyUI may hand latents out in half precision.
+        assert recorder.find(denoised.half()) is recorder.find(output)
+        assert recorder.find(output).denoised is None and recorder.find(output).steps.denoised is None
