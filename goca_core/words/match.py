@@ -158,7 +158,7 @@ def _reordered(keys: tuple[str, ...], plain: str, words: Sequence[Word]) -> str:
 
 def _in_a_row(words: Sequence[Word]) -> bool:
     """Whether no comma, or other punctuation that ends what a prompt names, is among the words."""
-    return all(word.keys or word.text in TIES for word in words)
+    return all(word.keys or fold(word.text) in TIES for word in words)
 
 
 def _misspelled(phrase: str, plain: str, words: Sequence[Word], named: Sequence[Word]) -> str:

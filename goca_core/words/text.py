@@ -40,16 +40,31 @@ _UNSPACED = (
     (0xF900, 0xFAFF),
     (0x20000, 0x3FFFF),
 )
-_JOINERS = "\u200c\u200d"
+# Characters that nobody sees: the soft hyphen, joiners, marks of direction and variation selectors. Tags are none of
+# them, because they tell flags apart.
+_UNSEEN = (0x00AD, 0x034F, 0x061C, *range(0x180B, 0x1810), *range(0x200C, 0x2010), *range(0x202A, 0x202F))
+_UNSEEN += (*range(0x2060, 0x2070), *range(0xFE00, 0xFE10), 0xFEFF, *range(0xE0100, 0xE01F0))
+# The zero-width space is where a word ends.
+_VISIBLE: dict[int, str] = {**dict.fromkeys(_UNSEEN, ""), 0x200B: " "}
+
+
+def visible(text: str) -> str:
+    """A text without the characters that nobody sees.
+
+    >>> visible("ca\\u00adt")
+    'cat'
+    """
+    return text.translate(_VISIBLE)
 
 
 def fold(text: str) -> str:
-    """Normalise the spelling of words for comparison: composed, case-folded, straight apostrophes.
+    """Normalise the spelling of words for comparison: composed, case-folded, straight apostrophes, no invisible characters.
 
     >>> fold("Cat’s")
     "cat's"
     """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold()).replace("’", "'")
+    composed = unicodedata.normalize("NFC", visible(text))
+    return unicodedata.normalize("NFC", composed.casefold()).replace("’", "'")
 
 
 @lru_cache(maxsize=8192)
@@ -59,15 +74,14 @@ def fold_words(text: str) -> tuple[str, ...]:
     >>> fold_words("A red cat!")
     ('a', 'red', 'cat')
     """
-    return tuple(
-        fold(text[a:b]) for a, b in split_words(text) if _sort(text[a]) != "." or _ENDING.fullmatch(text, a, b)
-    )
+    return tuple(fold(text[a:b]) for a, b in split_words(text) if _sort(text[a]) != "." or _ENDING.match(text, a))
 
 
 def split_words(text: str) -> list[tuple[int, int]]:
     """Spans of the words and of the punctuation of a text, in order; consecutive punctuation is one span.
 
-    Letters and digits together form a word. An emoji is a separate word.
+    Letters and digits together form a word. An emoji is a separate word. Characters that nobody sees belong to what is
+    before them, and are no words.
 
     >>> split_words("a cat!")
     [(0, 1), (2, 5), (5, 6)]
@@ -89,22 +103,22 @@ def split_words(text: str) -> list[tuple[int, int]]:
                 j += 1
         else:
             j = i + 1
-            while j < len(text) and _same_run(sort, text[j]):
+            while j < len(text) and (_same_run(sort, text[j]) or not visible(text[j])):
                 j += 1
+        while j < len(text) and not visible(text[j]):
+            j += 1
         spans.append((i, j))
         i = j
     return spans
 
 
 def _same_run(sort: str, char: str) -> bool:
-    if sort == "w":
-        return (_sort(char) == "w" and not _unspaced(char)) or char in _JOINERS
-    return _sort(char) == "."
+    return _sort(char) == sort and not (sort == "w" and _unspaced(char))
 
 
 def _sort(char: str) -> str:
-    """ "w" for a letter, digit or mark, "e" for an emoji or pictograph, " " for space, "." for everything else."""
-    if char.isspace():
+    """ "w" for a letter, digit or mark, "e" for an emoji or pictograph, " " for what nobody sees, "." for all else."""
+    if not visible(char).strip():
         return " "
     category = unicodedata.category(char)
     if category[0] in "LNM":

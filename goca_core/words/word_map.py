@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .match import PhraseError, find_occurrences, match_phrase, quote, spelled
-from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, TIES, fold, fold_words
+from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, TIES, fold, fold_words, visible
 from .word import Piece, Word
 
 # From the last word of a weighted part to the first of the next one, as in (red circle:1.2)(blue sky:0.8).
@@ -107,7 +107,7 @@ class WordMap:
         for i, word in enumerate(self.words):
             between = self.plain[self.words[i - 1].end : word.start] if i else ""
             # Text without tokens (an unknown embedding) separates words like a line break does.
-            separated = "\n" in between or bool(between.strip()) or self._between_brackets(i, joints)
+            separated = "\n" in between or bool(visible(between).strip()) or self._between_brackets(i, joints)
             if not word.keys and self._joins(i) and chunk:
                 continue  # the hyphen of "wooden-table" is not part of the chunk, but does not end it either
             embedding = word.text.startswith(EMBEDDING)
@@ -240,7 +240,7 @@ class WordMap:
     def _joins(self, index: int) -> bool:
         """Whether this punctuation joins its neighbours into one word, as in wooden-table or long_hair."""
         word = self.words[index]
-        joins = word.text in TIES and 0 < index < len(self.words) - 1
+        joins = fold(word.text) in TIES and 0 < index < len(self.words) - 1
         return joins and self.words[index - 1].end == word.start and word.end == self.words[index + 1].start
 
 

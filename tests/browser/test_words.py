@@ -226,10 +226,12 @@ PROMPTS = [
     "room #2 and room #3, a man's book",
     "一只猫 und größe STRASSE, straße",
     "cat, cat cat; the cat's 猫 😀 smile",
+    "ca\u00adt, a red\ufe0f \u200dcat©\ufe0fdog ❤\ufe0f smile, cat\u200d's \u2060 table",
 ]
 PHRASES = [
     "cat", "red cat", "cat#2", "CAT #1", "blue cat#1", "cat#9", "table", "wooden table", "wooden-table", "room #2", "room#2",
     "man's", "man", "'s book", "猫", "größe", "Straße", "strasse", "cat cat", "😀", "😀 smile", "dog", ",", "cats",
+    "(red cat:1.2)", "(cat:1.1)#2", "(cat#2:nan)", "((blue:1.3) cat", "cat dog", "❤", "ca\u00adt",
 ]  # fmt: skip
 
 

@@ -70,10 +70,33 @@ def test_phrases_of_characters_find_their_tokens() -> None:
     assert background("一只猫，一只狗", "猫", "qwen") == ["一只狗"]
 
 
+@pytest.mark.parametrize("kind", ["clip", "qwen"])
+def test_invisible_characters(kind: str) -> None:
+    for text in ("a red\ufe0f \u200dcir\u00adcle, a cat", "a red\u200bcircle\ufe0f, \ufeffcat"):
+        words = words_of(kind, text)
+        assert background(text, "cat", kind) and len(words.find("red circle")) >= 2
+        assert len(words.rest(["cat"])) == 1
+
+
 THINGS = (
     *("cat", "Cat", "a red circle", "CIRCLE", "masterpiece", "Masterpiece", "wooden table", "wooden-table", "blue sky"),
     *("man's hat", "man’s hat", "café", "cafe\u0301", "the", "of", "35mm", "f/1.8", "room #2", "auto", "cat#2"),
-    *("红色的猫", "猫", "テーブル", "고양이", "สวัสดี", "🙂", "🙂🙃", "👩‍👩‍👧", "❤️", "™"),
+    *(
+        "红色的猫",
+        "猫",
+        "テーブル",
+        "고양이",
+        "สวัสดี",
+        "🙂",
+        "🙂🙃",
+        "👩‍👩‍👧",
+        "❤️",
+        "™",
+        "ca\u00adt",
+        "re\ufe0fd\u200d",
+        "\u200d",
+        "\u200b",
+    ),
 )
 SHAPES = ("{}", "{}", "({})", "({}:1.2)", "(({}))", "[{}]", "{}(s)", "un({}:0.8)", "\\({}\\)", "“{}”", "{}:")
 JOINTS = (" ", ", ", "", "\n", " and ", " on a ", "-", " - ", ". ", " BREAK ", ",", " | ")

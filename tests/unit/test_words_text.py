@@ -6,7 +6,7 @@ import pytest
 
 from goca_core.words.build import Token, build
 from goca_core.words.match import PhraseError
-from goca_core.words.text import fold, split_words
+from goca_core.words.text import fold, fold_words, split_words
 from goca_core.words.word_map import parse_phrases, resolve
 
 from .test_words import words_of
@@ -37,8 +37,8 @@ def test_characters_at_the_edges_of_scripts_without_spaces(char: str) -> None:
         ("🏴\U000e0080", ["🏴", "\U000e0080"]),
         # Emojis are joined to emojis alone.
         ("👩\u200d👩", ["👩\u200d👩"]),
-        ("👩\u200d", ["👩", "\u200d"]),
-        ("👩\u200dx", ["👩", "\u200d", "x"]),
+        ("👩\u200d", ["👩\u200d"]),
+        ("👩\u200dx", ["👩\u200d", "x"]),
         # Technical signs are pictures, other signs are punctuation, of which a run is one word.
         ("⌀⌀", ["⌀", "⌀"]),
         ("a... b!?", ["a", "...", "b", "!?"]),
@@ -48,6 +48,36 @@ def test_characters_at_the_edges_of_scripts_without_spaces(char: str) -> None:
 )
 def test_emojis_and_signs(text: str, expected: list[str]) -> None:
     assert pieces(text) == expected
+
+
+UNSEEN = [
+    *"\u00ad\u034f\u061c\u180b\u180e\u200c\u200d\u200f\u202a\u202e\u2060\u206f\ufe00\ufe0f\ufeff\U000e0100\U000e01ef"
+]
+
+
+@pytest.mark.parametrize("char", UNSEEN)
+def test_invisible_characters_neither_glue_nor_split(char: str) -> None:
+    assert pieces(f"ca{char}t") == [f"ca{char}t"]
+    assert pieces(f"{char}cat{char} {char} {char}dog,{char}猫{char}犬©{char}cat🙂{char}!") == [
+        *(f"cat{char}", "dog", f",{char}", f"猫{char}", "犬", f"©{char}", "cat", f"🙂{char}", "!"),
+    ]
+    assert pieces(char) == pieces(f" {char} ") == []
+    assert fold(f"{char}ca{char}t{char}") == "cat"
+    assert fold_words(f"re{char}d{char} the man's{char} hat") == ("red", "the", "man", "'s", "hat")
+    words = words_of(f"a re{char}d {char} circle, wooden{char}-{char}table, man's{char} cat")
+    assert words.find("red circle") == (2, 3, 4) and words.find("cat")
+    assert [len(chunk) for chunk in words.chunks()] == [2, 2, 3]
+    assert words_of("a red circle").find(f"re{char}d{char}{char}  circle") == (2, 3, 4)
+
+
+def test_the_zero_width_space_is_a_space() -> None:
+    words = words_of("a red\u200bcircle")
+    assert pieces("a red\u200bcircle") == ["a", "red", "circle"]
+    assert len(words.chunks()) == 1 and words.find("red circle") == words.find("red\u200bcircle")
+
+
+def test_emojis_in_either_variation_are_the_same() -> None:
+    assert fold("❤\ufe0f") == fold("❤") and fold("🏴\U000e0067\U000e007f") != fold("🏴")
 
 
 def test_folding_a_word() -> None:

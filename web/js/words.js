@@ -4,19 +4,26 @@
 const ALONE = "[\\p{Script=Han}\\p{Script=Hiragana}\\p{Script=Katakana}\\p{Script=Thai}\\p{Script=Lao}" +
   "\\p{Script=Myanmar}\\p{Script=Khmer}々〇]";
 const LETTER = "[\\p{L}\\p{N}\\p{M}]";
+// What nobody sees: the soft hyphen, joiners, marks of direction and variation selectors. It belongs to what is before it.
+const UNSEEN = "[\\u00AD\\u034F\\u061C\\u180B-\\u180F\\u200C-\\u200F\\u202A-\\u202E\\u2060-\\u206F\\uFE00-\\uFE0F" +
+  "\\uFEFF\\u{E0100}-\\u{E01EF}]";
 const WORDS = new RegExp([
   "(?<embedding>embedding:[^\\s<\\[,]+)",
-  `(?<ending>['’](?:s|t|re|ve|m|d|ll)(?!${LETTER}))`,
-  "(?<emoji>(?![©®™])\\p{Extended_Pictographic}(?:[\\uFE0F\\p{Emoji_Modifier}]|\\u200D\\p{Extended_Pictographic})*)",
-  `(?<sign>${ALONE}\\p{M}*)`,
-  `(?<run>(?:(?!${ALONE})${LETTER}|[\\u200c\\u200d])+)`,
-  "(?<other>\\S)",
+  `(?<ending>['’](?:s|t|re|ve|m|d|ll)(?!(?!${UNSEEN})${LETTER})${UNSEEN}*)`,
+  "(?<emoji>(?![©®™])\\p{Extended_Pictographic}(?:[\\uFE0F\\p{Emoji_Modifier}]|\\u200D\\p{Extended_Pictographic})*"
+    + `${UNSEEN}*)`,
+  `(?<sign>${ALONE}\\p{M}*${UNSEEN}*)`,
+  `(?<run>(?!${UNSEEN})(?:(?!${ALONE})${LETTER}|${UNSEEN})+)`,
+  `(?<other>(?!${UNSEEN})[^\\s\\u200B]${UNSEEN}*)`,
 ].join("|"), "giu");
 const EMBEDDING = "embedding:";
+const HIDDEN = new RegExp(UNSEEN, "gu");
+const WEIGHT = /(?<!\\):\s*[-+]?(?:nan|inf|[\d.]+(?:e[-+]?\d+)?)\s*(?=\))/gi;
 
 /** The spelling under which two words count as equal. */
 export function fold(text) {
-  return text.normalize("NFC").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC").replaceAll("’", "'");
+  const composed = text.replace(HIDDEN, "").replaceAll("\u200B", " ").normalize("NFC");
+  return composed.toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC").replaceAll("’", "'");
 }
 
 /** The folded words of a text, without punctuation. */
@@ -29,7 +36,7 @@ function keysOf(text) {
 function plain(text) {
   return text
     .replace(/\/\*[\s\S]*?\*\/|\/\/.*/g, "")
-    .replace(/(?<!\\):\s*-?[\d.]+\s*(?=\))/g, "")
+    .replace(WEIGHT, "")
     .replace(/(?<!\\)[()]/g, " ")
     .replace(/\\([()])/g, "$1");
 }
@@ -101,6 +108,12 @@ function squeeze(text) {
 /** The indices of the words that a phrase refers to: all occurrences, or only the one numbered with `#`. */
 export function meant(words, phrase) {
   const text = phrase.replaceAll("\\,", ",");
+  const runs = numberedRuns(words, text);
+  // Weights are words only to language models.
+  return (runs.length ? runs : numberedRuns(words, text.replace(WEIGHT, "").replace(/[()]/g, " "))).flat();
+}
+
+function numberedRuns(words, text) {
   let runs = runsOf(words, keysOf(text));
   const numbered = /^(.*\S)\s*#(\d+)$/s.exec(text.trim());
   if (numbered) {
@@ -109,7 +122,7 @@ export function meant(words, phrase) {
     const typed = runs.filter((run) => squeeze(said(run)) === squeeze(text));
     runs = typed.length ? typed : runsOf(words, keysOf(numbered[1])).slice(Number(numbered[2]) - 1, Number(numbered[2]) || 0);
   }
-  return runs.flat();
+  return runs;
 }
 
 /** For each word, the index of the first line that contains it, and that line; -1 if there is none. */
