@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -13,14 +14,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..layers import MASS_PRESERVING
+from ..heads import HEAD_METHODS
+from ..layers import LAYER_METHODS, MASS_PRESERVING
 from ..rescale import RESCALE_METHODS
+from ..words.word import is_within
 from ..words.word_map import WordMap
 from .record import Affinity, Attention, AttentionError, Defaults, Layer, Tokens
 
 FORMAT = "goca-attention"
 VERSION = 1
 _PART = "affinity.part."
+# What no recording of a model exceeds. A file that does was tampered with, and would take hours or all memory later.
+_HEADER_LIMIT = 2**24
+_MOST_LAYERS = 2**12
+_MOST_TOKENS = 2**16
+_MOST_STEPS = 100
+_LONGEST_TEXT = 2**12
+_LONGEST_SIDE, _LARGEST_AREA = 2**16, 2**28  # in pixels of the decoded image
+_MOST_FRAMES_PER_LATENT = 64
 # Files keep the names of the first version of the format: "scale", "stride", and this one.
 _IN_FILE = {"propagation_steps": "order"}
 _FROM_FILE = {stored: name for name, stored in _IN_FILE.items()}
@@ -62,6 +73,8 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
         for name, value in tensors.items()
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+    if len(metadata["header"]) > _HEADER_LIMIT // 2:  # the file quotes it once more
+        raise AttentionError("The prompt is too long for a file; record a shorter prompt.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -81,26 +94,38 @@ def load(path: str | os.PathLike) -> Attention:
             f"There is no file {name!r}; save a recording with Save Attention first, or choose another file."
         )
     try:
+        _expect(_header_size(path) <= _HEADER_LIMIT, "header")
         with safe_open(os.fspath(path), framework="pt", device="cpu") as stored:
             metadata = stored.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise AttentionError(
                     f"{name!r} is a safetensors file but not a GoCA recording; choose a file made by Save Attention."
                 )
+            _expect(int(metadata["version"]) > 0, "version")
             if int(metadata["version"]) > VERSION:
                 raise AttentionError(
                     f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
                     f"reads up to {VERSION}); update comfyui-goca."
                 )
             header = json.loads(metadata["header"])
-            tensors = {key: stored.get_tensor(key).float() for key in stored.keys()}  # noqa: SIM118
+            keys = list(stored.keys())
+            _expect(all(key.startswith(("layer.", "affinity")) for key in keys), "tensors")
+            # Other types would become larger when they are read, or hold no maps.
+            _expect(all(stored.get_slice(key).get_dtype() in ("F32", "F16") for key in keys), "types")
+            tensors = {key: stored.get_tensor(key).float() for key in keys}
         return _rebuild(header, tensors)
     except AttentionError:
         raise
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise AttentionError(
             f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again."
         ) from error
+
+
+def _header_size(path: str | os.PathLike) -> int:
+    """Length of the header of a safetensors file, in bytes."""
+    with Path(path).open("rb") as file:
+        return int.from_bytes(file.read(8), "little")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -109,10 +134,17 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
-    layers = []
-    for number, item in enumerate(header["layers"]):
-        maps, scores = _under(f"layer.{number}.map.", tensors), _under(f"layer.{number}.score.", tensors)
-        layers.append(Layer(item["name"], item["height"], item["width"], maps, scores))
+    _expect(type(header["layers"]) is list and 0 < len(header["layers"]) <= _MOST_LAYERS, "layers")
+    # By layer: "map" or "score", then the method.
+    found: list[dict[str, dict[str, Tensor]]] = [{"map": {}, "score": {}} for _ in header["layers"]]
+    for name, value in _under("layer.", tensors).items():
+        number, kind, method = name.split(".", 2)
+        _expect(number.isdecimal(), name)
+        found[int(number)][kind][method] = value
+    layers = [
+        Layer(item["name"], item["height"], item["width"], kinds["map"], kinds["score"])
+        for item, kinds in zip(header["layers"], found, strict=True)
+    ]
     tokens = header["tokens"]
     words = WordMap.from_json(header["words"]) if header["words"] is not None else None
     affinity = None
@@ -139,31 +171,29 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
 
 def _check(attention: Attention) -> None:
     """Raise KeyError if the header does not match the tensors, or holds invalid values: the file is damaged then."""
-    tokens, defaults = attention.tokens, attention.defaults
-    sizes = [
+    tokens, defaults, first = attention.tokens, attention.defaults, attention.layers[0]
+    sides = [
         attention.height,
         attention.width,
         attention.vae_scale,
-        tokens.length,
-        attention.frames,
-        attention.temporal_compression,
         *(side for layer in attention.layers for side in (layer.height, layer.width)),
     ]
-    _expect(bool(attention.layers), "layers")
-    _expect(all(type(size) is int and size > 0 for size in sizes), "sizes")
-    _expect(attention.batch % attention.frames == 0, "frames")
-    _expect(all(type(position) is int and 0 <= position < tokens.length for position in tokens.positions), "positions")
+    _expect(all(is_within(side, 1, _LONGEST_SIDE) for side in sides), "sizes")
+    pixels = attention.height * attention.vae_scale, attention.width * attention.vae_scale
+    _expect(max(pixels) <= _LONGEST_SIDE and math.prod(pixels) <= _LARGEST_AREA, "sizes")
+    texts = [attention.family, attention.note, *(layer.name for layer in attention.layers)]
+    _expect(all(type(text) is str and len(text) <= _LONGEST_TEXT for text in texts), "texts")
+    _expect(len(first.maps) > 0 and first.maps.keys() <= set(HEAD_METHODS), "methods")
+    _expect(first.scores.keys() <= set(LAYER_METHODS), "methods")
+    _expect(is_within(attention.frames, 1, attention.batch) and attention.batch % attention.frames == 0, "frames")
+    _expect(is_within(attention.temporal_compression, 1, _MOST_FRAMES_PER_LATENT), "frames")
+    _expect(is_within(tokens.length, 1, _MOST_TOKENS) and tokens.count > 0, "positions")
+    _expect(all(is_within(position, 0, tokens.length - 1) for position in tokens.positions), "positions")
     _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
     layers = *attention.layer_methods, MASS_PRESERVING
     _expect(defaults.head in attention.head_methods and defaults.layer in layers, "methods")
-    _expect(
-        defaults.rescale in RESCALE_METHODS
-        and type(defaults.propagation_steps) is int
-        and defaults.propagation_steps >= 0,
-        "methods",
-    )
-    _expect(all(isinstance(sigma, float) for sigma in attention.sigmas) and isinstance(attention.note, str), "notes")
-    first = attention.layers[0]
+    _expect(defaults.rescale in RESCALE_METHODS and is_within(defaults.propagation_steps, 0, _MOST_STEPS), "methods")
+    _expect(all(type(sigma) is float and math.isfinite(sigma) for sigma in attention.sigmas), "sigmas")
     for layer in attention.layers:
         shape = (attention.batch, layer.height * layer.width, tokens.count)
         _expect(layer.maps.keys() == first.maps.keys() and layer.scores.keys() == first.scores.keys(), layer.name)

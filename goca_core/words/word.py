@@ -7,6 +7,17 @@ from typing import Any
 
 from .text import EMBEDDING, fold_words
 
+_KINDS = "word", "start", "end", "pad", "embedding", "other"
+
+
+def is_within(value: Any, low: int, high: int) -> bool:
+    """Whether a value of a file is a whole number from ``low`` to ``high``.
+
+    >>> is_within(3, 0, 3), is_within(4, 0, 3), is_within(1.0, 0, 3), is_within(True, 0, 3)
+    (True, False, False, False)
+    """
+    return type(value) is int and low <= value <= high
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -24,6 +35,11 @@ class Piece:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Piece:
         return cls(**data)
+
+    def is_one_of(self, words: int) -> bool:
+        """Whether it is a token that belongs to none or to one of so many words."""
+        known = self.word is None or is_within(self.word, 0, words - 1)
+        return known and self.kind in _KINDS and type(self.token_id) is int
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,11 @@ class Word:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Word:
         return cls(**{**data, "positions": tuple(data["positions"])})
+
+    def is_in(self, plain: str) -> bool:
+        """Whether it is a word at its place in a text."""
+        placed = is_within(self.start, 0, len(plain)) and is_within(self.end, self.start, len(plain))
+        return placed and is_within(self.occurrence, 1, len(plain) + 1) and type(self.content) is bool
 
     @property
     def keys(self) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,10 @@ from typing import Any
 
 from .match import PhraseError, find_occurrences, match_phrase, quote, spelled
 from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, TIES, fold, fold_words, visible
-from .word import Piece, Word
+from .word import Piece, Word, is_within
+
+# Far more than any text encoder reads; what is larger was not made by `build` from a prompt.
+MOST_TOKENS = 2**14
 
 # From the last word of a weighted part to the first of the next one, as in (red circle:1.2)(blue sky:0.8).
 _JOINT = re.compile(r"(?::[^():]*)?(?<!\))\)+\(+")
@@ -62,15 +65,43 @@ class WordMap:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> WordMap:
-        return cls(
-            data["text"],
-            data["plain"],
-            data["encoder"],
-            data["length"],
-            tuple(Word.from_json(w) for w in data["words"]),
-            tuple(Piece.from_json(p) for p in data["pieces"]),
-            tuple(data["special"]),
-            tuple(data["pad"]),
+        """The word map of `to_json`. Raises WordMapError for anything else, such as words outside of the text.
+
+        >>> WordMap.from_json({"text": "a cat"})
+        Traceback (most recent call last):
+        ...
+        goca_core.words.word_map.WordMapError: The words of the prompt are damaged; encode the prompt again.
+        """
+        try:
+            made = cls(
+                data["text"],
+                data["plain"],
+                data["encoder"],
+                data["length"],
+                tuple(Word.from_json(w) for w in data["words"]),
+                tuple(Piece.from_json(p) for p in data["pieces"]),
+                tuple(data["special"]),
+                tuple(data["pad"]),
+            )
+            fits = made._fits_together()
+        except (KeyError, TypeError, AttributeError) as error:
+            raise WordMapError(_DAMAGED) from error
+        if not fits:
+            raise WordMapError(_DAMAGED)
+        return made
+
+    def _fits_together(self) -> bool:
+        """Whether all parts have the right types, and refer to tokens, words and text that exist."""
+        texts = (self.text, self.plain, self.encoder, *(w.text for w in self.words), *(p.text for p in self.pieces))
+        positions = [*self.special, *self.pad, *(p.position for p in self.pieces)]
+        positions += [position for w in self.words for position in w.positions]
+        return (
+            is_within(self.length, 1, MOST_TOKENS)
+            and max(len(self.words), len(self.pieces)) <= MOST_TOKENS
+            and all(type(text) is str for text in texts)
+            and all(is_within(position, 0, self.length - 1) for position in positions)
+            and all(w.is_in(self.plain) for w in self.words)
+            and all(p.is_one_of(len(self.words)) for p in self.pieces)
         )
 
     def names(self) -> tuple[str, ...]:
@@ -289,6 +320,9 @@ def resolve(
     if not phrases:
         raise PhraseError("There is no phrase: write words of the prompt, one object per line.")
     return phrases
+
+
+_DAMAGED = "The words of the prompt are damaged; encode the prompt again."
 
 
 def _stop_set(stop: Iterable[str] | str) -> frozenset[str]:

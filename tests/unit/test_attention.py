@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from goca_core.attention.file import load, save
 from goca_core.attention.global_map import aggregate, layer_weights, weighted_affinity
@@ -405,6 +406,83 @@ def spoil(value: Any, chance: random.Random) -> Any:
     node, key = chance.choice(places)
     node[key] = chance.choice([None, "x", -3, 1e9, [], {}, [1, "a"], True])
     return value
+
+
+def put(place: str, value: Any) -> Any:
+    """A change of the header: at "words.pieces.0.kind" put a value."""
+
+    def change(_metadata: Any, header: Any, _tensors: Any) -> None:
+        *way, last = (int(part) if part.isdigit() else part for part in place.split("."))
+        node = header
+        for part in way:
+            node = node[part]
+        node[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *((f"words.words.0.{name}", value) for name, value in [
+            ("text", 5), ("start", "x"), ("end", 10**6), ("start", -1), ("positions", [99999]), ("positions", ["a"]),
+            ("occurrence", None), ("occurrence", 0), ("content", 1),
+        ]),
+        *((f"words.pieces.0.{name}", value) for name, value in [
+            ("position", -1), ("position", 10**9), ("text", None), ("kind", []), ("kind", "noun"), ("word", 10**6),
+            ("word", "cat"), ("token_id", "x"),
+        ]),
+        ("words.text", 7), ("words.plain", ["a"]), ("words.encoder", {}), ("words.length", 10**9), ("words.length", "77"),
+        ("words.special", [10**6]), ("words.pad", ["x"]), ("words.words", []), ("words.pieces", None),
+        ("words.words", {}), ("words", []), ("words", "cat"),
+        ("defaults.order", 10**7), ("defaults.order", True), ("scale", 8192), ("height", 10**9), ("width", 10**5),
+        ("scale", 0), ("frames", 10**9), ("stride", 10**9), ("tokens.length", 10**12), ("family", 3),
+        ("family", "x" * 10**5), ("note", "x" * 10**6), ("layers.0.name", 4), ("layers.0.height", 2**40),
+        ("sigmas", [float("nan")]), ("sigmas", [float("inf")]), ("sigmas", [1]), ("layers", []), ("layers", {}),
+        ("defaults.head", []), ("defaults.rescale", {}), ("tokens.positions", []),
+    ],
+)  # fmt: skip
+def test_what_no_recording_holds_is_refused(tmp_path: Path, place: str, value: Any) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    rewrite(path, put(place, value))
+    assert "damaged" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layer.0.map.average", torch.ones(2, dtype=torch.int64)), ("layer.9.map.average", torch.ones(2)),
+        ("layer.x.map.average", torch.ones(2)), ("layer.0.other.average", torch.ones(2)), ("layer.0.map", torch.ones(2)),
+        ("layer.0.map.of my own", torch.ones(2)), ("layer.-1.map.average", torch.ones(2)), ("more", torch.ones(2)),
+    ],
+)  # fmt: skip
+def test_tensors_of_no_recording_are_refused(tmp_path: Path, name: str, value: Tensor) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    rewrite(path, lambda _m, _h, tensors: tensors.update({name: value}))
+    assert "damaged" in refused(path)
+
+
+def test_a_recording_of_no_image_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    rewrite(path, lambda _m, _h, tensors: tensors.update({name: value[:0] for name, value in tensors.items()}))
+    assert "damaged" in refused(path)
+
+
+def test_a_header_of_many_megabytes_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    rewrite(path, put("note", "x" * 2**24))
+    monkeypatch.setattr("goca_core.attention.file.safe_open", None)  # not even opened
+    assert "damaged" in refused(path)
+
+
+def test_what_could_not_be_read_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(AttentionError, match="too long for a file"):
+        save(str(tmp_path / "one.safetensors"), replace(recording(), note="x" * 2**24))
+    assert not list(tmp_path.iterdir())
 
 
 def test_spoiled_headers_are_refused_or_harmless(tmp_path: Path) -> None:
