@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
+import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
         raise AttentionError("The prompt is too long for a file; record a shorter prompt.")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
+        # safetensors makes files that only their owner can read; this one has the usual permissions.
+        part.touch()
+        mode = part.stat().st_mode
         save_file(tensors, part, metadata=metadata)
-        Path(part).replace(path)
+        part.chmod(stat.S_IMODE(mode))
+        part.replace(path)
     finally:
-        Path(part).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike) -> Attention:

@@ -313,6 +313,13 @@ def test_half_precision_rounds_maps_and_not_scores(tmp_path: Path) -> None:
     assert path.stat().st_size < 0.8 * whole.stat().st_size
 
 
+def test_a_saved_file_may_be_read_by_all_who_may_read_others(tmp_path: Path) -> None:
+    path, other = tmp_path / "one.safetensors", tmp_path / "other"
+    save(str(path), recording())
+    other.write_bytes(b"")
+    assert path.stat().st_mode == other.stat().st_mode
+
+
 def test_a_failed_save_leaves_the_older_file(tmp_path: Path) -> None:
     path = tmp_path / "one.safetensors"
     save(str(path), recording(1))
