@@ -120,7 +120,7 @@ class CondRecorder:
             text_pass(whole, text, self._block_elements(whole))
             self._keep(layers, text, grid)
 
-        kind = ("text", grid, site.heads, call.scale)
+        kind = ("text", grid, site.heads, call.scale, bool(weighted))
         with effective_weight(site.out, value) if weighted else nullcontext() as weight:
             self._reduce(kind, call, Waiting(block, weight), [call.q, call.k, value, *values], reduce)
 
