@@ -62,50 +62,55 @@ def default_with_image(record: Attention, image: torch.Tensor, phrases: str) -> 
     return make_masks(refined(as_scoring(record), Pamr(), image), MaskRequest(phrases)).masks
 
 
-def _paper(record: Attention) -> Scoring:
+def _paper(record: Attention, phrases: str, image: torch.Tensor | None = None) -> torch.Tensor:
     known = record.defaults
-    return Scoring(aggregate(record, known.head, known.layer), known.rescale)
+    scoring = Scoring(aggregate(record, known.head, known.layer), known.rescale)
+    return _masks(scoring, MaskRequest(phrases, propagation_steps=known.propagation_steps), image)
+
+
+def _masks(scoring: Scoring, request: MaskRequest, image: torch.Tensor | None) -> torch.Tensor:
+    """Masks, refined by PAMR if there is an image."""
+    return make_masks(scoring if image is None else refined(scoring, Pamr(), image), request).masks
 
 
 def paper(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
     """The published method with the paper's choices for the family, or those of the closest family that it covers."""
-    request = MaskRequest(phrases, propagation_steps=record.defaults.propagation_steps)
-    return make_masks(_paper(record), request).masks
+    return _paper(record, phrases)
 
 
 def paper_with_image(record: Attention, image: torch.Tensor, phrases: str) -> torch.Tensor:
-    request = MaskRequest(phrases, propagation_steps=record.defaults.propagation_steps)
-    return make_masks(refined(_paper(record), Pamr(), image), request).masks
+    return _paper(record, phrases, image)
+
+
+def _information(record: Attention) -> Scoring:
+    return Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
 
 
 def information(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
     """The default, with layers that count by how clearly their maps separate the words, and heads equally."""
-    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
-    return make_masks(scoring, MaskRequest(phrases)).masks
+    return make_masks(_information(record), MaskRequest(phrases)).masks
+
+
+def _classes(record: Attention, phrases: str, rule: str, image: torch.Tensor | None = None) -> torch.Tensor:
+    return _masks(_information(record), MaskRequest(phrases, rule=rule, propagation_steps=2), image)
 
 
 def two_classes(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
     """The same with two propagation steps and the background rule two classes."""
-    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
-    return make_masks(scoring, MaskRequest(phrases, rule="two classes", propagation_steps=2)).masks
+    return _classes(record, phrases, "two classes")
 
 
 def two_classes_with_image(record: Attention, image: torch.Tensor, phrases: str) -> torch.Tensor:
-    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
-    request = MaskRequest(phrases, rule="two classes", propagation_steps=2)
-    return make_masks(refined(scoring, Pamr(), image), request).masks
+    return _classes(record, phrases, "two classes", image)
 
 
 def clearest_classes(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
     """The same with the background rule clearest classes."""
-    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
-    return make_masks(scoring, MaskRequest(phrases, rule="clearest classes", propagation_steps=2)).masks
+    return _classes(record, phrases, "clearest classes")
 
 
 def clearest_classes_with_image(record: Attention, image: torch.Tensor, phrases: str) -> torch.Tensor:
-    scoring = Scoring(aggregate(record, "average", "information"), record.defaults.rescale)
-    request = MaskRequest(phrases, rule="clearest classes", propagation_steps=2)
-    return make_masks(refined(scoring, Pamr(), image), request).masks
+    return _classes(record, phrases, "clearest classes", image)
 
 
 def _plain(record: Attention, phrases: str, steps: int, **rule: Any) -> torch.Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.timing import median_of, seconds_of
 from scripts.boot import boot
 
 MARK = "figure: "
@@ -122,17 +122,6 @@ def recorded(model: Any, **options: Any) -> tuple[Any, Any]:
     return record(model, Window(), RecordOptions(**options))
 
 
-def median_of(measures: dict[str, Callable[[], float]], repeat: int, warm: int = 2) -> dict[str, float]:
-    """The median of what each returns. They alternate; the first rounds do not count."""
-    found: dict[str, list[float]] = {name: [] for name in measures}
-    for turn in range(warm + repeat):
-        for name, measure in measures.items():
-            value = measure()
-            if turn >= warm:
-                found[name].append(value)
-    return {name: statistics.median(values) for name, values in found.items()}
-
-
 def peak_mb(action: Callable[[], Any]) -> float:
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -151,7 +140,7 @@ def full(name: str, smoke: bool, batch: int = 1, steps: bool = True, finer: bool
     if finer and not smoke:
         models["recorded 64x64"] = recorded(plain, grid_limit=64 * 64)[0]
     repeat = 3 if smoke else 5
-    seconds = median_of({key: partial(run.forward_seconds, model) for key, model in models.items()}, repeat)
+    seconds = median_of({key: partial(run.forward_seconds, model) for key, model in models.items()}, repeat, warm=2)
     what = f"forward pass, {batch} image{'s' if batch > 1 else ''}, cfg {run.cfg:g}"
     ratios = [f"{key} {seconds[key] * 1e3:.0f} ms = {seconds[key] / seconds['plain']:.2f}x" for key in models][1:]
     report(what, f"plain {seconds['plain'] * 1e3:.0f} ms", *ratios)
@@ -167,11 +156,7 @@ def full(name: str, smoke: bool, batch: int = 1, steps: bool = True, finer: bool
         schedule = run.schedule(STEPS)
 
         def whole(model: Any) -> float:
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            run.sample(model, schedule)
-            torch.cuda.synchronize()
-            return time.perf_counter() - start
+            return seconds_of(lambda: run.sample(model, schedule))
 
         found = median_of({"plain": partial(whole, run.model), "recorded": partial(whole, recording)}, 3, 0)
         ratio = found["recorded"] / found["plain"]
@@ -187,12 +172,7 @@ def masks_seconds(attention: Any) -> list[float]:
         made = make_masks(as_scoring(attention, place.device), MaskRequest("word1\nword2 word3\nword4"), place=place)
         return made.masks.cpu()
 
-    found = []
-    for _ in range(2):
-        start = time.perf_counter()
-        on_device(masks)
-        found.append(time.perf_counter() - start)
-    return found
+    return [seconds_of(lambda: on_device(masks)) for _ in range(2)]
 
 
 # -- the stages ---------------------------------------------------------------------------------------------------------
@@ -248,11 +228,7 @@ def guidance(smoke: bool) -> None:
     run = Sampled("sd15")
 
     def step(model: Any) -> float:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        run.sample(model, schedule)
-        torch.cuda.synchronize()
-        return (time.perf_counter() - start) / (len(schedule) - 1)
+        return seconds_of(lambda: run.sample(model, schedule)) / (len(schedule) - 1)
 
     schedule = run.schedule(4 if smoke else STEPS)
     models = {"plain": run.model} | {rule: guide(run.model, Settings(rule)) for rule in REGION_RULES}

@@ -77,7 +77,6 @@ def _prompt(
     encoder: str, tokens: list[Token], length: int, words: int, width: int, pooled: int, seed: int
 ) -> list[Any]:
     text = " ".join(f"word{number}" for number in range(words))
-    tokens = list(tokens)
     place = 0
     for number, word in enumerate(text.split()):
         tokens.append(Token(len(tokens), number, word, "word", place, place + len(word)))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,18 +23,31 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def seconds_of(action: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
+    """Seconds that an action takes, with all that it starts on a GPU."""
+    synchronize()
+    start = clock()
+    action()
+    synchronize()
+    return clock() - start
+
+
+def median_of(measures: Mapping[str, Callable[[], float]], repeat: int, warm: int = 1) -> dict[str, float]:
+    """The median of what each returns. They alternate; the first ``warm`` rounds do not count."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for turn in range(warm + repeat):
+        for name, measure in measures.items():
+            value = measure()
+            if turn >= warm:
+                found[name].append(value)
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
 def medians(
     actions: Mapping[str, Callable[[], Any]], repeat: int, clock: Clock = time.perf_counter
 ) -> dict[str, float]:
     """Median seconds of each action. The actions alternate, and a first round that does not count warms up."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for _ in range(repeat + 1):
-        for name, action in actions.items():
-            start = clock()
-            action()
-            synchronize()
-            times[name].append(clock() - start)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
+    return median_of({name: partial(seconds_of, action, clock) for name, action in actions.items()}, repeat)
 
 
 def device() -> str:
