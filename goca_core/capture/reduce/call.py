@@ -180,21 +180,20 @@ def probabilities(
     precision = _precision(call)
     batch, heads = q.shape[:2]
     # One matrix product for each sample and head, with the scale and the denominators in the same kernel.
-    if total is None or precision != torch.float16:
-        queries, keys = (_cast(x, precision).reshape(batch * heads, -1, x.shape[-1]) for x in (q, call.k))
-        total = None if total is None else _cast(total, precision).reshape(batch * heads, -1, 1)
-    else:
-        queries, keys = (
-            x.reshape(batch * heads, -1, x.shape[-1]) for x in _with_total(q, call.k, total, call.scale, precision)
-        )
+    known, k = total is not None, call.k
+    if total is not None and precision == torch.float16:
+        (q, k), total = _with_total(q, k, total, call.scale, precision), None
+    queries, keys = (_cast(x, precision).reshape(batch * heads, -1, x.shape[-1]) for x in (q, k))
+    if total is not None:
+        total = _cast(total, precision).reshape(batch * heads, -1, 1)
     count, elements = queries.shape[1], elements or _largest(call)
-    if total is None and q.device.type not in CPUS:
+    if not known and q.device.type not in CPUS:
         elements //= 2  # the softmax of a block is a second block
     step = max(1, elements // max(1, len(keys) * keys.shape[1]))
     step = -(-count // -(-count // step))  # blocks of equal size
     for start in range(0, count, step):
         rows = slice(start, min(count, start + step))
-        if total is None or precision == torch.float16:
+        if total is None:
             logits = torch.baddbmm(queries.new_empty(1, 1, 1), queries[:, rows], keys.mT, beta=0, alpha=call.scale)
         else:
             logits = torch.baddbmm(total[:, rows], queries[:, rows], keys.mT, beta=-1, alpha=call.scale)
@@ -202,6 +201,6 @@ def probabilities(
         if mask is not None:
             part = mask if mask.shape[-2] == 1 else mask[..., rows, :]
             logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part.to(precision)
-        block = [torch.softmax(logits, -1) if total is None else logits.exp_()]
+        block = [logits.exp_() if known else torch.softmax(logits, -1)]
         del logits
         yield rows, block.pop()  # nothing here holds it while the next one is computed

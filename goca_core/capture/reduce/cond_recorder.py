@@ -183,24 +183,27 @@ class CondRecorder:
 
         ``reduce`` gets the layers, and their tensors with an axis for the layers in front.
         """
-        stack, key = None, (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
-        if key in self._stacks:
-            stack = self._stacks[key][0]
-        elif call.q.device.type not in CPUS and call.mask is None:
-            self._room.see(call.q.numel() * call.q.element_size())
-            most = sum(block.level == layer.block.level for block in self.spec.plan.blocks)
-            stack = LayerStack[Waiting](tensors, most, self._room.limit)
-        if stack is None or stack.capacity == 1:
+        key = (*kind, *((tensor.shape, tensor.dtype) for tensor in tensors))
+        stack = self._stacks[key][0] if key in self._stacks else self._new_stack(call, layer, tensors)
+        if stack is None:
             reduce((layer,), [tensor[None] for tensor in tensors])
             return
-        while (
-            key not in self._stacks
-            and stack.bytes + sum(other.bytes for other, _ in self._stacks.values()) > self._room.total
-        ):
-            self._reduce_stack(next(iter(self._stacks)))
         self._stacks[key] = stack, reduce
         if stack.add(layer.kept(), tensors):
             self._reduce_stack(key)
+
+    def _new_stack(self, call: AttentionCall, layer: Waiting, tensors: Sequence[Tensor]) -> LayerStack[Waiting] | None:
+        """An empty stack for layers like this one, with room made for it; None where layers are reduced one by one."""
+        if call.q.device.type in CPUS or call.mask is not None:
+            return None
+        self._room.see(call.q.numel() * call.q.element_size())
+        most = sum(block.level == layer.block.level for block in self.spec.plan.blocks)
+        stack = LayerStack[Waiting](tensors, most, self._room.limit)
+        if stack.capacity == 1:
+            return None
+        while self._stacks and stack.bytes + sum(other.bytes for other, _ in self._stacks.values()) > self._room.total:
+            self._reduce_stack(next(iter(self._stacks)))
+        return stack
 
     def _reduce_stack(self, key: tuple[Any, ...]) -> None:
         stack, reduce = self._stacks.pop(key)
