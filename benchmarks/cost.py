@@ -27,7 +27,7 @@ from benchmarks.meter import Meter
 from goca_core.attention.record import Tokens
 from goca_core.capture.families import find_family
 from goca_core.capture.forward import ForwardRecorder
-from goca_core.capture.options import GRIDS, PROPAGATION_LAYERS, RecordOptions
+from goca_core.capture.options import GRIDS, RECORD_METHODS, RecordOptions
 from goca_core.capture.passthrough import OVERRIDE
 from goca_core.capture.reduce import fused
 from scripts.boot import boot
@@ -103,16 +103,14 @@ def main() -> None:
     )
     parser.add_argument("--grid", choices=list(GRIDS), default="auto", help="the grid on which layers are compared")
     parser.add_argument(
-        "--propagation-layers", choices=PROPAGATION_LAYERS, default="paper", help="self-attention kept for propagation"
+        "--method", choices=RECORD_METHODS, default="auto", help="what is recorded, as in Record Attention"
     )
     parser.add_argument("--kernels", action="store_true", help="list the kernels that recording adds")
     options = parser.parse_args()
     boot()
     print("| model | kernels | operations | bytes moved | extra memory |\n|---|---|---|---|---|")
     for name in options.models or SIZES:
-        cost = measure(
-            name, RecordOptions(grid_limit=GRIDS[options.grid], propagation_layers=options.propagation_layers)
-        )
+        cost = measure(name, RecordOptions(grid_limit=GRIDS[options.grid], method=options.method))
         row = (f"{cost.kernels:.2f}", f"{cost.flops:.3f}", f"{cost.moved:.2f}", f"{cost.extra_memory:+.0f} MB")
         print(f"| {SIZES[name].label} | {' | '.join(row)} |", flush=True)
         if options.kernels:

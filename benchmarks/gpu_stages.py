@@ -119,7 +119,7 @@ def recorded(model: Any, **options: Any) -> tuple[Any, Any]:
     from goca_core.capture.recorder import record
     from goca_core.capture.window import Window
 
-    return record(model, Window(), RecordOptions(**options))
+    return record(model, Window(), RecordOptions(**{"method": "auto", **options}))
 
 
 def peak_mb(action: Callable[[], Any]) -> float:
@@ -137,6 +137,8 @@ def full(name: str, smoke: bool, batch: int = 1, steps: bool = True, finer: bool
     run = Sampled(name, batch)
     plain = run.timed()
     models = {"plain": plain, "recorded": recorded(plain)[0]}
+    if not smoke:
+        models["recorded by the paper"] = recorded(plain, method="paper")[0]
     if finer and not smoke:
         models["recorded 64x64"] = recorded(plain, grid_limit=64 * 64)[0]
     repeat = 3 if smoke else 5
@@ -165,8 +167,9 @@ def full(name: str, smoke: bool, batch: int = 1, steps: bool = True, finer: bool
 
 def masks_seconds(attention: Any) -> list[float]:
     """Seconds from a recording to masks on the CPU, as Mask From Tokens makes them: the first time and once more."""
+    from goca_core.batches import Workplace
     from goca_core.capture.workplace import on_device
-    from goca_core.pipeline import MaskRequest, Workplace, as_scoring, make_masks
+    from goca_core.pipeline import MaskRequest, as_scoring, make_masks
 
     def masks(place: Workplace) -> torch.Tensor:
         made = make_masks(as_scoring(attention, place.device), MaskRequest("word1\nword2 word3\nword4"), place=place)

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from benchmarks.timing import medians
 from goca_core.attention.record import Affinity, Attention, Defaults, Layer, Tokens
+from goca_core.batches import Workplace
 from goca_core.picture import sheets
-from goca_core.pipeline import MaskRequest, Workplace, as_scoring, make_masks
+from goca_core.pipeline import MaskRequest, as_scoring, make_masks
 from goca_core.words.build import Token, build
 
 TEXT = "a red cat sitting on green grass under a blue sky with white clouds near river"

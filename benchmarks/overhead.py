@@ -24,13 +24,14 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_models import clip_prompt, keeping_all, sample, sd15
 from benchmarks.timing import device, measure_peaks, medians, peak_memory, synchronize
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import record
 from goca_core.capture.window import Window
 from scripts.boot import boot
 
 VARIANTS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda model: model,
-    "recorded": lambda model: record(model, Window())[0],
+    "recorded": lambda model: record(model, Window(), RecordOptions(method="auto"))[0],
     "keeping all": keeping_all,
 }
 TIMED = ("plain", "recorded")

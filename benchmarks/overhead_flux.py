@@ -31,14 +31,15 @@ from goca_core.capture.window import Window
 from scripts.boot import boot
 
 
-def recorded(model: Any, limit: str) -> Any:
-    return record(model, Window(), RecordOptions(grid_limit=GRIDS[limit]))[0]
+def recorded(model: Any, method: str, limit: str = "auto") -> Any:
+    return record(model, Window(), RecordOptions(method=method, grid_limit=GRIDS[limit]))[0]
 
 
 VARIANTS: dict[str, Callable[[Any], Any]] = {
     "plain": lambda model: model,
-    "recorded, 64x64": partial(recorded, limit="64x64"),
-    "recorded, 32x32": partial(recorded, limit="32x32"),
+    "recorded": partial(recorded, method="auto"),
+    "recorded, paper": partial(recorded, method="paper"),
+    "recorded, paper, 64x64": partial(recorded, method="paper", limit="64x64"),
     "keeping all": partial(keeping_all, by_head=True),
 }
 

@@ -5,7 +5,6 @@ Resize scores (`resize_scores`) before making masks, so that masks hold exactly 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -20,8 +19,6 @@ from .tensors import (
     check_ndim,
     finite,
     resize_bilinear,
-    stack_frames,
-    unstack_frames,
     working_dtype,
 )
 
@@ -29,14 +26,12 @@ _LONGEST = 4096  # side up to which an accelerator blurs, with a matrix that fit
 
 BACKGROUND_RULES: tuple[str, ...] = ("offset", "vanilla", "max", "exact", "avg")
 TWO_CLASSES = "two classes"
-"""The background as one of two classes of pixels, found in the scores themselves (`two_classes`); not of the reference."""
+"""The background as one of two classes of pixels, found in the scores themselves (`classes.two_classes`); not of the reference."""
 CLEAREST = "clearest classes"
-"""The same, for the evidence of the background that divides the pixels best (`clearest`)."""
-MASK_RULES: tuple[str, ...] = (*BACKGROUND_RULES, TWO_CLASSES, CLEAREST)
+"""The same, for the evidence of the background that divides the pixels best (`classes.clearest`)."""
+CLASS_RULES: tuple[str, ...] = (TWO_CLASSES, CLEAREST)
+MASK_RULES: tuple[str, ...] = (*BACKGROUND_RULES, *CLASS_RULES)
 """Everything that can decide where the background is when masks are made."""
-
-_BINS = 64
-_LEAST_CONTRAST = 1e-3  # between a phrase and the background, in scores from 0 to 1; less would only amplify noise
 
 
 def resize_scores(scores: Tensor, size: Grid) -> Tensor:
@@ -112,91 +107,6 @@ def threshold(scores: Tensor, background: Tensor | None = None, rule: str = "van
     """
     level = background_level(scores, background, rule, theta)
     return finite(scores, level.dtype) > level[:, None]
-
-
-def otsu(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute where values fall into two classes best: the threshold with the largest variance between the two.
-
-    Source: Otsu, A threshold selection method from gray-level histograms, 1979; from a histogram of 64 bins between the
-    smallest and the largest value. values: [B, N], finite. Returns the threshold and the variance between the classes of
-    values above and not above it, [B] each. If all values are equal, the threshold is that value and the variance 0.
-
-    >>> threshold, variance = otsu(torch.tensor([[0.0, 0.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0]]))
-    >>> 0 < threshold[0] < 1, round(float(variance[0]), 2), float(threshold[1]), float(variance[1])
-    (tensor(True), 0.24, 3.0, 0.0)
-    """
-    check_ndim("values", values, "B N")
-    values = values.to(working_dtype(values))
-    low, high = values.amin(-1, keepdim=True), values.amax(-1, keepdim=True)
-    span = high - low
-    varies = span > 0
-    places = ((values - low) / torch.where(varies, span, 1.0) * _BINS).long().clamp_(0, _BINS - 1)
-    counts = torch.zeros(len(values), _BINS, dtype=values.dtype, device=values.device)
-    counts.scatter_add_(1, places, torch.ones_like(values))  # whole numbers, so the order of the sum does not matter
-    share = counts / values.shape[1]
-    centres = (torch.arange(_BINS, dtype=values.dtype, device=values.device) + 0.5) / _BINS
-    below, mass = share.cumsum(-1)[:, :-1], (share * centres).cumsum(-1)
-    both = below * (1 - below)
-    between = (mass[:, -1:] * below - mass[:, :-1]).square() / torch.where(both > 0, both, 1.0)
-    most, best = between.max(-1, keepdim=True)
-    threshold = torch.where(varies, low + centres[best] * span, low)
-    return threshold[:, 0], torch.where(varies, most * span.square(), 0.0)[:, 0]
-
-
-def two_classes(scores: Tensor, background: Tensor | None = None, frames: int = 1) -> Tensor:
-    """Measure scores between two levels: 0 is their mean over the background, 1 their mean over the phrase (not in the paper).
-
-    A pixel then belongs to the phrase if its score is above one half, half-way between the levels. The levels come from a
-    first division of the pixels: margins are the scores minus the background, the best margins fall into two classes by
-    `otsu`, those above the threshold go to their best phrase, and the others are the background. Nothing depends on the scale of
-    the scores, which differs from model to model.
-    scores: [B, K, h, w]. background: [B, h, w], None for a map of zeros. frames: this many consecutive samples are the
-    frames of one video, which share their levels.
-    Returns [B, K, h, w]. A phrase that is best nowhere above the threshold is zero. NaN counts as 0. Raises ValueError for
-    shapes that do not fit.
-
-    >>> scores = torch.tensor([[[[0.1, 0.1, 0.3, 0.3]]]])  # one object, 1 x 4 pixels
-    >>> [round(score, 2) for score in two_classes(scores).flatten().tolist()]
-    [0.0, 0.0, 1.0, 1.0]
-    """
-    level = background_level(scores, background, "exact", 0.0)
-    margins = stack_frames(finite(scores, level.dtype) - level[:, None], frames)
-    size = margins.shape[2:]
-    margins = margins.flatten(2)
-    best, owner = margins.max(1)
-    above = best > otsu(best)[0][:, None]
-    phrases = torch.arange(margins.shape[1], device=margins.device)[:, None]
-    own = (above[:, None] & (owner[:, None] == phrases)).to(margins)
-    rest = (~above).to(margins)
-    low = (margins * rest[:, None]).sum(-1) / rest.sum(-1, keepdim=True).clamp_min(1)
-    count = own.sum(-1)
-    high = (margins * own).sum(-1) / count.clamp_min(1)
-    measured = (margins - low[..., None]) / (high - low).clamp_min(_LEAST_CONTRAST)[..., None]
-    measured = torch.where(count[..., None] > 0, measured, 0.0)
-    return unstack_frames(measured.unflatten(2, size), frames)
-
-
-def clearest(margins: Sequence[Tensor], spans: Sequence[float], frames: int = 1) -> Tensor:
-    """Choose the margins whose best values fall into two classes that are furthest apart (not in the paper).
-
-    margins: several of [B, K, h, w], each the scores of the same objects minus other evidence of the background. spans: the
-    range that each of them can have; the variance between the classes (`otsu`) is divided by its square, so that a wider
-    range is no advantage. frames: this many consecutive samples are the frames of one video, for which one choice is made.
-    Returns [B, K, h, w], on a tie the first. Raises ValueError for lengths or shapes that differ.
-
-    >>> vague, clear = torch.tensor([[[[0.4, 0.5]]]]), torch.tensor([[[[0.1, 0.9]]]])
-    >>> clearest([vague, clear], [1, 1]).flatten().tolist() == clear.flatten().tolist()
-    True
-    """
-    if not margins or len(margins) != len(spans) or len({tuple(each.shape) for each in margins}) > 1:
-        raise ValueError(
-            f"Got margins of shapes {[tuple(each.shape) for each in margins]} and {len(spans)} spans: pass at least one, all of "
-            "the same shape [B, K, h, w], and one span for each."
-        )
-    several = torch.stack([stack_frames(finite(each), frames) for each in margins])
-    apart = torch.stack([otsu(each.amax(1).flatten(1))[1] / span**2 for each, span in zip(several, spans, strict=True)])
-    choice = apart.argmax(0)[None, :, None, None, None].expand(1, *several.shape[1:])
-    return unstack_frames(several.gather(0, choice)[0], frames)
 
 
 def one_hot(labels: Tensor, objects: int, check: bool = True) -> Tensor:

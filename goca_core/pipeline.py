@@ -7,8 +7,7 @@ of the reference.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,9 +17,11 @@ from torch import Tensor
 
 from . import masks as finishing
 from .attention.global_map import Maps, aggregate
-from .attention.record import AUTO, Attention, AttentionError
-from .refine.methods import Refinement, Step, apply, cell_of, check
-from .refine.propagation import propagate
+from .attention.record import AUTO, Affinity, Attention, AttentionError
+from .batches import Workplace, for_samples, in_batches, resize_maps, size_of
+from .classes import clearest, find_present, two_classes
+from .refine.methods import Pamr, Refinement, Step, check
+from .refine.propagation import propagate, spread
 from .rescale import RESCALE_METHODS, blur, merge_background, rescale
 from .tensors import Grid, Range, check_choice, minmax, resize_bilinear, stack_frames, unstack_frames
 from .words.word_map import Phrase, WordMap, resolve
@@ -28,25 +29,6 @@ from .words.word_map import Phrase, WordMap, resolve
 MODES = ("partition", "threshold", "soft")
 # Level of a background that no word names: the middle of the range that the scores of every object fill.
 NO_BACKGROUND = 0.5
-# Bytes of maps that are worked on at once where memory has no limit; more would leave the CPU's cache.
-_BATCH = 1 << 25
-_COPIES = 8  # tensors of the size of the maps that exist at once while masks are made
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where masks are made: a device, the bytes of its memory that may be used, and where results go.
-
-    ``room``: None = no limit. ``results``: the device of what is handed back, None = that of the recording. Results that fit
-    into the room beside the work stay on the device, so that more can be computed of them there (`MaskResult.to`).
-
-    >>> Workplace(torch.device("cpu")).room is None
-    True
-    """
-
-    device: torch.device
-    room: int | None = None
-    results: torch.device | None = None
 
 
 @dataclass(frozen=True)
@@ -55,8 +37,9 @@ class MaskRequest:
 
     ``phrases``: one object per line, where commas pool several phrases into one; or what ``word_map.parse_phrases`` makes
     of it. ``background``: the same for what is not an object, as text; "auto" takes everything else that the prompt names,
-    empty takes nothing. ``rule``: one of ``masks.MASK_RULES``; with "two classes" and "clearest classes", which are found
-    before refinement and are common to all frames of a video, ``theta`` shifts the level half-way between them.
+    empty takes nothing. ``rule``: one of ``masks.MASK_RULES``, "auto" = that of the recording; with "two classes" and "clearest
+    classes", which are common to all frames of a video, ``theta`` shifts the level half-way between them. ``skip_absent``:
+    with "clearest classes", phrases whose things do not seem to be in the image get empty masks.
     ``propagation_steps``: -1 = the family's. ``smooth``: standard deviation of a Gaussian on the scores, in mask pixels.
     ``size``: (height, width) of the masks; None or 0 = that of the image. ``latent_size``: the size of the latent instead,
     and for a video a mask for each latent frame. ``largest``, ``remove_small`` (a fraction of the image) and ``fill_holes``
@@ -66,7 +49,7 @@ class MaskRequest:
     phrases: str | tuple[tuple[str, ...], ...]
     background: str = AUTO
     mode: str = "partition"
-    rule: str = "offset"
+    rule: str = AUTO
     theta: float = 0.0
     propagation_steps: int = -1
     smooth: float = 0.0
@@ -75,6 +58,7 @@ class MaskRequest:
     latent_size: bool = False
     remove_small: float = 0.0
     fill_holes: bool = False
+    skip_absent: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +67,8 @@ class MaskResult:
 
     ``objects``: the phrases with their tokens. ``background_phrases``: what the background was made of. ``rescaled``: the
     scores as they were before propagation and refinement, [B, K, h, w] at the size of the maps. ``word_maps``: the same
-    for every content word, [B, W, h, w], where it was asked for. For videos, B is videos x frames, video by video.
+    for every content word, [B, W, h, w], where it was asked for. ``present``: bool [B, K], False for a phrase that was
+    skipped as absent; None where nothing was skipped. For videos, B is videos x frames, video by video.
     """
 
     masks: Tensor
@@ -93,6 +78,7 @@ class MaskResult:
     background_phrases: tuple[str, ...]
     rescaled: Tensor
     word_maps: Tensor | None = None
+    present: Tensor | None = None
 
     def to(self, device: torch.device) -> MaskResult:
         """The same result on another device."""
@@ -111,6 +97,7 @@ class MaskResult:
         return {
             "phrases": list(self.labels),
             "background_phrases": list(self.background_phrases),
+            "absent": [] if self.present is None else (~self.present).tolist(),
             "background": [round(value, 5) for value in self.background.mean((1, 2)).tolist()],
             "area": [[round(value, 5) for value in row] for row in area.tolist()],
             "score": [[round(value, 5) for value in row] for row in inside.tolist()],
@@ -157,6 +144,11 @@ def refined(source: Attention | Maps | Scoring, refinement: Refinement, image: T
     return replace(scoring, steps=(*scoring.steps, step))
 
 
+def sharpened(scoring: Scoring, image: Tensor) -> Scoring:
+    """A scoring refined by PAMR with the image [B or 1, H, W, 3] that it belongs to, unless an image refines it already."""
+    return scoring if any(step.image is not None for step in scoring.steps) else refined(scoring, Pamr(), image)
+
+
 def phrase_scores(scoring: Scoring, objects: Sequence[Phrase], words: WordMap) -> Tensor:
     """Rescaled scores of objects, [B, K, h, w] at the size of the maps. Each depends on its own phrase alone."""
     tokens, record = scoring.maps.tokens, scoring.maps.source
@@ -182,7 +174,8 @@ def word_scores(
     found = [] if phrases.strip() else known.each()
     found = found or resolve(phrases, known)
     maps = phrase_scores(scoring, found, known)
-    (scores,) = _in_batches(maps, scoring, _size_of(scoring.maps.source, None), False, place, lambda part: (part,))
+    record = scoring.maps.source
+    (scores,) = in_batches(maps, record, scoring.steps, size_of(record, None), False, place, lambda part: (part,))
     return scores, tuple(phrase.label for phrase in found)
 
 
@@ -230,38 +223,46 @@ def make_masks(
     rescaled = phrase_scores(scoring, [*objects, *background, *singles], known)
     rescaled, word_maps = rescaled.tensor_split([len(objects) + len(background)], 1)
     count = len(objects)
+    rule = record.defaults.rule if request.rule == AUTO else request.rule
     if request.mode != "soft":
-        check_choice("background rule", request.rule, finishing.MASK_RULES)
+        check_choice("background rule", rule, (AUTO, *finishing.MASK_RULES))
+    classes = request.mode != "soft" and rule in finishing.CLASS_RULES
+    several = classes and rule == finishing.CLEAREST
     # An all-zero last map stands for a background without words; propagation leaves it alone.
     rest = merge_background(rescaled[:, count:]) if background else torch.zeros_like(rescaled[:, 0])
     maps = torch.cat((rescaled[:, :count], rest[:, None]), 1)
-    classes = request.mode != "soft" and request.rule in (finishing.TWO_CLASSES, finishing.CLEAREST)
-    several = classes and request.rule == finishing.CLEAREST
     if several:
         maps = torch.cat((maps, _more_evidence(scoring, objects, known, bool(background))), 1)
     steps = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
-    if steps and (affinity := record.affinity) is not None:
+    affinity = record.affinity if steps else None
+    if affinity is not None:
         maps = resize_bilinear(maps, (affinity.height, affinity.width))
         maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
-    named = bool(background)
+    named, present = bool(background), None
     if classes:
+        if several and request.skip_absent and count > 1:
+            present = _present(scoring, objects, known, affinity, steps)
         margins, level = (maps[:, :count], maps[:, count]) if named else (maps[:, :count], None)
         if several:
-            margins, level = _clearest(maps, count, named, record.frames), None
-        measured = finishing.two_classes(margins, level, record.frames)
+            margins, level = _clearest(maps, count, named, record.frames, present), None
+        measured = two_classes(margins, level, record.frames, present)
         maps = torch.cat((measured, torch.full_like(maps[:, :1], NO_BACKGROUND)), 1)
         request, named = replace(request, rule="offset"), False
+    else:
+        request = replace(request, rule=rule)
+    # The image moves the edges of the classes, so their means are taken again. Not in a video, whose frames come one by one.
+    again = classes and record.frames == 1 and any(step.image is not None for step in scoring.steps)
 
     def decide(part: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if request.smooth > 0:
             part = finishing.smooth(part, request.smooth)
-        scores = part[:, :count]
+        scores = two_classes(part[:, :count]) if again else part[:, :count]
         level = part[:, count] if named else torch.full_like(part[:, 0], NO_BACKGROUND)
         masks = _decide(scores, level, request)
         return masks, 1 - masks.amax(1), scores
 
-    size = _size_of(record, request.size, request.latent_size)
-    masks, uncovered, scores = _in_batches(maps, scoring, size, request.latent_size, place, decide)
+    size = size_of(record, request.size, request.latent_size)
+    masks, uncovered, scores = in_batches(maps, record, scoring.steps, size, request.latent_size, place, decide)
     return MaskResult(
         masks,
         uncovered,
@@ -270,7 +271,21 @@ def make_masks(
         tuple(phrase.label for phrase in background),
         rescaled[:, :count].to(masks.device),
         word_maps.to(masks.device) if each_word else None,
+        None if present is None else for_samples(present, record, len(masks)).to(masks.device),
     )
+
+
+def _present(
+    scoring: Scoring, objects: Sequence[Phrase], words: WordMap, affinity: Affinity | None, steps: int
+) -> Tensor:
+    """Which phrases are in the image, bool [B, K] (`classes.find_present`), by what propagation leaves of their attention."""
+    evidence = []
+    for method in ("raw", "sum-1 rescaling"):
+        maps = phrase_scores(replace(scoring, method=method, pool="mean"), objects, words)
+        if affinity is not None:
+            maps = spread(resize_bilinear(maps, (affinity.height, affinity.width)), affinity.matrix.to(maps), steps)
+        evidence.append(maps)
+    return find_present(*evidence, scoring.maps.source.frames)
 
 
 def _more_evidence(scoring: Scoring, objects: Sequence[Phrase], words: WordMap, named: bool) -> Tensor:
@@ -285,7 +300,7 @@ def _more_evidence(scoring: Scoring, objects: Sequence[Phrase], words: WordMap, 
     return torch.cat((plain, other.to(plain)), 1)
 
 
-def _clearest(maps: Tensor, count: int, named: bool, frames: int) -> Tensor:
+def _clearest(maps: Tensor, count: int, named: bool, frames: int, present: Tensor | None) -> Tensor:
     """The margins [B, K, h, w] that divide the pixels best.
 
     maps: scores of K objects, the background, and `_more_evidence`. Without words for the background, scores that are divided
@@ -293,8 +308,8 @@ def _clearest(maps: Tensor, count: int, named: bool, frames: int) -> Tensor:
     """
     scores, level, plain, other = maps.tensor_split((count, count + 1, 2 * count + 1), 1)
     if named:
-        return finishing.clearest((scores - level, scores, plain), (2, 1, 1), frames)
-    return finishing.clearest((plain, scores - other, plain - other), (1, 2, 2), frames)
+        return clearest((scores - level, scores, plain), (2, 1, 1), frames, present)
+    return clearest((plain, scores - other, plain - other), (1, 2, 2), frames, present)
 
 
 def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase], list[Phrase]]:
@@ -319,150 +334,6 @@ def _place(source: Attention | Maps | Scoring, place: Workplace | None) -> Workp
     if place is not None:
         return place
     return Workplace(source.device if isinstance(source, Attention) else as_scoring(source).maps.maps.device)
-
-
-def _size_of(record: Attention, size: Grid | None, latent: bool = False) -> Grid:
-    """The size of masks; ``size`` None, or 0 on a side, is the size of the image."""
-    height, width = (0, 0) if size is None else size
-    if latent:
-        return record.height, record.width
-    return height or record.height * record.vae_scale, width or record.width * record.vae_scale
-
-
-def _in_batches(
-    maps: Tensor,
-    scoring: Scoring,
-    size: Grid,
-    latent: bool,
-    place: Workplace,
-    work: Callable[[Tensor], tuple[Tensor, ...]],
-) -> tuple[Tensor, ...]:
-    """Finish the maps of a few samples at a time, and collect what ``work`` makes of them, for all samples or frames.
-
-    ``work`` treats each sample by itself: for a video without refinement by its images it gets latent frames, because the
-    frames that they decode to are equal, and what it returns is repeated.
-    """
-    record = scoring.maps.source
-    images = [(step.image.shape[1], step.image.shape[2]) for step in scoring.steps if step.image is not None]
-    pixels = max(height * width for height, width in (size, *images))
-    each = maps.shape[1] * pixels * maps.element_size() * (record.temporal_compression if images else 1)
-    most = max(1, (_BATCH if place.room is None else place.room // _COPIES) // each)
-    count = maps.shape[0] if latent else maps.shape[0] // record.frames * record.images
-    results: tuple[Tensor, ...] = ()
-    for part in _parts(maps.shape[0], record.frames, most):
-        made = work(_finish(maps[part], scoring, size, latent, part.start))
-        if made[0].shape[0] == count:
-            return made
-        if not results:
-            needed = sum(value[0].numel() * value.element_size() for value in made) * count
-            stay = place.room is None or needed <= place.room // 2
-            device = place.device if stay else place.results or record.device
-            results = tuple(value.new_empty(count, *value.shape[1:], device=device) for value in made)
-        rows = part if latent else _decoded(record, part)
-        for whole, value in zip(results, made, strict=True):
-            if latent or images:
-                whole[rows] = value
-            else:
-                source = _latent_of(record, rows, whole.device) - part.start
-                torch.index_select(value.to(whole.device), 0, source, out=whole[rows])
-    return results
-
-
-def _parts(samples: int, frames: int, most: int) -> Iterator[slice]:
-    """Consecutive samples, at most so many at once. Frames of different videos come together only as whole videos."""
-    unit = max(1, most // frames) * frames if frames <= most else frames
-    for first in range(0, samples, unit):
-        last = min(first + unit, samples)
-        for start in range(first, last, max(most, 1)):
-            yield slice(start, min(start + most, last))
-
-
-def _decoded(record: Attention, part: slice) -> slice:
-    """The decoded frames of consecutive samples."""
-
-    def begin(sample: int) -> int:
-        video, frame = divmod(sample, record.frames)
-        return video * record.images + (1 + (frame - 1) * record.temporal_compression if frame else 0)
-
-    return slice(begin(part.start), begin(part.stop))
-
-
-def _finish(maps: Tensor, scoring: Scoring, size: Grid, latent: bool, first: int) -> Tensor:
-    """Carry out the refinements, and resize to ``size``.
-
-    maps: of consecutive samples from ``first`` on. ``latent``: whether the results are for samples, even after a refinement
-    by the image, from which on they are for decoded frames.
-    """
-    record = scoring.maps.source
-    part = slice(first, first + maps.shape[0])
-    affinity = record.affinity
-    cell = 0
-    for step in scoring.steps:
-        image = step.image
-        if image is not None:
-            if not cell:
-                # The first refinement by the image; from here on maps have its size, and cover no more than it.
-                cell = cell_of(maps, image)
-                maps = resize_maps(expand_frames(maps, record, first), record, (image.shape[1], image.shape[2]))
-            image = image if image.shape[0] == 1 else image[_decoded(record, part)]
-            maps = apply(step.refinement, maps, image, cell=cell)
-        elif affinity is not None:
-            maps = apply(step.refinement, maps, None, replace(affinity, matrix=affinity.matrix[part], parts={}))
-    if not cell:
-        return resize_maps(maps, record, size)
-    if latent:
-        maps = latent_frames(maps, record, first)
-    return F.interpolate(maps, size, mode="bilinear", antialias=True) if tuple(maps.shape[2:]) != size else maps
-
-
-def for_samples(values: Tensor, record: Attention, samples: int) -> Tensor:
-    """Values of a record, [B, ...], for so many samples: of a video, for its latent frames or for all of its frames."""
-    return values if values.shape[0] == samples else expand_frames(values, record)
-
-
-def expand_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
-    """Maps of latent frames for the frames they decode to: one for the first, ``temporal_compression`` for each other.
-
-    ``first``: the sample that the maps begin with, if they are not those of all samples.
-    """
-    if record.frames == 1:
-        return maps
-    decoded = _decoded(record, slice(first, first + maps.shape[0]))
-    return maps[_latent_of(record, decoded, maps.device) - first]
-
-
-def _latent_of(record: Attention, decoded: slice, device: torch.device) -> Tensor:
-    """The sample that each of some decoded frames comes from."""
-    frames = torch.arange(decoded.start, decoded.stop, device=device)
-    each = record.temporal_compression
-    return (frames % record.images + each - 1) // each + frames // record.images * record.frames
-
-
-def latent_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
-    """Maps of the frames of a video for its latent frames: the mean of those that a latent frame decodes to.
-
-    ``first``: the latent frame that the maps begin with, of those of all videos; they are then of one video.
-    """
-    if record.frames == 1:
-        return maps
-    begin = first % record.frames == 0
-    videos = maps.unflatten(0, (-1, record.images)) if begin and maps.shape[0] % record.images == 0 else maps[None]
-    rest = videos[:, begin:].unflatten(1, (-1, record.temporal_compression)).mean(2)
-    return torch.cat((videos[:, :begin], rest), 1).flatten(0, 1)
-
-
-def resize_maps(maps: Tensor, record: Attention, size: Grid) -> Tensor:
-    """Resize maps from the grid of the tokens to pixels.
-
-    The tokens of a model that works on patches cover a little more than an odd-sized latent; the excess is cropped.
-    """
-    height, width = size
-    grid = max(((layer.height, layer.width) for layer in record.layers), key=lambda g: g[0] * g[1])
-    covered = [
-        side * math.ceil(latent / side) for side, latent in zip(grid, (record.height, record.width), strict=True)
-    ]
-    full = (round(height * covered[0] / record.height), round(width * covered[1] / record.width))
-    return resize_bilinear(maps, full)[..., :height, :width]
 
 
 def _tidy(masks: Tensor, request: MaskRequest) -> Tensor:

@@ -8,10 +8,11 @@ from comfy_api.latest import io
 
 from ..goca_core.attention.global_map import Maps, aggregate
 from ..goca_core.attention.record import AUTO
+from ..goca_core.batches import Workplace
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_WEIGHTINGS
-from ..goca_core.pipeline import Scoring, Workplace
+from ..goca_core.pipeline import Scoring
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
 from . import types
@@ -34,18 +35,18 @@ class Aggregate(io.ComfyNode):
                 types.Attention.Input("attention", tooltip="From Collect Attention, Segment Image or Load Attention."),
                 with_tooltip(
                     io.Combo.Input("head_method", options=[AUTO, *HEAD_METHODS], default=AUTO),
-                    "How the heads of a layer are weighted at each pixel. auto: the paper's choice for this kind "
-                    "of model. average: all heads equally. The other methods must have been recorded: set "
-                    "head_methods to all in the node that records.",
+                    "How the heads of a layer are weighted at each pixel. auto: equally, or the paper's choice for this "
+                    "kind of model if it was recorded with method paper. average: all heads equally. The other methods "
+                    "must have been recorded: set head_methods to all in the node that records.",
                 ),
                 with_tooltip(
                     io.Combo.Input("layer_method", options=[AUTO, *LAYER_WEIGHTINGS], default=AUTO),
-                    "How the layers are weighted. auto: the paper's choice, dot-product similarity, which weights "
-                    "a layer by how well its self-attention agrees with a dense feature of the model. "
-                    "mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
-                    "equally. information: by how clearly a layer's maps separate the words after propagation, which "
-                    "needs nothing but the recorded maps. mse and iou-like must have been recorded: set "
-                    "layer_methods to all in the node that records.",
+                    "How the layers are weighted. auto: information, or the paper's choice if it was recorded with method "
+                    "paper. information: by how clearly a layer's maps separate the words after propagation. dot-product "
+                    "similarity, the paper's choice: by how well a layer's self-attention agrees with a dense feature of "
+                    "the model. mass-preserving: the same without its preference for coarse layers. vanilla: all layers "
+                    "equally. Those that compare self-attention must have been recorded: set method to paper, or "
+                    "layer_methods to all, in the node that records.",
                 ),
             ],
             outputs=[

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..goca_core.capture.options import GRIDS, PROPAGATION_LAYERS, RecordOptions
+from ..goca_core.capture.options import GRIDS, RECORD_METHODS, RecordOptions
 
 _AUTO_OR_ALL = ["auto", "all"]
 
@@ -22,14 +22,15 @@ def recording() -> list[io.Input]:
     return [
         with_tooltip(
             io.Combo.Input("head_methods", options=_AUTO_OR_ALL, default="auto", advanced=True),
-            "Which ways of weighting attention heads are recorded. auto: the paper's method for this kind of model "
-            "and the plain average. all: all seven methods, so that you can compare them in Aggregate; slightly "
-            "slower.",
+            "Which ways of weighting attention heads are recorded. auto: the plain average and, if method is paper, the "
+            "paper's choice for this kind of model. all: all seven methods, so that you can compare them in Aggregate; "
+            "slightly slower.",
         ),
         with_tooltip(
             io.Combo.Input("layer_methods", options=_AUTO_OR_ALL, default="auto", advanced=True),
-            "Which ways of weighting layers are recorded. auto: the paper's method; equal weights (vanilla) are "
-            "always available. all: also mse and iou-like, so that you can compare them in Aggregate; slower.",
+            "Which ways of weighting layers are recorded, besides equal weights (vanilla) and information, which need "
+            "nothing more. auto: if method is paper, dot-product similarity. all: also mse and iou-like, so that you can "
+            "compare them in Aggregate; slower.",
         ),
         with_tooltip(
             io.Combo.Input("propagation_grid", options=["auto", "full"], default="auto", advanced=True),
@@ -49,17 +50,15 @@ def recording() -> list[io.Input]:
                 optional=True,  # older graphs in API format do not have it
                 advanced=True,
             ),
-            "Resolution, in tokens, at which the self-attention of the layers is compared. auto: the reference "
-            "layer's own resolution, up to 32x32. 64x64: up to 64x64 (in most models an image of 1024x1024 pixels); "
-            "slower, needs more memory. full: no limit. The heat maps of the words keep their own resolution.",
+            "Resolution, in tokens, at which self-attention is compared (method paper) and limited for propagation. auto: "
+            "up to 32x32. 64x64: up to 64x64 (in most models an image of 1024x1024 pixels); slower, needs more memory. "
+            "full: no limit for the comparison. The heat maps of the words keep their own resolution.",
         ),
         with_tooltip(
-            io.Combo.Input(
-                "propagation_layers", options=list(PROPAGATION_LAYERS), default="paper", optional=True, advanced=True
-            ),
-            "Which layers' self-attention is used for propagation. paper: the paper's layers for this kind of model, "
-            "around the middle, equally. last third: the finest layers in the last third of the model; layers that "
-            "attend more widely count more.",
+            io.Combo.Input("method", options=list(RECORD_METHODS), default="auto", optional=True, advanced=True),
+            "What auto stands for in the nodes that follow. auto: one rule for every kind of model, in which the model's "
+            "own activations say which layers count and where the background begins. paper: the published GoCA method, "
+            "with the paper's settings for this kind of model.",
         ),
     ]
 
@@ -70,7 +69,7 @@ def options(
     propagation_grid: str,
     reference_channel0: bool,
     reference_grid: str,
-    propagation_layers: str,
+    method: str,
 ) -> RecordOptions:
     """The values of `recording` as one object."""
     return RecordOptions(
@@ -79,7 +78,7 @@ def options(
         reference_channel0,
         propagation_grid == "full",
         GRIDS[reference_grid],
-        propagation_layers=propagation_layers,
+        method=method,
     )
 
 
@@ -103,8 +102,8 @@ def propagation(**more: Any) -> io.Input:
     return with_tooltip(
         io.Int.Input("propagation", default=-1, min=-1, max=20, **more),
         "Number of propagation steps. Each step spreads the scores along the model's self-attention, to pixels "
-        "that the model treats as similar. -1: the paper's number for this kind of model (2 to 5). 0: no "
-        "propagation.",
+        "that the model treats as similar. -1: the number that suits the recording (2; with method paper, the paper's "
+        "number for this kind of model, 2 to 5). 0: no propagation.",
     )
 
 

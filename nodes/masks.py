@@ -6,11 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
+from ..goca_core.attention.record import AUTO
+from ..goca_core.batches import Workplace
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.masks import MASK_RULES
 from ..goca_core.picture.batch import draw, flatten, overlay_layers
 from ..goca_core.picture.colours import tables
-from ..goca_core.pipeline import MODES, MaskRequest, Workplace, as_scoring, make_masks
+from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks, sharpened
 from ..goca_core.words.text import STOP_WORDS
 from . import inputs, types
 from . import ui as browser
@@ -33,7 +35,7 @@ class MaskFromTokens(io.ComfyNode):
                 with_tooltip(
                     io.MultiType.Input("source", types=[types.Scores, types.Maps, types.Attention]),
                     "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
-                    "with the paper's settings.",
+                    "with the settings that auto stands for.",
                 ),
                 with_tooltip(
                     io.String.Input(
@@ -55,14 +57,15 @@ class MaskFromTokens(io.ComfyNode):
                     "masks may overlap. soft: the scores themselves, from 0 to 1.",
                 ),
                 with_tooltip(
-                    io.Combo.Input("background_rule", options=list(MASK_RULES), default="offset", advanced=True),
-                    "The score that a phrase must exceed at a pixel, where b is the score of the background. "
-                    "offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: the mean of "
-                    "b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. two classes: the scores minus "
-                    "b are divided into two classes, and a phrase begins half-way between its own mean score and "
-                    "that of the background; theta shifts this level. clearest classes: the same with several kinds of evidence for the "
-                    "background, of which the clearest is used; for prompts that do not name the background too. Not "
-                    "used when mode is soft.",
+                    io.Combo.Input("background_rule", options=[AUTO, *MASK_RULES], default=AUTO, advanced=True),
+                    "Where the background begins. auto: clearest classes, or offset if it was recorded with method paper. "
+                    "clearest classes: the scores minus those of the background are divided into two classes, with the "
+                    "evidence for the background that divides them best, and a phrase begins half-way between its own "
+                    "mean score and that of the background; theta shifts this level. two classes: the same with the score "
+                    "of the background alone. The others give the score that a phrase must exceed, where b is the score "
+                    "of the background. offset: b + theta. vanilla: theta. max: the larger of b and theta. exact: b. avg: "
+                    "the mean of b and theta. With vanilla, max and avg, set theta to about 0.4 to 0.6. Not used when mode "
+                    "is soft.",
                 ),
                 inputs.theta(),
                 inputs.propagation(),
@@ -100,6 +103,16 @@ class MaskFromTokens(io.ComfyNode):
                     "Fill areas that a mask fully encloses. When mode is partition, only background is filled, "
                     "never another mask. Not used when mode is soft.",
                 ),
+                with_tooltip(
+                    io.Image.Input("image", optional=True),
+                    "The image that the masks belong to. Their outlines then follow its edges, as with Refine and its "
+                    "method pamr. Not needed after a Refine that uses the image.",
+                ),
+                with_tooltip(
+                    io.Boolean.Input("skip_absent", default=True, optional=True, advanced=True),
+                    "With the background rule clearest classes (and auto): give an empty mask to a phrase whose thing "
+                    "does not seem to be in the image. Off: every phrase gets the pixels that suit it best.",
+                ),
             ],
             outputs=inputs.masks_and_labels(),
             has_intermediate_output=True,
@@ -112,7 +125,7 @@ class MaskFromTokens(io.ComfyNode):
         phrases: str,
         background: str,
         mode: str,
-        background_rule: str = "offset",
+        background_rule: str = AUTO,
         theta: float = 0.0,
         propagation: int = -1,
         smooth: float = 0.0,
@@ -123,6 +136,8 @@ class MaskFromTokens(io.ComfyNode):
         words: Any = None,
         remove_small: float = 0.0,
         fill_holes: bool = False,
+        image: Any = None,
+        skip_absent: bool = True,
     ) -> io.NodeOutput:
         request = MaskRequest(
             phrases,
@@ -137,10 +152,12 @@ class MaskFromTokens(io.ComfyNode):
             latent_size=size == "latent",
             remove_small=remove_small,
             fill_holes=fill_holes,
+            skip_absent=skip_absent,
         )
 
         def make(place: Workplace) -> tuple[Any, Any, str, dict[str, Any]]:
             scoring = as_scoring(source, place.device)
+            scoring = scoring if image is None else sharpened(scoring, image)
             result = make_masks(scoring, request, words, each_word=True, place=place)
             shown = browser.masks(result, scoring, words)
             masks, background = (part.to(place.results) for part in (result.masks, result.background))

@@ -74,11 +74,11 @@ class RecordAttention(io.ComfyNode):
         propagation_grid: str = "auto",
         reference_channel0: bool = False,
         reference_grid: str = "auto",
-        propagation_layers: str = "paper",
+        method: str = "paper",  # what graphs from before this input expect
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
         options = inputs.options(
-            head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, propagation_layers
+            head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, method
         )
         return io.NodeOutput(*record(model, chosen, options))
 

@@ -141,7 +141,7 @@ class SegmentImage(io.ComfyNode):
         propagation_grid: str = "auto",
         reference_channel0: bool = False,
         reference_grid: str = "auto",
-        propagation_layers: str = "paper",
+        method: str = "paper",  # what graphs from before this input expect
     ) -> io.NodeOutput:
         attention = segment(
             model,
@@ -154,7 +154,7 @@ class SegmentImage(io.ComfyNode):
             noise_mask=latent.get("noise_mask"),
             batch_index=latent.get("batch_index"),
             options=inputs.options(
-                head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, propagation_layers
+                head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, method
             ),
         )
         return io.NodeOutput(attention, ui=ui.PreviewText(attention.describe()))

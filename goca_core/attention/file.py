@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..heads import HEAD_METHODS
-from ..layers import LAYER_METHODS, MASS_PRESERVING
+from ..layers import INFORMATION, LAYER_METHODS, MASS_PRESERVING
+from ..masks import MASK_RULES
 from ..rescale import RESCALE_METHODS
 from ..words.word import is_within
 from ..words.word_map import WordMap
@@ -194,9 +195,10 @@ def _check(attention: Attention) -> None:
     _expect(is_within(tokens.length, 1, _MOST_TOKENS) and tokens.count > 0, "positions")
     _expect(all(is_within(position, 0, tokens.length - 1) for position in tokens.positions), "positions")
     _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")
-    layers = *attention.layer_methods, MASS_PRESERVING
+    layers = *attention.layer_methods, MASS_PRESERVING, INFORMATION
     _expect(defaults.head in attention.head_methods and defaults.layer in layers, "methods")
     _expect(defaults.rescale in RESCALE_METHODS and is_within(defaults.propagation_steps, 0, _MOST_STEPS), "methods")
+    _expect(defaults.rule in MASK_RULES, "methods")
     _expect(all(type(sigma) is float and math.isfinite(sigma) for sigma in attention.sigmas), "sigmas")
     for layer in attention.layers:
         shape = (attention.batch, layer.height * layer.width, tokens.count)

@@ -72,11 +72,15 @@ def layer_weights(
     all layers and cancels when the weights are normalised.
     "information" (`layers.information`) needs no recorded score. It is computed from the maps of the head method ``head``
     and the propagation map, on ``device`` (None = where the recording is); without a propagation map, from the maps alone.
+    As the recording's default, it gives way to equal weights where the words are not known.
     All frames of a video use the mean of their scores, so that weights do not change over time.
     Raises AttentionError for a method that is unknown or was not recorded, and for "information" if the recording does not
     know the words of the prompt.
     """
-    method = attention.defaults.layer if method == AUTO else method
+    if method == AUTO:
+        method = attention.defaults.layer
+        if method == INFORMATION and attention.tokens.words is None:
+            method = "vanilla"
     mass_preserving = method == MASS_PRESERVING
     method = "dot-product similarity" if mass_preserving else method
     computed = (*attention.layer_methods, INFORMATION)

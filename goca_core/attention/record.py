@@ -25,12 +25,16 @@ class AttentionError(ValueError):
 
 @dataclass(frozen=True)
 class Defaults:
-    """The methods that "auto" stands for in recordings of a model family; the paper's choices where it has them."""
+    """The methods that "auto" stands for in a recording.
+
+    ``rule``: background rule, one of ``masks.MASK_RULES``. Families give the paper's choices, where it has them.
+    """
 
     head: str
     layer: str
     rescale: str
     propagation_steps: int
+    rule: str = "offset"
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ class RecordingRun(SamplingRun):
             int(getattr(model.latent_format, "spacial_downscale_ratio", 8)),
             tuple(layers),
             self.tokens[uuid],
-            plan.defaults,
+            self._options.defaults(plan.defaults),
             affinity,
             (self.sigma,),
             self._note(result, plan),

@@ -9,7 +9,7 @@ from typing import TypeVar
 import comfy.model_management
 import torch
 
-from ..pipeline import Workplace
+from ..batches import Workplace
 
 R = TypeVar("R")
 _log = logging.getLogger("goca")

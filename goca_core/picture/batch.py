@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..pipeline import Workplace, as_scoring, word_scores
+from ..batches import Workplace
+from ..pipeline import as_scoring, word_scores
 from .drawing import contact_sheet, heat, overlay, to_tensor
 
 

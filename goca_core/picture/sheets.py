@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..attention.global_map import Maps
-from ..pipeline import MaskResult, Scoring, for_samples, resize_maps, stages
+from ..batches import for_samples, resize_maps
+from ..pipeline import MaskResult, Scoring, stages
 from ..tensors import Grid
 from ..words.text import EMBEDDING
 from ..words.word_map import WordMap

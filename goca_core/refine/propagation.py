@@ -33,6 +33,25 @@ def mean_affinity(self_maps: Sequence[Tensor], grids: Sequence[Grid], size: Grid
     return total / len(self_maps)
 
 
+def spread(maps: Tensor, affinity: Tensor, order: int) -> Tensor:
+    """Apply `order` propagation steps whose rows sum to one, so that values keep their scale: each becomes a mean of others.
+
+    maps: [B, K, h, w]. affinity: [B, N, N], N = h*w; its rows are divided by their sums. Returns [B, K, h, w]. Raises
+    ValueError when N is not h*w.
+
+    >>> affinity = torch.tensor([[[0.1, 0.1, 0.0], [0.1, 0.1, 0.0], [0.0, 0.0, 1.0]]])  # the first two pixels are similar
+    >>> spread(torch.tensor([[[[1.0, 0.0, 0.5]]]]), affinity, 2).tolist()
+    [[[[0.5, 0.5, 0.5]]]]
+    """
+    _check_fit(maps, affinity)
+    dtype = working_dtype(maps, affinity)
+    x, rows = finite(maps, dtype).flatten(2), finite(affinity, dtype)
+    transposed = (rows / rows.sum(-1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)).mT
+    for _ in range(order):
+        x = x @ transposed
+    return x.reshape(maps.shape)
+
+
 def propagate(scores: Tensor, affinity: Tensor, order: int, range_: Range = "full", frames: int = 1) -> Tensor:
     """Apply `order` propagation steps x <- affinity x to each map, then stretch it to [0, 1].
 

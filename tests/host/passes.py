@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from goca_core.batches import latent_frames
 from goca_core.capture.conditioning import length_of
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Recorder
@@ -14,7 +15,7 @@ from goca_core.capture.regional.recorder import RegionalPass
 from goca_core.capture.regional.run import RegionalPlan
 from goca_core.capture.workplace import on_device
 from goca_core.picture.batch import flatten
-from goca_core.pipeline import MaskRequest, MaskResult, latent_frames, make_masks
+from goca_core.pipeline import MaskRequest, MaskResult, make_masks
 from goca_core.regional import compose, delayed, region_weights
 from goca_core.tensors import resize_bilinear
 

@@ -189,7 +189,7 @@ def test_each_layer_of_the_affinity(name: str) -> None:
 def test_propagation_along_the_last_third(name: str, full: bool, size: tuple[int, int]) -> None:
     built = tiny.build(name)
     work = job(built, 2, size=size)
-    probe, attention = probe_and_record(built.model, work, full_affinity=full, propagation_layers="last third")
+    probe, attention = probe_and_record(built.model, work, full_affinity=full, method="auto")
     call, affinity, blocks = probe.positive(attention.sigmas[0]), attention.affinity, probe.plan.blocks
     assert affinity is not None
     grid, finest = (affinity.height, affinity.width), min(block.level for block in blocks)

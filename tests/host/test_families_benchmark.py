@@ -13,7 +13,7 @@ from benchmarks import families
 from benchmarks.minis.drawing import caption, plan_scene
 from benchmarks.minis.text import Stream
 
-FEW = ("default", "plain averaging, threshold at one half")
+FEW = ("auto", "plain averaging, threshold at one half")
 
 
 def run(monkeypatch: pytest.MonkeyPatch, out: Path, *more: str) -> None:

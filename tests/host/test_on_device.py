@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from goca_core.pipeline import Workplace
+from goca_core.batches import Workplace
 
 pytestmark = pytest.mark.usefixtures("host")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from goca_core.attention.global_map import Maps, aggregate
 from goca_core.attention.record import Affinity, Attention, AttentionError
-from goca_core.masks import CLEAREST, MASK_RULES, TWO_CLASSES, clearest, two_classes
+from goca_core.classes import clearest, two_classes
+from goca_core.masks import CLEAREST, MASK_RULES, TWO_CLASSES
 from goca_core.picture.batch import draw, flatten, overlay_layers
 from goca_core.pipeline import NO_BACKGROUND, MaskRequest, Scoring, as_scoring, make_masks, phrase_scores, word_scores
 from goca_core.refine.propagation import propagate

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from goca_core import heads, layers, masks, refine, rescale, tensors
+from goca_core import classes, heads, layers, masks, refine, rescale, tensors
 from goca_core.attention import load, save
 from goca_core.capture.reduce import call as calls
 from goca_core.capture.reduce.call import AttentionCall
@@ -84,14 +84,14 @@ def test_a_partition_gives_each_pixel_to_one_object_or_the_background(
 @given(score_maps())
 def test_two_classes_are_a_partition(maps: tuple[Tensor, Tensor | None]) -> None:
     scores, background = maps
-    measured = masks.two_classes(scores, background)
+    measured = classes.two_classes(scores, background)
     assert measured.shape == scores.shape and torch.isfinite(measured).all()
     labels = masks.assign(measured, theta=0.5)
     made = masks.one_hot(labels, scores.shape[1])
     assert torch.equal(made.sum(1) + (labels == 0), torch.ones(labels.shape))
     # Each sample is divided by itself.
     alone = [
-        masks.two_classes(scores[[b]], None if background is None else background[[b]]) for b in range(len(scores))
+        classes.two_classes(scores[[b]], None if background is None else background[[b]]) for b in range(len(scores))
     ]
     torch.testing.assert_close(torch.cat(alone), measured)
 

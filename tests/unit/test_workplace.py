@@ -10,9 +10,10 @@ from scipy import ndimage
 
 from benchmarks.meter import Meter
 from goca_core.attention.record import Attention
+from goca_core.batches import Workplace
 from goca_core.masks import _gaussian_matrix
 from goca_core.picture.batch import overlay_layers
-from goca_core.pipeline import MaskRequest, MaskResult, Scoring, Workplace, as_scoring, make_masks, refined, word_scores
+from goca_core.pipeline import MaskRequest, MaskResult, Scoring, as_scoring, make_masks, refined, word_scores
 from goca_core.refine.methods import Pamr, ProposalMerge
 
 from .recordings import recording

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...tensors import CPUS, Grid
 from ..families.base import Plan
-from ..options import LAST_THIRD, RecordOptions
+from ..options import PAPER, RecordOptions
 
 # Above this many tokens the reference affinity, and self-attention that waits for it, are stored in half precision, and
 # what waits is stored on the CPU.
@@ -30,14 +30,16 @@ class ReductionSpec:
         fraction = 1 / math.sqrt(frames)
         bound = max(1, int(options.grid_limit * fraction)) if options.grid_limit else 0
         self.reference_grid = _bounded(plan.grid(levels[plan.reference], *size), bound)
-        # The paper propagates on the finest grid. By default a grid finer than the reference's is not used if it has more
-        # than 1,024 tokens: full self-attention there would cost more than the rest of the recording.
-        self.late = options.propagation_layers == LAST_THIRD
+        # Propagation is on the finest grid. By default a grid that is finer than the reference's and has more than 1,024
+        # tokens is not used: full self-attention there would cost more than the rest of the recording.
+        self.late = options.method != PAPER
         self.propagation = late_layers(plan) if self.late else plan.affinity
         finest = plan.grid(min((levels[name] for name in self.propagation), default=0), *size)
-        limit = max(_HOLD_EXACT * fraction, math.prod(self.reference_grid))
+        limit = max(_HOLD_EXACT * fraction, bound if self.late else math.prod(self.reference_grid))
         fine = options.full_affinity or math.prod(finest) <= limit
-        self.affinity_grid = finest if fine else self.reference_grid
+        # The reference layer, which is in the middle, may be far coarser than the late layers.
+        coarser = _bounded(finest, int(limit)) if self.late else self.reference_grid
+        self.affinity_grid = finest if fine else coarser
 
     def is_large(self, grid: Grid) -> bool:
         """Whether a self-attention map of all frames on this grid is stored in half precision."""

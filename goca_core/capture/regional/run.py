@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.record import AttentionError
+from ...batches import Workplace, latent_frames
 from ...picture.batch import flatten
-from ...pipeline import MaskRequest, MaskResult, Workplace, latent_frames, make_masks, resolve_request
+from ...pipeline import MaskRequest, MaskResult, make_masks, resolve_request
 from ...regional import Conditioning, is_visible, merge_with_base, region_weights, regions_of
 from ...tensors import resize_bilinear
 from ...words.word_map import WordMap
