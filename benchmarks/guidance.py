@@ -75,6 +75,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, one table each")
+    parser.add_argument(
+        "--renew-every", type=int, nargs="*", default=[], help="also with regions from every so many steps"
+    )
     add_arguments(parser)
     options = parser.parse_args()
     start(options)
@@ -85,6 +88,8 @@ def main() -> None:
         judge.add(seed, scene.image, scene)
     sampler = DemoSampler(options.weights, options.steps, options.cfg[0])
     models = {PLAIN: sampler.model} | {rule: guide(sampler.model, Settings(rule)) for rule in REGION_RULES}
+    for every in options.renew_every:
+        models[f"GoCA, every {every} steps"] = guide(sampler.model, Settings("GoCA", renew_every=every))
     work = list(batches(sampler, drawn, options.batch))
     for sampler.cfg in options.cfg:
         results = {name: Result() for name in models}

@@ -34,7 +34,8 @@ class Settings:
 
     ``rule``: one of REGION_RULES. ``head``, ``layer``, ``rescale``, ``propagation_steps``: the methods of GoCA's regions
     ("auto" and -1 for the family's). ``ties``, ``minimum``, ``maximum``, ``ceiling``, ``smooth``: see ``rate.regions`` and
-    ``rate.rate_map``. Raises ValueError for an unknown name, or a minimum above the maximum.
+    ``rate.rate_map``. ``renew_every``: find the regions in every so many evaluations, and use them in those that follow; 1 is
+    the published way. Raises ValueError for an unknown name, a minimum above the maximum, or a ``renew_every`` below 1.
     """
 
     rule: str = "GoCA"
@@ -47,6 +48,7 @@ class Settings:
     maximum: float = 3.0
     ceiling: float = 15.0
     smooth: bool = True
+    renew_every: int = 1
 
     def __post_init__(self) -> None:
         check_choice("regions", self.rule, REGION_RULES)
@@ -54,6 +56,8 @@ class Settings:
         check_choice("layer method", self.layer, (AUTO, *LAYER_METHODS))
         check_choice("rescale method", self.rescale, (AUTO, *RESCALE_METHODS))
         check_choice("ties", self.ties, ("first", "all"))
+        if self.renew_every < 1:
+            raise ValueError(f"Regions cannot be found in every {self.renew_every} evaluations; use 1 or more.")
         if self.minimum > self.maximum:
             raise ValueError(
                 f"The minimum rate {self.minimum:g} is above the maximum {self.maximum:g}; use a minimum that is not above it."

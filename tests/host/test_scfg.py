@@ -14,6 +14,7 @@ from goca_core import guidance, refine, rescale
 from goca_core import tensors as resize
 from goca_core.capture.conditioning import length_of
 from goca_core.capture.guidance.patch import guide
+from goca_core.capture.guidance.run import GuidanceRun
 from goca_core.guidance.semantic import REGION_RULES, Settings
 from goca_core.words.build import Token, build
 from goca_core.words.word_map import WordMap
@@ -58,6 +59,26 @@ def test_outside_its_window_guidance_is_plain(rule: str) -> None:
     work(built, steps=4).run(notes.on(guide(built.model, Settings(rule), 0.5, 1.0)))
     alike = [torch.equal(a["denoised"], a["uncond_denoised"] + push(a) * a["cond_scale"]) for a in notes.args]
     assert alike == [True, True, False, False]
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_regions_can_be_used_in_several_evaluations(rule: str, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tiny.build("sd15")
+    run = work(built, 2, (17, 25), steps=5)
+    each, several, made = Notes(), Notes(), list[int]()
+    run.run(each.on(guide(built.model, Settings(rule))))
+    found = GuidanceRun._new_regions
+    monkeypatch.setattr(GuidanceRun, "_new_regions", lambda *args: made.append(1) or found(*args))
+    run.run(several.on(guide(built.model, Settings(rule, renew_every=every))))
+    assert len(made) == -(-5 // every)
+    assert torch.equal(each.args[0]["denoised"], several.args[0]["denoised"]), (
+        "the first evaluation is the published one"
+    )
+    rates = [rate_of(args) for args in several.args]
+    assert all(rate.std() > 0.01 for rate in rates), "the regions are used in every evaluation"
+    assert count_hooks(built.model) == 0
+    with pytest.raises(ValueError, match="use 1 or more"):
+        Settings(rule, renew_every=0)
 
 
 # -- the formula ------------------------------------------------------------------------------------------------------

@@ -71,6 +71,9 @@ class GuidanceRun(SamplingRun):
         self._rows: together.Rows = {}
         self._warned = self._broken = False
         self.working = False
+        # Regions of an earlier evaluation, and how many evaluations they have been used in.
+        self._last: Regions | None = None
+        self._age = 0
 
     def _tokens_to_keep(self, conds: Mapping[str, list[dict[str, Any]]], given: WordMap | None) -> dict[Any, Tokens]:
         """The tokens to keep of each conditioning that is recorded."""
@@ -105,11 +108,15 @@ class GuidanceRun(SamplingRun):
         self.working = not self._broken and (self._always or low <= self.sigma <= high)
 
     def end_evaluation(self) -> None:
+        if self.working:
+            self._age += 1
+            if self._age >= self._settings.renew_every:
+                self._last, self._age = None, 0
         self._found, self.working = {}, False
 
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
         whole = call.frames == 1 and tuple(call.x.shape[-2:]) == self._size
-        rows = self._main_rows(call) if self.working and whole else {}
+        rows = self._main_rows(call) if self.working and whole and self._last is None else {}
         if not rows:
             return []
         self._seen.update(rows)
@@ -156,6 +163,13 @@ class GuidanceRun(SamplingRun):
 
     def regions(self, positive: Iterable[Mapping[str, Any]], negative: Iterable[Mapping[str, Any]]) -> Regions | None:
         """Regions of this evaluation at the size of the latent, or None to use plain guidance."""
+        if self._last is None:
+            self._last, self._age = self._new_regions(positive, negative), 0
+        return self._last
+
+    def _new_regions(
+        self, positive: Iterable[Mapping[str, Any]], negative: Iterable[Mapping[str, Any]]
+    ) -> Regions | None:
         recorded = [(entry, self._found[entry["uuid"]]) for entry in positive if entry["uuid"] in self._found]
         background = next((self._found[entry["uuid"]] for entry in negative if entry["uuid"] in self._found), None)
         found = [(entry, self._regions_of(record, background)) for entry, record in recorded]
