@@ -27,9 +27,10 @@ READY = """() => window.LiteGraph?.registered_node_types['GOCA_Overlay']
 PICTURE = "(name) => document.querySelector(`[data-testid='template-workflow-${name}'] img`)?.naturalWidth > 0"
 ACTIVE = """(name) => window.app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)
   && window.app.graph.nodes.some((node) => node.type.startsWith('GOCA_'))"""
-# The node of a type, and of a title if there are several; of those alike the first that is not muted.
+# The node of a type, and of a title if there are several; of those alike the first that is not muted. In a subgraph if
+# that is open.
 NODE = """([type, title]) => {
-  const found = window.app.graph.nodes.filter((n) => n.type === type && (!title || n.title === title));
+  const found = window.app.canvas.graph.nodes.filter((n) => n.type === type && (!title || n.title === title));
   return found.find((n) => n.mode === 0) ?? found[0];
 }"""
 # As by a user's hand: a widget tells what follows from its new value.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
 
 from .editor import Editor
 
@@ -28,6 +33,12 @@ def canvas(panel: ElementHandle) -> ElementHandle:
     found = panel.query_selector("canvas")
     assert found
     return found
+
+
+def pixels(panel: ElementHandle) -> np.ndarray:
+    """What the viewer has drawn, [H, W, 3]. As a file, because playwright takes a minute for as many numbers."""
+    url = canvas(panel).evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
 
 
 def hover(editor: Editor, panel: ElementHandle, x: float, y: float) -> str:

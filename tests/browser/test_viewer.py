@@ -15,7 +15,7 @@ from goca_core.picture.colours import COLOUR_MAPS, colour_of
 from scripts.comfy_server import ComfyServer
 
 from .editor import Editor
-from .panels import canvas, hover, legend
+from .panels import canvas, hover, legend, pixels
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 OVER, HEAT = "Masks over the image", "Heat map of every word"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
-
-
-def pixels(panel: ElementHandle) -> np.ndarray:
-    """What the viewer has drawn, [H, W, 3]."""
-    flat, height, width = canvas(panel).evaluate(
-        """(canvas) => [Array.from(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data),
-                        canvas.height, canvas.width]"""
-    )
-    return np.array(flat, dtype=np.uint8).reshape(height, width, 4)[..., :3]
 
 
 def choose(editor: Editor, panel: ElementHandle, label: str, value: str) -> None:

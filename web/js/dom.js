@@ -65,7 +65,7 @@ export function rgb(colour) {
 export function addPanel(node, name, height) {
   if (!document.getElementById("goca-style")) document.head.append(make("style", { id: "goca-style", textContent: STYLE }));
   // The size never depends on the content, so that loading or running a graph does not resize nodes.
-  const element = make("div", { className: "goca-panel" });
+  const element = make("div", { className: "goca-panel", attributes: { "data-name": name } });
   element.style.minHeight = `${height}px`;
   const margin = 8;
   const widget = node.addDOMWidget(name, name, element, { serialize: false, margin, getMinHeight: () => height + 2 * margin });
@@ -78,6 +78,16 @@ export function addPanel(node, name, height) {
     if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") event.stopPropagation();
   });
   return element;
+}
+
+/**
+ * Put a node's panel where the Vue renderer still shows that of an earlier node with the same number. After an undo, and on
+ * a change to another graph, it keeps the elements of a node and does not ask the new node for its own.
+ */
+export function settle(node, panel) {
+  if (panel.isConnected || !globalThis.LiteGraph?.vueNodesMode || node.graph !== app.canvas?.graph) return;
+  const place = document.querySelector(`[data-node-id="${CSS.escape(String(node.id))}"] .goca-panel[data-name="${panel.dataset.name}"]`);
+  place?.replaceWith(panel);
 }
 
 /** Over a panel, the wheel still zooms the graph unless something in the panel scrolls. */

@@ -1,5 +1,6 @@
 // Adds the panels to the pack's nodes, through ComfyUI's extension hooks.
 import { app } from "../../../scripts/app.js";
+import { settle } from "./dom.js";
 import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
 
@@ -27,7 +28,11 @@ function refresh() {
   waiting = true;
   setTimeout(() => {
     waiting = false;
-    for (const node of allNodes()) panelOf(node)?.refresh();
+    for (const node of allNodes()) {
+      const face = panelOf(node);
+      if (face?.panel) settle(node, face.panel);
+      face?.refresh();
+    }
   });
 }
 

@@ -10,6 +10,8 @@ const KEPT = "goca_view"; // the node property that holds the viewer's settings
 const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
 
 const panels = new WeakMap();
+const ran = new Map(); // the phrases that masks were made from, by the name of their first file
+const MANY = 200;
 
 export function panelOf(node) {
   return panels.get(node);
@@ -199,8 +201,16 @@ export class Masks extends Phrases {
     this.view = view;
     this.table = output.goca_masks?.[0];
     this.typed = new Map(promptsOf(this.node).map((prompt) => [prompt, textOf(prompt)]));
-    this.phrases = phrasesOf(this.node);
+    this.phrases = this.#phrasesOf(view);
     this.look();
+  }
+
+  /** What the phrases were when these masks were made. After an undo the new node gets the output of the earlier one. */
+  #phrasesOf(view) {
+    const name = view.masks.files[0].filename;
+    if (!ran.has(name)) ran.set(name, phrasesOf(this.node));
+    if (ran.size > MANY) ran.delete(ran.keys().next().value);
+    return ran.get(name);
   }
 
   /** Show the last run, over the image of an Overlay node that shows the same masks, if there is one. */
