@@ -20,6 +20,8 @@ from .editor import DEMO, WORKFLOWS, Editor
 from .panels import chips, legend, pressed
 
 if TYPE_CHECKING:
+    from playwright.sync_api import ElementHandle
+
     from .conftest import Tabs
 
 PROMPT, MASKS, OVERLAY = "GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay"
@@ -70,6 +72,47 @@ def test_a_clicked_word_becomes_a_mask(editor: Editor) -> None:
     assert pressed(prompt) == ["blue", "grass"]
     editor.set_value(PROMPT, "text", "", "Prompt")
     assert prompt.inner_text() == "No words."
+
+
+@RENDERERS
+def test_words_beside_each_other_are_one_phrase(editor: Editor) -> None:
+    """Clicked one after the other, or dragged over; a second time takes them away."""
+    editor.demo().set_value(MASKS, "phrases", "")
+    panel = editor.look_at(*((PROMPT, "Prompt") if editor.vue else (MASKS, "")))
+    for word, modifier, wanted in (
+        ("red", [], "red"),
+        ("circle", [], "red circle"),
+        ("square", [], "red circle\nsquare"),
+        ("blue", [], "red circle\nblue square"),
+        ("grass", [], "red circle\nblue square\ngrass"),
+        ("on", ["Alt"], "red circle\nblue square\ngrass\non"),
+        ("on", [], "red circle\nblue square\ngrass"),
+        ("grass", [], "red circle\nblue square"),
+    ):
+        chips(panel)[word].click(modifiers=modifier)
+        editor.settle()
+        assert editor.value(MASKS, "phrases") == wanted, word
+    for start, end, wanted in (
+        ("red", "circle", "blue square"),
+        ("red", "circle", "blue square\nred circle"),
+        ("grass", "square", "square on grass\nblue\nred circle"),
+        ("grass", "square", "blue\nred circle"),
+        ("red", "square", "red circle and a blue square"),
+        ("square", "red", ""),
+    ):
+        drag(editor, *(chips(panel)[word] for word in (start, end)))
+        assert editor.value(MASKS, "phrases") == wanted, (start, end)
+        assert not panel.query_selector(".goca-over")
+
+
+def drag(editor: Editor, start: ElementHandle, end: ElementHandle) -> None:
+    boxes = [chip.bounding_box() for chip in (start, end)]
+    places = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in boxes if box]
+    editor.page.mouse.move(*places[0])
+    editor.page.mouse.down()
+    editor.page.mouse.move(*places[1], steps=4)
+    editor.page.mouse.up()
+    editor.settle()
 
 
 def test_the_words_of_a_regional_pass_are_those_of_its_sampler(editor: Editor) -> None:
@@ -269,7 +312,7 @@ def test_a_phrase_means_the_same_words_as_in_python(page: Any) -> None:
 
 def test_every_click_leaves_phrases_that_mean_what_is_pressed(page: Any) -> None:
     """Words are added and taken out in many orders; Python reads the phrases that result."""
-    for prompt, seed in itertools.product(PROMPTS, range(3)):
+    for prompt, seed in itertools.product(PROMPTS, range(5)):
         words = words_of(prompt)
         steps = page.evaluate(
             """([words, seed]) => {
@@ -280,7 +323,8 @@ def test_every_click_leaves_phrases_that_mean_what_is_pressed(page: Any) -> None
                  return Array.from({ length: 40 }, () => {
                    const index = named[draw(named.length)];
                    const had = owners(words, text)[index].line >= 0;
-                   text = had ? without(words, text, index) : including(words, text, index, draw(2) === 1);
+                   const to = ["next", "last", "own"][draw(3)];
+                   text = had ? without(words, text, index) : including(words, text, index, to);
                    return [index, had, text];
                  });
                }""",
@@ -293,6 +337,30 @@ def test_every_click_leaves_phrases_that_mean_what_is_pressed(page: Any) -> None
             parts = [part for line in text.splitlines() for part in line.replace("\\,", "\0").split(",")]
             meant = {p for part in parts for p in words.find(part.replace("\0", ","))}
             assert {p for p in meant if words.words[p].keys} == wanted, (prompt, text)
+
+
+def test_dragging_over_words_leaves_one_phrase_that_means_them(page: Any) -> None:
+    """From any word to any other, whatever the phrases are; the same again takes it away."""
+    for prompt, phrases in itertools.product(PROMPTS, ("", "cat", "red cat\nblue, table", "a cat, 猫\ndog")):
+        words = words_of(prompt)
+        named = [i for i, word in enumerate(words.words) if word.keys]
+        once, twice = page.evaluate(
+            """([words, text, from, to]) => {
+                 const once = window.words.spanning(words, text, from, to);
+                 return [once, window.words.spanning(words, once, to, from)];
+               }""",
+            [view.word_table(words)["words"], phrases, named[1], named[3]],
+        )
+        lines = [
+            {p for part in line.replace("\\,", "\0").split(",") for p in positions(words, part.replace("\0", ","))}
+            for line in once.splitlines()
+        ]
+        span = set(named[1:4])
+        assert [line for line in lines if line & span] == [span], (prompt, phrases, once)
+        had = {p for part in phrases.replace("\n", ",").split(",") for p in positions(words, part)}
+        assert set().union(*lines) == had | span, (prompt, phrases, once)
+        rest = {p for part in twice.replace("\n", ",").split(",") for p in positions(words, part)}
+        assert rest == had - span, (prompt, phrases, twice)
 
 
 def test_a_guess_has_the_words_of_the_tokenizer(page: Any) -> None:

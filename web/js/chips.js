@@ -1,7 +1,8 @@
 // The words of a prompt as chips: buttons that add a word to the phrases or take it out again.
 import { make, rgb } from "./dom.js";
 
-const HOW = "Click to add or remove it as a phrase. Shift+click adds it to the last phrase.";
+const HOW = "Click to add or remove it; beside a phrase it joins it. Drag over words to make them one phrase. " +
+  "Alt+click makes a phrase of its own, Shift+click adds it to the last phrase.";
 
 function describe(word, guess) {
   if (guess) return `${word.name}: token numbers appear after a run`;
@@ -10,9 +11,15 @@ function describe(word, guess) {
 }
 
 export class Chips {
-  /** `toggle(index, joined)` is called on a click, `look(index)` with the word under the pointer, or -1 for none. */
-  constructor(toggle, look = (_index) => {}) {
+  /**
+   * `toggle(index, to)` is called on a click, with the phrase that a word goes to as in words.js; `span(from, to)` after
+   * dragging from a word to another; `look(index)` with the word under the pointer, or -1 for none.
+   */
+  constructor({ toggle, span, look = (_index) => {} }) {
     this.toggle = toggle;
+    this.span = span;
+    this.from = -1; // the words that are dragged over
+    this.to = -1;
     this.look = look;
     this.shown = "";
     this.current = 0;
@@ -22,6 +29,10 @@ export class Chips {
     });
     this.element.addEventListener("click", (event) => this.#clicked(event));
     this.element.addEventListener("keydown", (event) => this.#key(event));
+    this.element.addEventListener("pointerdown", (event) => this.#drag(event.button || this.fixed ? -1 : this.#at(event)));
+    this.element.addEventListener("pointermove", (event) => this.#dragged(event));
+    this.element.addEventListener("pointerup", () => this.#dropped());
+    for (const type of ["pointerleave", "pointercancel"]) this.element.addEventListener(type, () => this.#drag(-1));
     // Not pointerover: it also fires for chips that appear under a resting pointer, such as after a run.
     for (const type of ["pointermove", "focusin"]) {
       this.element.addEventListener(type, (event) => this.building || look(this.#at(event)));
@@ -81,7 +92,33 @@ export class Chips {
     const chip = event.target.closest(".goca-chip");
     if (!chip) return;
     this.#focus(this.#chips().indexOf(chip));
-    if (!this.fixed) this.toggle(Number(chip.dataset.index), event.shiftKey);
+    if (!this.fixed) this.toggle(Number(chip.dataset.index), event.shiftKey ? "last" : event.altKey ? "own" : "next");
+  }
+
+  /** Start dragging at a word, or end it without one. */
+  #drag(index) {
+    this.from = index;
+    this.#reach(index);
+  }
+
+  #dragged(event) {
+    // A finger's events all belong to the word where it came down.
+    const over = document.elementFromPoint(event.clientX, event.clientY)?.closest(".goca-chip");
+    if (this.from >= 0 && this.element.contains(over)) this.#reach(Number(over.dataset.index));
+  }
+
+  #dropped() {
+    const { from, to } = this;
+    this.#drag(-1);
+    if (from !== to) this.span(from, to);
+  }
+
+  /** Mark the words up to one that the pointer has reached. */
+  #reach(index) {
+    if (index === this.to) return;
+    this.to = index;
+    const inside = (one) => this.from !== index && one >= Math.min(this.from, index) && one <= Math.max(this.from, index);
+    for (const chip of this.#chips()) chip.classList.toggle("goca-over", inside(Number(chip.dataset.index)));
   }
 
   #key(event) {

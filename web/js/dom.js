@@ -14,13 +14,14 @@ const STYLE = `
   overflow: auto; padding: 2px; }
 .goca-with-view > .goca-chips { flex: 0 1 auto; max-height: 40%; }
 .goca-chip { flex: none; max-width: 100%; padding: 1px 7px; font: inherit; color: inherit; cursor: pointer;
-  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; background: var(--comfy-input-bg);
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; user-select: none; background: var(--comfy-input-bg);
   border: 1px solid var(--border-color); border-left: 4px solid var(--border-color); border-radius: 5px; }
 .goca-chip[aria-disabled="true"] { cursor: default; }
 .goca-chip.goca-minor { opacity: 0.6; }
 .goca-chip.goca-guess { border-style: dashed; border-left-style: solid; }
 .goca-chip[aria-pressed="true"] { opacity: 1; border-color: var(--goca-colour); font-weight: 600;
   background: color-mix(in srgb, var(--goca-colour) 35%, var(--comfy-input-bg)); }
+.goca-chip.goca-over { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: -1px; }
 .goca-note { color: var(--descrip-text); padding: 2px; }
 .goca-text { flex: 1 1 0; min-height: 0; box-sizing: border-box; margin: 0; padding: 4px 6px; overflow: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; font: 11px/1.35 monospace; user-select: text; background: var(--comfy-input-bg); border-radius: 4px; }

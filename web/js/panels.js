@@ -4,7 +4,7 @@ import { addPanel, change } from "./dom.js";
 import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
 import { Text } from "./text.js";
 import { Viewer } from "./viewer.js";
-import { estimate, including, isDynamic, owners, without } from "./words.js";
+import { between, estimate, including, isDynamic, owners, spanning, without } from "./words.js";
 
 const KEPT = "goca_view"; // the node property that holds the viewer's settings
 const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
@@ -31,9 +31,9 @@ function settings(node, defaults) {
   };
 }
 
-function toggled(words, text, index, joined) {
+function toggled(words, text, index, to) {
   const chosen = owners(words, text)[index].line >= 0;
-  return chosen ? without(words, text, index) : including(words, text, index, joined);
+  return chosen ? without(words, text, index) : including(words, text, index, to);
 }
 
 /** Why the phrases of a node cannot be changed by clicks, or an empty string. */
@@ -104,7 +104,10 @@ export class TextOutput extends Text {
 export class Prompt extends Known {
   constructor(node, tables) {
     super(node, tables);
-    this.chips = new Chips((index, joined) => this.#toggle(index, joined));
+    this.chips = new Chips({
+      toggle: (index, to) => this.#change([index], (words, text) => toggled(words, text, index, to)),
+      span: (from, to) => this.#change(between(this.words().words, from, to), (words, text) => spanning(words, text, from, to)),
+    });
     this.panel = addPanel(node, "goca_words", 30);
     this.panel.append(this.chips.element);
   }
@@ -124,14 +127,16 @@ export class Prompt extends Known {
     });
   }
 
-  #toggle(index, joined) {
+  /** Change the phrases of the nodes that use these words. If only some of them have the words, it takes them from those. */
+  #change(indices, changed) {
     const { words } = this.words();
     const targets = phrasedOf(this.node).filter((node) => !fixed(node));
-    const has = (node) => owners(words, phrasesOf(node))[index].line >= 0;
-    // If only some of the nodes have the word, the click removes it from those.
-    const changed = targets.some(has) ? targets.filter(has) : targets;
+    const has = (node) => {
+      const found = owners(words, phrasesOf(node));
+      return indices.every((index) => found[index].line >= 0);
+    };
     change(this.node, () => {
-      for (const node of changed) setPhrases(node, toggled(words, phrasesOf(node), index, joined));
+      for (const node of targets.some(has) ? targets.filter(has) : targets) setPhrases(node, changed(words, phrasesOf(node)));
     });
   }
 }
@@ -143,7 +148,11 @@ export class Phrases {
     this.tables = tables;
     this.empty = empty;
     panels.set(node, this);
-    this.chips = new Chips((index, joined) => this.#toggle(index, joined), look);
+    this.chips = new Chips({
+      toggle: (index, to) => this.#change((words, text) => toggled(words, text, index, to)),
+      span: (from, to) => this.#change((words, text) => spanning(words, text, from, to)),
+      look,
+    });
     this.panel = addPanel(node, "goca_phrases", height);
     this.panel.append(this.chips.element);
   }
@@ -167,9 +176,9 @@ export class Phrases {
     });
   }
 
-  #toggle(index, joined) {
+  #change(changed) {
     const { words } = this.words();
-    change(this.node, () => setPhrases(this.node, toggled(words, phrasesOf(this.node), index, joined)));
+    change(this.node, () => setPhrases(this.node, changed(words, phrasesOf(this.node))));
   }
 }
 

@@ -153,10 +153,16 @@ function spell(words, indices) {
     else runs.push([index]);
   }
   const parts = [];
-  for (const run of runs) {
+  while (runs.length) {
+    const run = runs.shift();
     const text = run.map((index) => words[index].text).join(" ");
     const all = runsOf(words, keysOf(text));
-    const place = all.findIndex((other) => other[0] === run[0]);
+    const place = all.findIndex((other) => other.join() === run.join());
+    if (place < 0 && run.length > 1) {
+      // In "cat, cat cat" the phrase "cat cat" is found earlier, so that its last two words have no phrase of their own.
+      runs.unshift(run.slice(0, -1), run.slice(-1));
+      continue;
+    }
     const whole = all.every((other) => other.every((index) => wanted.includes(index)));
     const part = (all.length > 1 && !whole ? numbered(words, text, place + 1, run) : text).replaceAll(",", "\\,");
     if (!parts.includes(part)) parts.push(part);
@@ -164,24 +170,56 @@ function spell(words, indices) {
   return parts;
 }
 
+/** A phrase without a word, as the phrases that are left of it. */
+function taken(words, phrase, index) {
+  const found = meant(words, phrase);
+  return found.includes(index) ? spell(words, found.filter((other) => other !== index)) : [phrase];
+}
+
 /** The phrase list with a word removed from every phrase. */
 export function without(words, text, index) {
-  const lines = parse(text).map((parts) => parts.flatMap((part) => {
-    const found = meant(words, part);
-    return found.includes(index) ? spell(words, found.filter((other) => other !== index)) : [part];
-  }));
+  return join(parse(text).map((parts) => parts.flatMap((part) => taken(words, part, index))));
+}
+
+/** The lines that contain the words next to a word, those before it first. Only a hyphen may stand between two neighbours. */
+function besides(words, text, index) {
+  const found = owners(words, text);
+  const lines = [-1, 1].map((step) => {
+    const next = words[index + step]?.text === "-" ? index + 2 * step : index + step;
+    return words[next]?.keys.length ? found[next].line : -1;
+  });
+  return lines.filter((line) => line >= 0);
+}
+
+/**
+ * The phrase list with a word added. `to`: the phrase that gets it, "next" for that of a neighbouring word or else a new one,
+ * "last" for the last phrase, "own" for a new one.
+ */
+export function including(words, text, index, to = "next") {
+  const lines = parse(text);
+  const line = { next: () => besides(words, text, index)[0], last: () => lines.length - 1, own: () => -1 }[to]() ?? -1;
+  if (line < 0) return join([...lines, spell(words, [index])]);
+  const found = lines[line].map((part) => meant(words, part));
+  // Phrases that are not in the prompt stay: the node reports the error.
+  const unknown = lines[line].filter((part, i) => !found[i].length);
+  lines[line] = [...unknown, ...spell(words, [...found.flat(), index])];
   return join(lines);
 }
 
-/** The phrase list with a word added: as its own phrase or, with `joined`, to the last phrase. */
-export function including(words, text, index, joined) {
-  const lines = parse(text);
-  if (joined && lines.length) {
-    const last = lines.pop();
-    const found = last.map((part) => meant(words, part));
-    // Phrases that are not in the prompt stay: the node reports the error.
-    const unknown = last.filter((part, i) => !found[i].length);
-    lines.push([...unknown, ...spell(words, [...found.flat(), index])]);
-  } else lines.push(spell(words, [index]));
+/** The words from one to another, in the order of the prompt and without punctuation. */
+export function between(words, from, to) {
+  const [first, last] = [Math.min(from, to), Math.max(from, to)];
+  return words.flatMap((word, i) => (i >= first && i <= last && word.keys.length ? [i] : []));
+}
+
+/** The phrase list with neighbouring words as one phrase, in place of the first that had one of them; without it if it was one. */
+export function spanning(words, text, from, to) {
+  const span = between(words, from, to);
+  const before = owners(words, text);
+  const line = Math.min(...span.map((index) => before[index].line).filter((one) => one >= 0));
+  const same = span.every((index) => before[index].line === line) && before.filter((one) => one.line === line).length === span.length;
+  // Emptied lines keep their place until the phrase has found its own.
+  const lines = parse(text).map((parts) => span.reduce((rest, index) => rest.flatMap((part) => taken(words, part, index)), parts));
+  if (!same) lines.splice(Math.min(line, lines.length), 0, spell(words, span));
   return join(lines);
 }
