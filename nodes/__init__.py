@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from ..goca_core.attention import AttentionError
+from ..goca_core.capture.families import UnknownFamily
+from ..goca_core.capture.weights import ComfyUIError
+from ..goca_core.regional import RegionalError
+from ..goca_core.words.match import PhraseError
+from ..goca_core.words.word_map import WordMapError
 from .aggregate import Aggregate, Rescale
 from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
@@ -35,6 +41,10 @@ NODES: list[type[io.ComfyNode]] = [
     LoadAttention,
     DemoModel,
 ]
+
+# ComfyUI shows an error with the module of its class, and the module of a node pack is the whole path of its folder.
+for kind in (AttentionError, ComfyUIError, PhraseError, RegionalError, UnknownFamily, WordMapError):
+    kind.__module__ = "goca"
 
 
 class GocaExtension(ComfyExtension):

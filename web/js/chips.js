@@ -103,8 +103,8 @@ export class Chips {
 
   #dragged(event) {
     // A finger's events all belong to the word where it came down.
-    const over = document.elementFromPoint(event.clientX, event.clientY)?.closest(".goca-chip");
-    if (this.from >= 0 && this.element.contains(over)) this.#reach(Number(over.dataset.index));
+    const over = document.elementFromPoint(event.clientX, event.clientY)?.closest(".goca-chip") ?? null;
+    if (this.from >= 0 && this.element.contains(over)) this.#reach(Number(over.getAttribute("data-index")));
   }
 
   #dropped() {

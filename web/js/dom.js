@@ -23,6 +23,10 @@ const STYLE = `
   background: color-mix(in srgb, var(--goca-colour) 35%, var(--comfy-input-bg)); }
 .goca-chip.goca-over { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: -1px; }
 .goca-note { color: var(--descrip-text); padding: 2px; }
+.goca-said { flex: 0 1 auto; min-height: 20px; max-height: 70%; overflow: auto; user-select: text; overflow-wrap: anywhere; }
+.goca-said p { margin: 0 0 2px; padding: 2px 6px; border-left: 4px solid; border-radius: 3px; background: var(--comfy-input-bg); }
+.goca-said .goca-error { border-color: #e5484d; }
+.goca-said .goca-warning { border-color: #f5a623; }
 .goca-text { flex: 1 1 0; min-height: 0; box-sizing: border-box; margin: 0; padding: 4px 6px; overflow: auto; white-space: pre-wrap;
   overflow-wrap: anywhere; font: 11px/1.35 monospace; user-select: text; background: var(--comfy-input-bg); border-radius: 4px; }
 .goca-view { flex: 1 1 0; min-height: 0; display: flex; flex-direction: column; gap: 3px; }

@@ -1,8 +1,10 @@
 // Adds the panels to the pack's nodes, through ComfyUI's extension hooks.
+import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { settle } from "./dom.js";
 import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
+import { Failed, Said } from "./said.js";
 
 const SAID = ["CollectAttention", "SegmentImage", "SaveAttention", "RegionalPrompt", "CollectMasks"].map((name) => `GOCA_${name}`);
 const FACES = {
@@ -10,11 +12,12 @@ const FACES = {
   [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
 };
 // Widgets that affect the panels, and the extra height of new nodes.
-const WATCHED = ["text", "phrases", "labels", "opacity"];
+const WATCHED = ["text", "phrases", "background", "labels", "opacity"];
 const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
 
 let tables = { colours: [[128, 128, 128]], maps: {}, stop: [] };
 let waiting = false;
+const failed = new Set(); // what shows the error of a node since the last run
 
 function allNodes() {
   const root = app.rootGraph ?? app.graph;
@@ -58,8 +61,42 @@ function nodeOf(key) {
   return (subgraph ? root.subgraphs?.get(subgraph) : root)?.getNodeById(Number(id));
 }
 
+/** The node of an error or a progress message: its id, preceded by the ids of the subgraph nodes around it. */
+function nodeAt(path) {
+  let [graph, node] = [app.rootGraph ?? app.graph, null];
+  for (const id of String(path).split(":")) {
+    node = graph?.getNodeById(Number(id));
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/** Show the error of a run on its node; ComfyUI's own message has it under its details. */
+function fail({ node_id: path, node_type: type, exception_message: message }) {
+  const node = nodeAt(path);
+  // The graph that failed may be in another tab.
+  if (!type?.startsWith("GOCA_") || node?.comfyClass !== type) return;
+  const face = panelOf(node)?.said ? panelOf(node) : new Failed(node);
+  face.said.fail(String(message ?? "").trim());
+  failed.add(face);
+  refresh();
+}
+
+function forget() {
+  for (const face of failed) {
+    face.said.fail("");
+    face.remove?.();
+  }
+  failed.clear();
+}
+
 app.registerExtension({
   name: "goca.panels",
+
+  setup() {
+    api.addEventListener("execution_start", forget);
+    api.addEventListener("execution_error", ({ detail }) => fail(detail));
+  },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!FACES[nodeData.name]) return;
@@ -77,7 +114,9 @@ app.registerExtension({
   nodeCreated(node) {
     const Face = FACES[node.comfyClass];
     if (!Face) return;
-    const { panel } = new Face(node, tables);
+    const face = new Face(node, tables);
+    const { panel } = face;
+    face.said = new Said(panel);
     for (const name of WATCHED) {
       const widget = widgetOf(node, name);
       if (widget) follow(widget, "callback", refresh);

@@ -2,9 +2,10 @@
 import { Chips } from "./chips.js";
 import { addPanel, change } from "./dom.js";
 import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
+import { say } from "./texts.js";
 import { Text } from "./text.js";
 import { Viewer } from "./viewer.js";
-import { between, estimate, including, isDynamic, owners, spanning, without } from "./words.js";
+import { between, estimate, including, isDynamic, owners, spanning, unknown, without } from "./words.js";
 
 const KEPT = "goca_view"; // the node property that holds the viewer's settings
 const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
@@ -43,6 +44,14 @@ function fixed(node) {
 
 function phrasesOf(node) {
   return String(widgetOf(node, "phrases")?.value ?? "");
+}
+
+/** The phrases of a node that are not in its prompt, before a run finds them. `words`: those of the prompt. */
+function missing(node, words) {
+  const background = String(widgetOf(node, "background")?.value ?? "");
+  const texts = [["phrases", phrasesOf(node)], ["background", background.trim() === "auto" ? "" : background]];
+  const free = texts.filter(([name]) => !isWired(node, name));
+  return words.length ? free.flatMap(([, text]) => unknown(words, text)) : [];
 }
 
 function setPhrases(node, text) {
@@ -143,6 +152,9 @@ export class Prompt extends Known {
 
 /** Chips under phrases; they change those of their own node. */
 export class Phrases {
+  /** @type {import("./said.js").Said} */
+  said;
+
   constructor(node, tables, { look = (_index) => {}, height = 30, empty = NOT_WIRED } = {}) {
     this.node = node;
     this.tables = tables;
@@ -174,6 +186,14 @@ export class Phrases {
       fixed: fixed(this.node),
       empty: this.empty,
     });
+    this.said.warn(this.warnings(words, guess));
+  }
+
+  /** What is wrong with the phrases. The words of a dynamic prompt are known only after a run. */
+  warnings(words, guess) {
+    const uncertain = guess && promptsOf(this.node).some((prompt) => isDynamic(textOf(prompt) ?? ""));
+    const names = uncertain ? [] : missing(this.node, words);
+    return names.length ? [say("unknown", { names: names.join(", ") })] : [];
   }
 
   #change(changed) {
@@ -232,9 +252,21 @@ export class Masks extends Phrases {
 
   refresh() {
     super.refresh();
-    const stale = this.view && phrasesOf(this.node) !== this.phrases && !fixed(this.node);
+    const stale = this.#stale && !this.said.error;
     this.viewer.note(stale ? "The phrases have changed. Run again to update the masks." : "");
     this.viewer.refresh();
+  }
+
+  /** Whether the masks are those of other phrases. */
+  get #stale() {
+    return this.view && phrasesOf(this.node) !== this.phrases && !fixed(this.node);
+  }
+
+  /** Masks without a pixel too. */
+  warnings(words, guess) {
+    const { phrases = [], area = [] } = this.table && !this.#stale ? this.table : {};
+    const names = phrases.filter((_, k) => area.some((row) => row[k] === 0));
+    return [...super.warnings(words, guess), ...(names.length ? [say("empty", { names: names.join(", ") })] : [])];
   }
 
   words() {

@@ -125,6 +125,11 @@ function numberedRuns(words, text) {
   return runs;
 }
 
+/** The phrases of a list that refer to no word, such as words that are not in the prompt. */
+export function unknown(words, text) {
+  return parse(text).flat().filter((part) => !meant(words, part).length);
+}
+
 /** For each word, the index of the first line that contains it, and that line; -1 if there is none. */
 export function owners(words, text) {
   const found = words.map(() => ({ line: -1, phrase: "" }));
