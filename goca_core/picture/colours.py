@@ -37,6 +37,11 @@ COLOUR_MAPS: Mapping[str, tuple[Colour, ...]] = {
     "gray": ((0, 0, 0), (255, 255, 255)),
 }  # fmt: skip
 
+LIGHT = (0.299, 0.587, 0.114)
+"""How much red, green and blue count for the brightness of a colour."""
+CONTRAST = 1 / 3
+"""How much of its contrast an image keeps under a mask. With more, dark orange would be taken for vermilion."""
+
 
 def colour_of(index: int) -> Colour:
     """Colour number `index` of the palette. After the first seven come lighter, then darker versions of them."""
@@ -46,8 +51,12 @@ def colour_of(index: int) -> Colour:
 
 
 def tables() -> dict[str, Any]:
-    """Mask colours and colour maps as plain data: ``colours``, all before they repeat, and ``maps`` by name."""
+    """Mask colours and colour maps as plain data: ``colours``, all before they repeat, ``maps`` by name, and the
+    ``light`` and ``contrast`` of an image under a mask.
+    """
     return {
         "colours": [list(colour_of(index)) for index in range(len(PALETTE) * len(_VARIANTS))],
+        "light": list(LIGHT),
+        "contrast": CONTRAST,
         "maps": {name: [list(colour) for colour in colours] for name, colours in COLOUR_MAPS.items()},
     }

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .colours import COLOUR_MAPS, Colour, colour_of
+from .colours import COLOUR_MAPS, CONTRAST, LIGHT, Colour, colour_of
 
 _MIN_WIDTH = 256  # least width of a result in pixels, so that text fits
 _FONT_SIZE = 14
@@ -47,7 +47,8 @@ def overlay(
 
     image: PIL image or [H, W, 3] with values in [0, 1]. maps: masks or scores [K, h, w] in [0, 1], at any size.
     labels: one name for each map, in any script; without labels there is no legend. alpha: opacity of the colour where a map
-    is 1.
+    is 1. From 0.55 the result is nearer to a map's own colour than to any other of `colour_of`, whatever the image: under a
+    map only the brightness of the image is left, and that in shades of the colour.
     colours: one RGB triple (0-255) for each map, default `colour_of`.
     scale: integer factor to enlarge the image by; the default makes it at least 256 pixels wide. Images of up to 64 pixels
     are enlarged with hard pixels, so that single pixels can be seen, larger images smoothly.
@@ -64,9 +65,11 @@ def overlay(
             raise ValueError(f"Got {number} {what} for {count} maps: pass one for each map.")
     base = _enlarge(base, scale)
     tinted = np.asarray(base, dtype=np.float64)
+    light = tinted @ LIGHT / 255
     for layer, colour in zip(layers, chosen, strict=True):
-        opacity = alpha * np.clip(_resized(layer, base.size), 0, 1)[..., None]
-        tinted = tinted * (1 - opacity) + np.array(colour) * opacity
+        inside = np.clip(_resized(layer, base.size), 0, 1)[..., None]
+        for own, opacity in ((_shades(colour, light), min(1.0, 2 * alpha)), (np.array(colour), alpha)):
+            tinted = tinted * (1 - opacity * inside) + own * (opacity * inside)
     result = Image.fromarray(np.rint(np.clip(tinted, 0, 255)).astype(np.uint8))
     return _with_legend(result, labels, chosen) if labels else result
 
@@ -125,6 +128,15 @@ def contact_sheet(
             text, font = _fit(captions[index], width)
             draw.text((x, y + height + _PAD // 2), text, fill=(0, 0, 0), font=font)
     return sheet
+
+
+def _shades(colour: Colour, light: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A colour, darker or lighter by part of what an image [H, W] is darker or lighter than it. Returns [H, W, 3]."""
+    own = np.array(colour, dtype=np.float64)
+    level = float(own @ LIGHT) / 255
+    shift = CONTRAST * (light - level)[..., None]
+    darker = own * (1 + np.minimum(shift, 0) / max(level, CONTRAST))
+    return np.asarray(darker + (255 - own) * np.maximum(shift, 0) / max(1 - level, CONTRAST))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

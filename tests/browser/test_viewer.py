@@ -107,6 +107,16 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     masks = sheet(server, outputs, "masks")
     panel = editor.look_at(OVERLAY, OVER)
     assert legend(panel) == ["red circle", "blue square"]
+    # Every place of a mask is nearest to its colour in the legend, though the circle itself is red; and this is the overlay.
+    drawn = pixels(panel)
+    palette = np.array([colour_of(k) for k in range(7)])
+    nearest = np.linalg.norm(drawn[:, :, None].astype(float) - palette, axis=-1).argmin(-1)
+    side = drawn.shape[0] // 64
+    for k, mask in enumerate(masks.values()):
+        assert (nearest[np.kron(mask, np.ones((side, side))) > 0] == k).all()
+    shown = editor.page.evaluate("(node) => window.app.nodeOutputs[node.id].images[0]", editor.node(OVERLAY, OVER))
+    saved = np.asarray(Image.open(io.BytesIO(server.fetch(shown))).convert("RGB"))[: drawn.shape[0]]
+    assert np.abs(drawn.astype(int) - saved).max() <= 4
     # Full colours where masks are, at full opacity; the picture elsewhere.
     editor.set_value(OVERLAY, "opacity", 1, OVER)
     drawn = pixels(panel)

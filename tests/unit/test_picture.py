@@ -30,9 +30,28 @@ def test_overlay_colours_where_the_mask_is() -> None:
     actual = pixels(picture.overlay(image, masks, alpha=0.5, colours=[(255, 0, 0), (0, 0, 255)]))
     assert actual.shape == (300, 400, 3)
     grey = 128
-    assert actual[5, 5].tolist() == pytest.approx([(grey + 255) / 2, grey / 2, grey / 2], abs=1)
+    # A third of how much lighter the grey is than red and blue: 0.5 - 0.299 and 0.5 - 0.114.
+    red, blue = ((0.5 - level) / 3 / (1 - level) * 255 for level in (0.299, 0.114))
+    assert actual[5, 5].tolist() == pytest.approx([255, red / 2, red / 2], abs=1)
     assert actual[5, 200].tolist() == [grey] * 3
-    assert actual[5, 350].tolist() == pytest.approx([0.75 * grey, 0.75 * grey, 0.75 * grey + 0.25 * 255], abs=1)
+    shade = [(grey + level) / 2 for level in (blue, blue, 255)]
+    assert actual[5, 350].tolist() == pytest.approx(
+        [0.75 * shade[0], 0.75 * shade[1], 0.75 * shade[2] + 0.25 * 255], abs=1
+    )
+    assert pixels(picture.overlay(image, masks, alpha=0)).tolist() == np.full((300, 400, 3), grey).tolist()
+
+
+@pytest.mark.parametrize("alpha", [0.55, 0.8, 1.0])
+def test_masks_have_the_colours_of_their_legend(alpha: float) -> None:
+    """Whatever the image: every place is nearer to the colour of its own mask than to that of another."""
+    sides = np.meshgrid(*[np.linspace(0, 1, 9)] * 3)
+    image = np.kron(np.stack(sides, -1).reshape(27, 27, 3), np.ones((10, 10, 1)))
+    palette = np.array(colours.PALETTE)
+    for k in range(len(palette)):
+        masks = np.zeros((len(palette), 1, 1))
+        masks[k] = 1
+        distance = np.linalg.norm(pixels(picture.overlay(image, masks, alpha=alpha))[:, :, None] - palette, axis=-1)
+        assert (distance.argmin(-1) == k).all(), f"colour {k}"
 
 
 def test_overlay_takes_any_picture_and_enlarges_small_ones() -> None:

@@ -1,8 +1,9 @@
 // Draws masks and heat maps over an image, and maps points of the drawing back to positions in the image.
-import { gradient } from "./sheet.js";
+import { gradient, sheetOf } from "./sheet.js";
 
 const [SMALL, HARD, TILE] = [256, 64, 160];
 const LABEL = 0.2; // height of a label, relative to the width of its tile
+const UNDER = 512; // longest side of what is drawn of an image under a mask
 const PAPER = "#333";
 
 const STEPS = ["recorded", "rescaled", "final scores"]; // and the mask, under the name of its phrase
@@ -95,21 +96,66 @@ export class Drawing {
       context.fillStyle = PAPER;
       context.fillRect(...box);
     }
-    context.globalAlpha = this.picture ? opacity : 1;
+    const alpha = this.picture ? opacity : 1;
     if (masks) {
-      context.imageSmoothingEnabled = false;
-      const numbers = what.masks ? this.masks.names.keys() : [what.mask];
-      for (const k of numbers) context.drawImage(this.#mask(k), ...box);
+      for (const k of what.masks ? this.masks.names.keys() : [what.mask]) {
+        if (this.picture) this.#layer(context, box, this.#under(k), Math.min(1, 2 * alpha));
+        this.#layer(context, box, this.#mask(k), alpha);
+      }
     } else {
+      context.globalAlpha = alpha;
       context.imageSmoothingEnabled = true;
       context.drawImage("step" in what ? this.#map("steps", what.step, map) : this.#map("heat", what.heat, map), ...box);
     }
     context.globalAlpha = 1;
   }
 
+  #layer(context, box, canvas, alpha) {
+    context.globalAlpha = alpha;
+    context.imageSmoothingEnabled = false;
+    context.drawImage(canvas, ...box);
+  }
+
+  #colour(k) {
+    return this.tables.colours[k % this.tables.colours.length];
+  }
+
   #mask(k) {
-    const colour = this.tables.colours[k % this.tables.colours.length];
-    return this.#keep(`mask ${k}`, () => this.masks.painted(k, (value) => [...colour, value]));
+    return this.#keep(`mask ${k}`, () => this.masks.painted(k, (value) => [...this.#colour(k), value]));
+  }
+
+  /** The image under a mask in shades of the mask's colour: other colours could be mistaken for those of other masks. */
+  #under(k) {
+    return this.#keep(`under ${k}`, () => {
+      const { light, contrast } = this.tables;
+      const own = this.#colour(k);
+      const level = brightness(own, light);
+      const [width, height, image] = this.#small();
+      const [canvas, context] = sheetOf(width, height);
+      context.imageSmoothingEnabled = false;
+      context.drawImage(this.#mask(k), 0, 0, width, height);
+      const mask = context.getImageData(0, 0, width, height);
+      for (let i = 0; i < mask.data.length; i += 4) {
+        if (!mask.data[i + 3]) continue;
+        const shift = contrast * (brightness(image.subarray(i, i + 3), light) - level);
+        const share = shift < 0 ? 1 + shift / Math.max(level, contrast) : shift / Math.max(1 - level, contrast);
+        for (let c = 0; c < 3; c += 1) mask.data[i + c] = shift < 0 ? own[c] * share : own[c] + (255 - own[c]) * share;
+      }
+      context.putImageData(mask, 0, 0);
+      return canvas;
+    });
+  }
+
+  /** The pixels of the image at a size of which a few masks are drawn in no time. */
+  #small() {
+    return this.#keep("small", () => {
+      const scale = Math.min(1, UNDER / Math.max(...this.size));
+      const [width, height] = this.size.map((side) => Math.max(1, Math.round(side * scale)));
+      const [, context] = sheetOf(width, height);
+      context.imageSmoothingEnabled = !this.hard;
+      context.drawImage(this.picture, 0, 0, width, height);
+      return [width, height, context.getImageData(0, 0, width, height).data];
+    });
   }
 
   #map(kind, k, map) {
@@ -120,6 +166,11 @@ export class Drawing {
     if (!this.kept.has(key)) this.kept.set(key, painted());
     return this.kept.get(key);
   }
+}
+
+/** From 0 to 1. */
+function brightness(colour, light) {
+  return (colour[0] * light[0] + colour[1] * light[1] + colour[2] * light[2]) / 255;
 }
 
 function cross(context, x, y) {

@@ -15,7 +15,7 @@ const FACES = {
 const WATCHED = ["text", "phrases", "background", "labels", "opacity"];
 const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
 
-let tables = { colours: [[128, 128, 128]], maps: {}, stop: [] };
+let tables = { colours: [[128, 128, 128]], light: [0.3, 0.6, 0.1], contrast: 0.3, maps: {}, stop: [] };
 let waiting = false;
 const failed = new Set(); // what shows the error of a node since the last run
 
