@@ -26,7 +26,7 @@ class Aggregate(io.ComfyNode):
             node_id="GOCA_Aggregate",
             display_name="Aggregate (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "auto aggregation"],
+            search_aliases=["aggregate attention", "auto aggregation"],
             description=(
                 "Auto aggregation: combines the attention maps of all heads and layers into one map per token. The "
                 "weights come from the model's own activations."
@@ -70,7 +70,7 @@ class Rescale(io.ComfyNode):
             node_id="GOCA_Rescale",
             display_name="Rescale (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "per-pixel rescaling"],
+            search_aliases=["rescale attention", "per-pixel rescaling"],
             description=(
                 "Per-pixel rescaling: divides the maps at each pixel by the attention to all content words. Without "
                 "it, pixels that mostly attend to the start token seem to belong to no word."

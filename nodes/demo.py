@@ -15,7 +15,7 @@ class DemoModel(io.ComfyNode):
             node_id="GOCA_DemoModel",
             display_name="Demo Model (GoCA)",
             category=f"{types.CATEGORY}/demo",
-            search_aliases=[*types.ALIASES, "demo"],
+            search_aliases=["demo model", "try goca"],
             description=(
                 "A small model that comes with this pack, to try everything without a checkpoint. It generates 64 x 64 "
                 'scenes such as "a red circle and a blue square on grass": circles, squares, triangles, stars, hearts '

@@ -48,7 +48,7 @@ class SaveAttention(io.ComfyNode):
             node_id="GOCA_SaveAttention",
             display_name="Save Attention (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "save"],
+            search_aliases=["save recording"],
             description=(
                 "Saves a recording as a safetensors file in output/goca, so that you can load it later without "
                 "sampling again."
@@ -102,7 +102,7 @@ class LoadAttention(io.ComfyNode):
             node_id="GOCA_LoadAttention",
             display_name="Load Attention (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "load"],
+            search_aliases=["load recording"],
             description="Loads a recording made by Save Attention, from output/goca or input/goca.",
             inputs=[
                 with_tooltip(

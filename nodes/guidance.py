@@ -23,7 +23,7 @@ class SemanticCFG(io.ComfyNode):
             node_id="GOCA_SemanticCFG",
             display_name="Semantic CFG (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "s-cfg", "guidance", "cfg", "classifier-free guidance"],
+            search_aliases=["s-cfg", "guidance", "cfg", "classifier-free guidance"],
             description=(
                 "Semantic guidance (S-CFG). Classifier-free guidance affects some words of a prompt more than others. "
                 "This node scales it in the region of each word, so that every region is guided as strongly as the "

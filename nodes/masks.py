@@ -26,7 +26,18 @@ class MaskFromTokens(io.ComfyNode):
             node_id="GOCA_MaskFromTokens",
             display_name="Mask From Tokens (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "mask from prompt"],
+            search_aliases=[
+                "mask from text",
+                "text to mask",
+                "mask from prompt",
+                "prompt mask",
+                "prompt to mask",
+                "dog mask",
+                "word mask",
+                "attention mask",
+                "clipseg",
+                "segmentation",
+            ],
             description=(
                 "Makes one mask for each phrase of the prompt. By default each pixel goes to one phrase or to the "
                 "background, so masks never overlap."
@@ -174,7 +185,7 @@ class Overlay(io.ComfyNode):
             node_id="GOCA_Overlay",
             display_name="Overlay (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "preview mask", "heat map", "legend"],
+            search_aliases=["heatmap", "heat map", "attention map", "daam", "preview mask", "legend"],
             description=(
                 "Shows masks in colours over the image, with a legend. With scores, maps or attention as the source, "
                 "it shows a heat map for each word."

@@ -19,7 +19,7 @@ class RecordAttention(io.ComfyNode):
             node_id="GOCA_RecordAttention",
             display_name="Record Attention (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "record", "cross attention"],
+            search_aliases=["record attention", "cross attention", "attention map", "daam"],
             description=(
                 "Records cross-attention while a sampler runs: which parts of the image attend to which words of the "
                 "prompt. The sampled latent stays the same, bit for bit."
@@ -90,7 +90,7 @@ class CollectAttention(io.ComfyNode):
             node_id="GOCA_CollectAttention",
             display_name="Collect Attention (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "collect"],
+            search_aliases=["collect attention", "recorded attention"],
             description="Waits for the sampler and returns the attention that was recorded while it made this latent.",
             has_intermediate_output=True,
             inputs=[

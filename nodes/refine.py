@@ -60,7 +60,7 @@ class Refine(io.ComfyNode):
             node_id="GOCA_Refine",
             display_name="Refine (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "sharpen mask", "edge", "guided filter", "pamr", "diffcut"],
+            search_aliases=["sharpen mask", "edge", "guided filter", "pamr", "diffcut"],
             description=(
                 "Sharpens masks: aligns the scores with the edges of the image or with segments of the model's "
                 "self-attention. You can connect several Refine nodes in a row."

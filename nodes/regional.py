@@ -19,7 +19,7 @@ class RegionalPrompt(io.ComfyNode):
             node_id="GOCA_RegionalPrompt",
             display_name="Regional Prompt (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "regional prompting", "area", "attention couple", "inpaint"],
+            search_aliases=["regional prompting", "area", "attention couple", "inpaint"],
             description=(
                 "Gives each mask its own prompt; the rest of the image follows the base prompt. The result is one "
                 "conditioning that works with any sampler."

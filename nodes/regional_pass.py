@@ -21,7 +21,7 @@ class RegionalPass(io.ComfyNode):
             node_id="GOCA_RegionalPass",
             display_name="Regional Pass (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "regional prompting", "one pass", "attention couple"],
+            search_aliases=["regional prompting", "one pass", "attention couple"],
             description=(
                 "Regional prompts in a single sampling run. Sampling starts with the plain prompt, then masks are made "
                 "from the attention recorded so far, and from there on each mask follows its own prompt."
@@ -128,7 +128,7 @@ class CollectMasks(io.ComfyNode):
             node_id="GOCA_CollectMasks",
             display_name="Collect Masks (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "collect", "regional"],
+            search_aliases=["collect masks", "regional"],
             description="Waits for the sampler and returns the masks that Regional Pass used for this latent.",
             has_intermediate_output=True,
             inputs=[

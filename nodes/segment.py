@@ -71,7 +71,7 @@ class SegmentImage(io.ComfyNode):
             node_id="GOCA_SegmentImage",
             display_name="Segment Image (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "segment image", "segment photo", "mask from prompt", "open vocabulary"],
+            search_aliases=["segment image", "segment photo", "segmentation", "open vocabulary"],
             description=(
                 "Finds the words of a prompt in an existing image, such as a photo. It adds a little noise to the "
                 "image and evaluates the model once with the prompt. Nothing is generated."

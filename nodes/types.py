@@ -12,4 +12,3 @@ Words = io.Custom("GOCA_WORDS")
 Regions = io.Custom("GOCA_REGIONS")
 
 CATEGORY = "GoCA"
-ALIASES = ["daam", "attention map", "attention mask", "heatmap", "segment", "segmentation", "mask"]

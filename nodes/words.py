@@ -28,7 +28,7 @@ class EncodePrompt(io.ComfyNode):
             node_id="GOCA_EncodePrompt",
             display_name="Encode Prompt (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "prompt", "text", "encode prompt", "clip text encode"],
+            search_aliases=["encode prompt", "clip text encode", "prompt words"],
             description=(
                 "Encodes a prompt exactly as CLIP Text Encode does and stores in the conditioning which tokens belong "
                 "to which word, so that you can ask for masks by the words of the prompt."
@@ -66,7 +66,7 @@ class Words(io.ComfyNode):
             node_id="GOCA_Words",
             display_name="Prompt Words (GoCA)",
             category=types.CATEGORY,
-            search_aliases=[*types.ALIASES, "prompt", "tokens", "tokenizer"],
+            search_aliases=["prompt words", "tokens", "tokenizer"],
             description=(
                 "Finds which tokens belong to which word of a prompt, without encoding it. Use it when another node "
                 "encodes the prompt, and give both nodes the same CLIP and the same text."
