@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..goca_core.attention import AttentionError
+from ..goca_core.capture.encoded.installed import install
 from ..goca_core.capture.families import UnknownFamily
 from ..goca_core.capture.weights import ComfyUIError
 from ..goca_core.regional import RegionalError
@@ -48,5 +49,8 @@ for kind in (AttentionError, ComfyUIError, PhraseError, RegionalError, UnknownFa
 
 
 class GocaExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        install()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

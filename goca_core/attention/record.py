@@ -99,15 +99,16 @@ class Tokens:
     def word_map(self, words: WordMap | None = None) -> WordMap:
         """The word map to find phrases with: ``words`` if given, else that of the recording.
 
-        Raises WordMapError if there is none, or if it belongs to a conditioning of another length.
+        Raises WordMapError if there is none, or if it belongs to another prompt or to a conditioning of another length.
         """
         word_map = words if words is not None else self.words
         if word_map is None:
             raise WordMapError(
-                "The recorded conditioning does not say which token is which word; encode the prompt with "
+                "The recorded conditioning does not say which token is which word; encode the prompt with CLIP Text Encode or "
                 "Encode Prompt (GoCA), or connect Prompt Words (GoCA) with the same CLIP and text to the words input."
             )
         word_map.check(self.length)
+        word_map.check_same(self.words)
         return word_map
 
 

@@ -7,15 +7,15 @@ map cannot pass unnoticed. `tokenizers` has one file per kind of tokenizer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from ..words.join import join
 from ..words.word_map import WordMap, WordMapError
+from .encoded.note import ENCODED, KEY
 from .families import FAMILIES
 from .tokenizers import TOKENIZERS
 from .tokenizers.t5 import ANIMA_LENGTH
-
-KEY = "goca_words"
-"""The key under which a conditioning's dictionary carries its word map."""
 
 # Text that models add to the conditioning [B, ..., T, C], as each family declares it: key -> how many copies.
 _ADDED = dict(part for family in FAMILIES for part in family.added_text)
@@ -39,7 +39,7 @@ def attach(conditioning: list[Any], words: WordMap) -> list[Any]:
     return [[cond, {**extra, KEY: words}] for cond, extra in conditioning]
 
 
-def length_of(cond: Any, extra: dict[str, Any]) -> int:
+def length_of(cond: Any, extra: Mapping[str, Any]) -> int:
     """Text tokens of a conditioning entry as the model sees them: those of [B, T, C] and those that it adds to them."""
     if extra.get("t5xxl_ids") is not None:
         # Anima gives one vector per T5 token and pads them to a fixed length.
@@ -48,6 +48,52 @@ def length_of(cond: Any, extra: dict[str, Any]) -> int:
     return int(cond.shape[1] + sum(copies * part.shape[-2] for part, copies in added))
 
 
-def attached(extra: dict[str, Any]) -> WordMap | None:
-    """The word map in a conditioning entry's dictionary, if it has one."""
-    return extra.get(KEY)
+def attached(extra: Mapping[str, Any]) -> WordMap | None:
+    """The word map in a conditioning entry's dictionary, if it has one.
+
+    It may be there as a note that makes it, or as plain data if the conditioning was read from a file.
+    """
+    found = extra.get(KEY)
+    if hasattr(found, "word_map"):
+        found = found.word_map()
+    if isinstance(found, Mapping):
+        try:
+            return WordMap.from_json(dict(found))
+        except WordMapError:
+            return None
+    words: WordMap | None = found
+    return words
+
+
+def words_of(cond: Any, extra: Mapping[str, Any]) -> WordMap | None:
+    """The word map of a conditioning entry, whichever node encoded it; None if its words are unknown.
+
+    Other nodes may have put several encoded prompts one after another. All that are still known by their tensors have their
+    words in it.
+    """
+    words = attached(extra)
+    if KEY in extra and words is None:
+        return None
+    length = length_of(cond, extra)
+    if words is not None and words.length >= length:
+        return words
+    if length != cond.shape[1]:  # text that the model adds may be before or after this
+        return words if KEY in extra else _encoded(cond, 0)[0]
+    parts, place = ([], 0) if words is None else ([(0, words)], words.length)
+    while place < length:
+        found, count = _encoded(cond, place)
+        if found is not None:
+            parts.append((place, found))
+        if not count:
+            break  # added by a node that encodes no prompt
+        place += count
+    if len(parts) == 1 and parts[0][1].length == length:
+        return parts[0][1]
+    return join(parts, length) if parts else None
+
+
+def _encoded(cond: Any, start: int) -> tuple[WordMap | None, int]:
+    """The word map of the prompt whose tokens begin at a position, and their number; None and 0 if it is unknown."""
+    note, count = ENCODED.note_at(cond, start) or (None, 0)
+    words = None if note is None else note.word_map()
+    return (words if words is not None and words.length == count else None), count

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..attention.merge import blend, same_layout
 from ..attention.record import Affinity, Attention, AttentionError, Tokens
-from .conditioning import attached, length_of
+from .conditioning import length_of, words_of
 from .families.base import Plan
 from .forward import ForwardRecorder
 from .hooks import ModelCall, SamplingRun
@@ -40,7 +40,7 @@ class RecordingRun(SamplingRun):
         # Guiders with and without a negative have a "positive"; of guiders with other names the first list is recorded.
         conditionings = guider.conds.get("positive", next(iter(guider.conds.values()), []))
         self.tokens = {
-            entry["uuid"]: _tokens_to_keep(length_of(entry["cross_attn"], entry), attached(entry))
+            entry["uuid"]: _tokens_to_keep(length_of(entry["cross_attn"], entry), words_of(entry["cross_attn"], entry))
             for entry in conditionings
             if entry.get("cross_attn") is not None
         }

@@ -229,6 +229,17 @@ class WordMap:
                 "the same prompt and text encoder, and a conditioning that was not combined with another one."
             )
 
+    def check_same(self, recorded: WordMap | None) -> None:
+        """Raise WordMapError if this map belongs to another prompt than that of the conditioning, if that one is known."""
+        if recorded is None or recorded is self:
+            return
+        known = {(piece.position, piece.token_id) for piece in recorded.pieces}
+        if any((piece.position, piece.token_id) not in known for piece in self.pieces):
+            raise WordMapError(
+                f"The words belong to another prompt, {quote(self.text)}, than the conditioning, which was made from "
+                f"{quote(recorded.text)}; disconnect them, or make them from the text and the CLIP of the conditioning."
+            )
+
     def describe(self) -> str:
         """The words as a readable table: name, token positions, sub-word pieces, and whether a word is not content."""
         named = [w for w in self.words if w.keys]

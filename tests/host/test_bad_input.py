@@ -194,8 +194,10 @@ def test_a_conditioning_without_its_words(built: tiny.Tiny) -> None:
 
 
 def test_a_conditioning_joined_with_another(built: tiny.Tiny) -> None:
-    """Conditioning (Concat) keeps the words of the first part only."""
-    caught = words_error(built, words_of("a red cat"), "cat", tokens=154)
+    """The words of the first part stay where they are; of a part that nobody knows there are none."""
+    caught = words_error(built, words_of("a red cat"), "dog", tokens=154)
+    assert caught.type is PhraseError and "whose words are: red, cat" in str(caught.value)
+    caught = words_error(built, words_of("a red cat", length=154), "cat", tokens=77)
     assert caught.type is WordMapError and "not combined with another one" in str(caught.value)
 
 

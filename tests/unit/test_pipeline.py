@@ -272,8 +272,10 @@ def test_words_that_are_unknown_or_another_prompts() -> None:
     assert found.labels == ("cat",)
     with pytest.raises(WordMapError, match="belongs to a conditioning of 24 tokens"):
         make_masks(recording(), MaskRequest("cat"), words_of("a red cat", length=24))
-    with pytest.raises(AttentionError, match="were not recorded"):
+    with pytest.raises(WordMapError, match="belong to another prompt"):
         make_masks(recording(text="a cat"), MaskRequest("grass"), words_of("a red cat on grass"))
+    with pytest.raises(AttentionError, match="were not recorded"):
+        recording(text="a cat").tokens.columns([1, 9])
     with pytest.raises(AttentionError, match="Unknown rescale method"):
         make_masks(Scoring(aggregate(recording()), "louder"), MaskRequest("cat"))
 

@@ -24,7 +24,7 @@ from ...guidance.semantic import (
 from ...layers import MASS_PRESERVING
 from ...tensors import CPUS, Grid, resize_nearest
 from ...words.word_map import WordMap
-from ..conditioning import attached, length_of
+from ..conditioning import length_of, words_of
 from ..families.base import Plan
 from ..forward import ForwardRecorder
 from ..hooks import ModelCall, SamplingRun
@@ -82,7 +82,9 @@ class GuidanceRun(SamplingRun):
             return {e["uuid"]: Tokens(tuple(range(length)), False, length) for _, e, length in entries}
         positive = {}
         for name, entry, length in entries:
-            words = attached(entry) or (given if given is not None and given.length == length else None)
+            words = words_of(entry["cross_attn"], entry) or (
+                given if given is not None and given.length == length else None
+            )
             if name != "negative" and words is not None and words.length == length:
                 positive[entry["uuid"]] = _tokens_for_regions(words)
         if not positive:

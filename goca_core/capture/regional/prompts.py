@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ...regional import Conditioning, compose, count_labels, delayed, parse_labels, parse_prompts, region_weights
 from ...words.word_map import WordMapError
-from ..conditioning import KEY, attach, word_map
+from ..conditioning import attach, word_map
+from ..encoded.note import KEY
 
 
 def regional_prompt(

@@ -21,7 +21,7 @@ from ...pipeline import MaskRequest, MaskResult, make_masks, resolve_request
 from ...regional import Conditioning, is_visible, merge_with_base, region_weights, regions_of
 from ...tensors import resize_bilinear
 from ...words.word_map import WordMap
-from ..conditioning import attached, length_of
+from ..conditioning import length_of, words_of
 from ..options import RecordOptions
 from ..run import RecordingRun
 from ..window import TOLERANCE, Before
@@ -90,13 +90,15 @@ class RegionalRun(RecordingRun):
         entry = next((entry for entry in base if "cross_attn" in entry), None)
         if entry is None:
             return  # nothing will be recorded, and that is told at the end
-        known = self._words or attached(entry)
+        recorded = words_of(entry["cross_attn"], entry)
+        known = self._words or recorded
         if known is None:
             raise AttentionError(
                 "Regional Pass needs to know the words of the prompt: encode the positive prompt with Encode Prompt (GoCA), "
                 "or wire Prompt Words (GoCA) with the same CLIP and text into words."
             )
         known.check(length_of(entry["cross_attn"], entry))
+        known.check_same(recorded)
         resolve_request(self._asked.request, known)
 
     def _regions(self, base: Sequence[PreparedCond]) -> Iterator[PreparedCond]:

@@ -1,0 +1,156 @@
+"""Make the word map of an encoded prompt from its note.
+
+A prompt that all text encoders of a model got is read by the adapter of its tokenizer. Some nodes have a text for each
+encoder, or put several texts one after another; then the tokens of each text are read by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from ...words.build import Token, build
+from ...words.join import join
+from ...words.word_map import WordMap, WordMapError
+from ..tokenizers import TOKENIZERS
+from ..tokenizers.base import PromptTokens, TokenSpans
+from ..tokenizers.bert import bert_spans
+from ..tokenizers.clip import clip_spans
+from ..tokenizers.t5 import t5_spans
+from .note import PromptNote
+from .texts import Source, ids_of
+
+
+class Encoder(NamedTuple):
+    """A text encoder: the key of its tokens, its name in the tokenizer, its name in the model, and its kind of tokens."""
+
+    key: str
+    tokenizer: str
+    model: str
+    spans: TokenSpans
+
+
+_L, _G, _H = (Encoder(key, f"clip_{key}", f"clip_{key}", clip_spans) for key in "lgh")
+# The encoders of these tokenizers may have different texts. Those in one tuple give the same positions, of the next tuple
+# the positions follow.
+_GROUPS: dict[str, tuple[tuple[Encoder, ...], ...]] = {
+    "SD1Tokenizer": ((_L,),),
+    "SD2Tokenizer": ((_H,),),
+    "StableCascadeTokenizer": ((_G,),),
+    "SDXLTokenizer": ((_L, _G),),
+    "SD3Tokenizer": ((_L, _G), (Encoder("t5xxl", "t5xxl", "t5xxl", t5_spans),)),
+    "HyditTokenizer": (
+        (Encoder("hydit_clip", "hydit_clip", "hydit_clip", bert_spans),),
+        (Encoder("mt5xl", "mt5xl", "mt5xl", t5_spans),),
+    ),
+    "FluxTokenizer": ((Encoder("t5xxl", "t5xxl", "t5xxl", t5_spans),),),
+}
+# Of these, one encoder gives the positions; another gives at most a pooled vector.
+_ALONE = {"FluxTokenizer": "t5xxl", "HunyuanVideoTokenizer": "llama"}
+
+
+class _ReadClip:
+    """What an adapter needs of a CLIP, which gives the same tokens again."""
+
+    def __init__(self, note: PromptNote, options: Mapping[str, Any]) -> None:
+        template = options.get("llama_template")
+        self.tokenizer = note.tokenizer if template is None else _Templated(note.tokenizer, template)
+        self.tokenizer_options = options.get("tokenizer_options", {})
+        self.made: dict[str, Any] = {}
+        self._tokenizer, self._options = note.tokenizer, options
+        if note.encoders is not None:
+            self.cond_stage_model = SimpleNamespace(**note.encoders)
+
+    def tokenize(self, text: str, return_word_ids: bool = False) -> dict[str, Any]:
+        made: dict[str, Any] = self._tokenizer.tokenize_with_weights(text, return_word_ids, **self._options)
+        self.made = {key: tuple(map(ids_of, chunks)) for key, chunks in made.items() if isinstance(chunks, list)}
+        return made
+
+
+class _Templated:
+    """A tokenizer with the template that a node gave it."""
+
+    def __init__(self, tokenizer: Any, template: str) -> None:
+        self._tokenizer, self.llama_template = tokenizer, template
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def read(note: PromptNote) -> WordMap:
+    """The word map of an encoded prompt. Raises WordMapError, or whatever the tokenizer raises, if there is none."""
+    name = type(note.tokenizer).__name__
+    if name not in TOKENIZERS:
+        raise WordMapError(f"the tokenizer {name} is unknown")
+    alone = _ALONE.get(name)
+    keys = [alone] if alone is not None and alone in note.parts else list(note.parts)
+    sources = [part.source for key in keys for part in note.parts[key]]
+    if sources and all(len(note.parts[key]) == 1 for key in keys) and len({source.text for source in sources}) == 1:
+        return _whole(note, TOKENIZERS[name], sources[0], keys)
+    if name not in _GROUPS or not sources:
+        raise WordMapError(f"the tokens come from several texts: {[source.text for source in sources]}")
+    return _by_parts(note, _GROUPS[name])
+
+
+def _whole(note: PromptNote, adapter: Callable[[Any, str], WordMap], source: Source, keys: list[str]) -> WordMap:
+    clip = _ReadClip(note, source.options)
+    words = adapter(clip, source.text)
+    if not clip.made:
+        clip.tokenize(source.text)
+    if any(clip.made.get(key) != note.ids[key] for key in keys):
+        raise WordMapError("the tokens are no longer those of the text")
+    return words
+
+
+def _by_parts(note: PromptNote, groups: tuple[tuple[Encoder, ...], ...]) -> WordMap:
+    """Read each text by itself, at all positions that it has."""
+    tokens: dict[str, list[Token]] = {}
+    plains: dict[str, PromptTokens] = {}
+    start = 0
+    for group in groups:
+        present = [encoder for encoder in group if _has(note, encoder) and note.ids.get(encoder.key)]
+        # ComfyUI truncates the longer one.
+        length = min((sum(map(len, note.ids[encoder.key])) for encoder in present), default=0)
+        for encoder in present:
+            for text, prompt, offset in _prompts(note, encoder):
+                plains[text] = prompt
+                own = tokens.setdefault(text, [])
+                # Two encoders with the same text have the same words at the same positions, but not the same padding.
+                known = {(token.position, token.kind) for token in own}
+                own += [
+                    token
+                    for token in prompt.tokens(start + offset)
+                    if token.position < start + length and (token.position, token.kind) not in known
+                ]
+        start += length
+    maps = []
+    for text, own in tokens.items():
+        prompt = plains[text]
+        maps.append((0, build(text, prompt.plain, _named(groups), start, own, prompt.breaks)))
+    if not start:
+        raise WordMapError("no text encoder got any tokens")
+    return join(maps, start)
+
+
+def _prompts(note: PromptNote, encoder: Encoder) -> list[tuple[str, PromptTokens, int]]:
+    """The texts of one encoder: each with its tokens, and how many tokens are before it."""
+    found, first, offset = [], 0, 0
+    for part in note.parts[encoder.key]:
+        clip = _ReadClip(note, part.source.options)
+        chunks = clip.tokenize(part.source.text, return_word_ids=True)[encoder.key]
+        own = note.ids[encoder.key][first : first + part.chunks]
+        if clip.made[encoder.key] != own:
+            raise WordMapError("the tokens are no longer those of the text")
+        sub = getattr(note.tokenizer, encoder.tokenizer)
+        found.append((part.source.text, PromptTokens(sub, chunks, part.source.text, encoder.spans), offset))
+        first, offset = first + part.chunks, offset + sum(map(len, own))
+    return found
+
+
+def _has(note: PromptNote, encoder: Encoder) -> bool:
+    return note.encoders is None or note.encoders.get(encoder.model) is not None
+
+
+def _named(groups: tuple[tuple[Encoder, ...], ...]) -> str:
+    return "+".join(encoder.key for group in groups for encoder in group)
