@@ -9,13 +9,14 @@ from comfy_api.latest import io
 from ..goca_core.attention.global_map import Maps, aggregate
 from ..goca_core.attention.record import AUTO
 from ..goca_core.batches import Workplace
+from ..goca_core.capture.source import recorded
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.heads import HEAD_METHODS
 from ..goca_core.layers import LAYER_WEIGHTINGS
 from ..goca_core.pipeline import Scoring
 from ..goca_core.rescale import RESCALE_METHODS
 from ..goca_core.tensors import RANGES
-from . import types
+from . import inputs, types
 from .inputs import with_tooltip
 
 
@@ -32,7 +33,7 @@ class Aggregate(io.ComfyNode):
                 "weights come from the model's own activations."
             ),
             inputs=[
-                types.Attention.Input("attention", tooltip="From Collect Attention, Segment Image or Load Attention."),
+                inputs.source("attention", [], "From Collect Attention, Segment Image or Load Attention."),
                 with_tooltip(
                     io.Combo.Input("head_method", options=[AUTO, *HEAD_METHODS], default=AUTO),
                     "How the heads of a layer are weighted at each pixel. auto: equally, or the paper's choice for this "
@@ -48,6 +49,7 @@ class Aggregate(io.ComfyNode):
                     "equally. Those that compare self-attention must have been recorded: set method to paper, or "
                     "layer_methods to all, in the node that records.",
                 ),
+                inputs.latent(),
             ],
             outputs=[
                 types.Maps.Output(display_name="maps", tooltip="One map per token. At each pixel the maps sum to 1.")
@@ -55,7 +57,9 @@ class Aggregate(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, attention: Any, head_method: str, layer_method: str) -> io.NodeOutput:
+    def execute(cls, attention: Any, head_method: str, layer_method: str, latent: Any = None) -> io.NodeOutput:
+        attention = recorded(attention, latent)
+
         def combine(place: Workplace) -> Maps:
             maps = aggregate(attention, head_method, layer_method, device=place.device)
             return maps.to(place.results or attention.device)

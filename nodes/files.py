@@ -9,7 +9,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..goca_core import attention as core
-from . import types
+from ..goca_core.capture.source import recorded
+from . import inputs, types
 from .inputs import with_tooltip
 
 _SUFFIX = ".safetensors"
@@ -54,7 +55,7 @@ class SaveAttention(io.ComfyNode):
                 "sampling again."
             ),
             inputs=[
-                types.Attention.Input("attention", tooltip="From Collect Attention or Segment Image."),
+                inputs.source("attention", [], "From Collect Attention or Segment Image."),
                 with_tooltip(
                     io.String.Input("filename_prefix", default="attention"),
                     "Name of the file; a number and the extension are added. It may contain subfolders: cats/sofa "
@@ -65,6 +66,7 @@ class SaveAttention(io.ComfyNode):
                     "float16 halves the size of the file; the masks differ only by rounding. float32 keeps full "
                     "precision.",
                 ),
+                inputs.latent(),
             ],
             outputs=[
                 with_tooltip(
@@ -76,7 +78,10 @@ class SaveAttention(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, attention: Any, filename_prefix: str, precision: str = "float16") -> io.NodeOutput:
+    def execute(
+        cls, attention: Any, filename_prefix: str, precision: str = "float16", latent: Any = None
+    ) -> io.NodeOutput:
+        attention = recorded(attention, latent)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(
             f"{_SUBFOLDER}/{filename_prefix}", folder_paths.get_output_directory()
         )

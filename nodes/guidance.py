@@ -95,8 +95,8 @@ class SemanticCFG(io.ComfyNode):
                 ),
                 with_tooltip(
                     types.Words.Input("words", optional=True),
-                    "From Prompt Words. Needed only for GoCA's regions, when the positive prompt was not encoded "
-                    "with Encode Prompt (GoCA).",
+                    "From Prompt Words. Needed only for GoCA's regions, and only where the conditioning does not "
+                    "know its words by itself.",
                 ),
                 with_tooltip(
                     io.Int.Input("renew_every", default=1, min=1, max=100, optional=True, advanced=True),

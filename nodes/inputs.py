@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..goca_core.capture.options import GRIDS, RECORD_METHODS, RecordOptions
+from . import types
 
 _AUTO_OR_ALL = ["auto", "all"]
 
@@ -79,6 +81,21 @@ def options(
         propagation_grid == "full",
         GRIDS[reference_grid],
         method=method,
+    )
+
+
+def source(id: str, kinds: Sequence[Any], tooltip: str) -> io.Input:
+    """A recording or what was made of it. A recorder works too, with `latent`."""
+    return with_tooltip(
+        io.MultiType.Input(id, types=[*kinds, types.Attention, types.Recorder]),
+        f"{tooltip} Or the recorder of Record Attention, with the sampler's LATENT in latent.",
+    )
+
+
+def latent() -> io.Input:
+    return with_tooltip(
+        io.Latent.Input("latent", optional=True),
+        "The LATENT output of the sampler, unchanged. Needed only with a recorder: it says which sampling run to use.",
     )
 
 

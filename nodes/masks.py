@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 
 from ..goca_core.attention.record import AUTO
 from ..goca_core.batches import Workplace
+from ..goca_core.capture.source import recorded
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.masks import MASK_RULES
 from ..goca_core.picture.batch import draw, flatten, overlay_layers
@@ -43,8 +44,9 @@ class MaskFromTokens(io.ComfyNode):
                 "background, so masks never overlap."
             ),
             inputs=[
-                with_tooltip(
-                    io.MultiType.Input("source", types=[types.Scores, types.Maps, types.Attention]),
+                inputs.source(
+                    "source",
+                    [types.Scores, types.Maps],
                     "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
                     "with the settings that auto stands for.",
                 ),
@@ -106,7 +108,8 @@ class MaskFromTokens(io.ComfyNode):
                 ),
                 with_tooltip(
                     types.Words.Input("words", optional=True),
-                    "From Prompt Words. Needed only for a prompt that was not encoded with Encode Prompt (GoCA).",
+                    "From Prompt Words. Needed only where the conditioning does not know its words by itself, as it does "
+                    "after CLIP Text Encode and other nodes that encode a prompt.",
                 ),
                 inputs.remove_small(optional=True),
                 with_tooltip(
@@ -124,9 +127,10 @@ class MaskFromTokens(io.ComfyNode):
                     "With the background rule clearest classes (and auto): give an empty mask to a phrase whose thing "
                     "does not seem to be in the image. Off: every phrase gets the pixels that suit it best.",
                 ),
+                inputs.latent(),
             ],
             outputs=inputs.masks_and_labels(),
-            has_intermediate_output=True,
+            is_output_node=True,
         )
 
     @classmethod
@@ -149,7 +153,9 @@ class MaskFromTokens(io.ComfyNode):
         fill_holes: bool = False,
         image: Any = None,
         skip_absent: bool = True,
+        latent: Any = None,
     ) -> io.NodeOutput:
+        source = recorded(source, latent)
         request = MaskRequest(
             phrases,
             background,
@@ -192,8 +198,9 @@ class Overlay(io.ComfyNode):
             ),
             inputs=[
                 io.Image.Input("image", tooltip="The image or batch of images that the masks belong to."),
-                with_tooltip(
-                    io.MultiType.Input("source", types=[io.Mask, types.Scores, types.Maps, types.Attention]),
+                inputs.source(
+                    "source",
+                    [io.Mask, types.Scores, types.Maps],
                     "Masks from Mask From Tokens, or scores, maps or attention to see heat maps of words.",
                 ),
                 with_tooltip(
@@ -207,9 +214,10 @@ class Overlay(io.ComfyNode):
                 ),
                 with_tooltip(
                     types.Words.Input("words", optional=True),
-                    "From Prompt Words. Needed only for heat maps of a prompt that was not encoded with Encode "
-                    "Prompt (GoCA).",
+                    "From Prompt Words. Needed only for heat maps, and only where the conditioning does not know its "
+                    "words by itself.",
                 ),
+                inputs.latent(),
             ],
             outputs=[
                 with_tooltip(
@@ -223,7 +231,10 @@ class Overlay(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, image: Any, source: Any, labels: str, opacity: float, words: Any = None, latent: Any = None
+    ) -> io.NodeOutput:
+        source = recorded(source, latent)
         found = on_device(lambda place: overlay_layers(image, source, labels, words, place))
         pictures = draw(image, found, opacity)
         shown = {**ui.PreviewImage(pictures, cls=cls).as_dict(), **browser.overlay(image, found)}

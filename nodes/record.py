@@ -56,7 +56,9 @@ class RecordAttention(io.ComfyNode):
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The recording model. Connect it to the sampler."),
                 types.Recorder.Output(
-                    display_name="recorder", tooltip="Receives the recording. Connect it to Collect Attention."
+                    display_name="recorder",
+                    tooltip="Receives the recording. Connect it, with the sampler's LATENT, to Mask From Tokens, Overlay, "
+                    "Aggregate, Refine, Save Attention or Collect Attention.",
                 ),
             ],
         )

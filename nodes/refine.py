@@ -6,9 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..goca_core.capture.source import recorded
 from ..goca_core.pipeline import refined
 from ..goca_core.refine.methods import REFINEMENTS, GuidedFilter, Pamr, ProposalMerge
-from . import types
+from . import inputs, types
 from .inputs import with_tooltip
 
 _PAMR = [
@@ -66,8 +67,9 @@ class Refine(io.ComfyNode):
                 "self-attention. You can connect several Refine nodes in a row."
             ),
             inputs=[
-                with_tooltip(
-                    io.MultiType.Input("source", types=[types.Scores, types.Maps, types.Attention]),
+                inputs.source(
+                    "source",
+                    [types.Scores, types.Maps],
                     "Scores from Rescale or another Refine. Maps or attention work too; the missing steps are then "
                     "done with the paper's settings.",
                 ),
@@ -90,6 +92,7 @@ class Refine(io.ComfyNode):
                     "merge: whole segments of the model's self-attention are assigned to one phrase; needs no "
                     "image.",
                 ),
+                inputs.latent(),
             ],
             outputs=[
                 types.Scores.Output(
@@ -100,6 +103,7 @@ class Refine(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, source: Any, method: dict[str, Any], image: Any = None) -> io.NodeOutput:
+    def execute(cls, source: Any, method: dict[str, Any], image: Any = None, latent: Any = None) -> io.NodeOutput:
+        source = recorded(source, latent)
         options = dict(method)
         return io.NodeOutput(refined(source, REFINEMENTS[options.pop("method")](**options), image))

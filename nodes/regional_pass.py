@@ -74,8 +74,7 @@ class RegionalPass(io.ComfyNode):
                 ),
                 with_tooltip(
                     types.Words.Input("words", optional=True),
-                    "From Prompt Words. Needed only when the positive prompt was not encoded with Encode Prompt "
-                    "(GoCA).",
+                    "From Prompt Words. Needed only where the conditioning does not know its words by itself.",
                 ),
             ],
             outputs=[

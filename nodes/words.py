@@ -68,8 +68,8 @@ class Words(io.ComfyNode):
             category=types.CATEGORY,
             search_aliases=["prompt words", "tokens", "tokenizer"],
             description=(
-                "Finds which tokens belong to which word of a prompt, without encoding it. Use it when another node "
-                "encodes the prompt, and give both nodes the same CLIP and the same text."
+                "Finds which tokens belong to which word of a prompt, without encoding it. Needed only for nodes that "
+                "encode a prompt in a way of their own; give both nodes the same CLIP and the same text."
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt elsewhere in the graph."),

@@ -59,7 +59,7 @@ class Recorder(RunRecorder[RecordingRun]):
     finished = FinishedRuns()
     _unknown = (
         "This LATENT was not made by a sampler that records with this recorder: wire the MODEL that comes out of "
-        "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into Collect Attention "
+        "Record Attention into the sampler, and the sampler's own LATENT, unchanged, into the node that gets the recorder "
         "(only the last runs are kept)."
     )
 
