@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -67,16 +67,30 @@ def _numbered(phrase: str, plain: str, words: Sequence[Word]) -> list[Occurrence
     return found
 
 
-def find_occurrences(keys: tuple[str, ...], words: Sequence[Word]) -> list[Occurrence]:
-    """Find every place where the folded words follow each other, without overlap. Punctuation between them is skipped."""
+def find_occurrences(
+    keys: tuple[str, ...], words: Sequence[Word], places: Mapping[str, Sequence[int]] | None = None
+) -> list[Occurrence]:
+    """Find every place where the folded words follow each other, without overlap. Punctuation between them is skipped.
+
+    places: what `places_of` gives for the words, if many phrases are looked up in them.
+    """
     found: list[Occurrence] = []
-    start = 0
-    while keys and start < len(words):
-        occurrence = _occurrence_at(start, keys, words)
+    free = 0
+    for start in (range(len(words)) if places is None else places.get(keys[0], ())) if keys else ():
+        occurrence = _occurrence_at(start, keys, words) if start >= free else ()
         if occurrence:
             found.append(occurrence)
-        start = occurrence[-1] + 1 if occurrence else start + 1
+            free = occurrence[-1] + 1
     return found
+
+
+def places_of(words: Sequence[Word]) -> dict[str, list[int]]:
+    """The words, as indices, that a phrase with this first folded word may begin with."""
+    places: dict[str, list[int]] = {}
+    for i, word in enumerate(words):
+        for first in dict.fromkeys(key[0] for key in word.keys):
+            places.setdefault(first, []).append(i)
+    return places
 
 
 def spelled(first: int, last: int, plain: str, words: Sequence[Word]) -> str:

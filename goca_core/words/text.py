@@ -116,6 +116,7 @@ def _same_run(sort: str, char: str) -> bool:
     return _sort(char) == sort and not (sort == "w" and _unspaced(char))
 
 
+@lru_cache(maxsize=4096)
 def _sort(char: str) -> str:
     """ "w" for a letter, digit or mark, "e" for an emoji or pictograph, " " for what nobody sees, "." for all else."""
     if not visible(char).strip():
@@ -127,6 +128,7 @@ def _sort(char: str) -> str:
     return "e" if category == "So" and ord(char) >= 0x2300 else "."
 
 
+@lru_cache(maxsize=4096)
 def _unspaced(char: str) -> bool:
     return any(low <= ord(char) <= high for low, high in _UNSPACED)
 

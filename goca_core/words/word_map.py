@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .match import PhraseError, find_occurrences, match_phrase, quote, spelled
+from .match import PhraseError, find_occurrences, match_phrase, places_of, quote, spelled
 from .text import EMBEDDING, FUNCTION_WORDS, STOP_WORDS, TIES, fold, fold_words, visible
 from .word import Piece, Word, is_within
 
@@ -174,15 +174,18 @@ class WordMap:
         """
         taken = {t for p in phrases for t in (self.find(p) if isinstance(p, str) else p.tokens)}
         free = [c for c in self.chunks() if taken.isdisjoint(self._positions(c))]
-        wholly = set(free)
+        wholly, places = set(free), places_of(self.words)
+        numbers: dict[tuple[str, ...], dict[tuple[int, ...], int]] = {}
         named: dict[tuple[tuple[str, ...], int], tuple[str, set[int]]] = {}
         for chunk in free:
             phrase = self._spelled(chunk)
             keys = fold_words(phrase)
-            same = find_occurrences(keys, self.words)
-            # Without a number, the phrase would pool all its occurrences. It needs one if an occurrence is taken, or is
-            # part of a longer chunk.
-            number = same.index(chunk) + 1 if chunk in same and not wholly.issuperset(same) else 0
+            if keys not in numbers:
+                same = find_occurrences(keys, self.words, places)
+                # Without a number, the phrase would pool all its occurrences. It needs one if an occurrence is taken, or is
+                # part of a longer chunk.
+                numbers[keys] = {} if wholly.issuperset(same) else {one: i for i, one in enumerate(same, start=1)}
+            number = numbers[keys].get(chunk, 0)
             phrase = f"{phrase}#{number}" if number else phrase
             named.setdefault((keys, number), (phrase, set()))[1].update(self._positions(chunk))
         # The tokens are kept, rather than found again by the phrase, which may find others. In scripts without spaces a

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import comfy.sd
 import comfy.text_encoders.z_image
 import pytest
+import safetensors.torch
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -136,3 +139,53 @@ def test_each_word_of_any_prompt_is_found_beside_an_automatic_background(
         own = {token for i in chunk for token in words.words[i].positions}
         assert own <= either or not own.isdisjoint(objects[0].tokens)
         assert own.isdisjoint(objects[0].tokens) == any(own <= set(found) for found in tokens)
+
+
+# -- embeddings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_embeddings(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("embeddings")
+    safetensors.torch.save_file({"emb_params": torch.full((3, 2560), 0.5)}, folder / "three.safetensors")
+    safetensors.torch.save_file({"qwen3_4b": torch.full((1, 2560), 0.5)}, folder / "one.safetensors")
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.tokenizer = comfy.text_encoders.z_image.ZImageTokenizer(embedding_directory=str(folder))
+    clip.tokenizer_options = {}
+    return clip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a cat embedding:three on grass", "embedding:three a  cat\non grass", "a cat,\nembedding:three", "embedding:one, a cat",
+        "a cat embedding:three,", "a embedding:three,, the  cat", "cat, embedding:three, embedding:one [x], grass",
+        "embedding:missing a cat", "embedding:three <b> cat",
+    ],
+)  # fmt: skip
+def test_embeddings_in_a_language_model(with_embeddings: Any, text: str) -> None:
+    """ComfyUI looks for their names in the filled-in template, and changes the spaces after them."""
+    words = conditioning.word_map(with_embeddings, text)
+    ids = [entry[0] for entry in with_embeddings.tokenize(text)["qwen3_4b"][0]]
+    assert len(ids) == words.length
+    sub = with_embeddings.tokenizer.qwen3_4b.tokenizer
+    for word in words.words:
+        own = [ids[position] for position in word.positions]
+        if word.text.startswith("embedding:"):
+            assert not any(isinstance(token, int) for token in own)
+            assert len(own) == (3 if word.text.endswith("three") else 1)
+        else:
+            assert word.text in sub.decode(own)
+    assert len(words.find("cat")) == 1
+    vectors = sum(not isinstance(token, int) for token in ids)
+    assert sum(len(words.find(name)) for name in ("three", "one") if f"embedding:{name}" in text) == vectors
+
+
+def test_a_thousand_words_take_no_time() -> None:
+    """Measured in the time of this process alone. It took several seconds, because each part of the prompt was looked for
+    in all of it."""
+    for text in (", ".join(f"cat{i}" for i in range(1000)), "a cat, " * 1000):
+        words = words_of("qwen", text)
+        start = time.process_time()
+        assert words.rest_phrases(["cat1" if "cat1" in text else "cat#1"])
+        assert time.process_time() - start < 0.7

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -89,14 +89,30 @@ class PromptTokens:
     def _part(self, start: int, end: int) -> list[Token]:
         named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
         if named is None or self._sub.embedding_directory is None:
-            return self._text(start, end)
+            return self._text(self.plain[start:end], range(start, end))
         # A name ends at a space, "<" or "["; commas at its end belong to the prompt unless a file really has that name.
         vectors = self._vectors()
         full = named.end()
         bare = named.start(1) + len(named[1].strip(","))
-        name_end = bare if self._fits(self._spans(self._sub, self.plain[bare:end])[0]) else full
+        name_end = bare if self._fits(self._spans(self._sub, self._after_name(bare, end)[0])[0]) else full
         token = [Token(p.position, -1, self.plain[start:name_end], "embedding", start, name_end) for p in vectors]
-        return token + self._text(name_end, end)
+        return token + self._text(*self._after_name(name_end, end))
+
+    def _after_name(self, start: int, end: int) -> tuple[str, list[int]]:
+        """What ComfyUI tokenises after the name of an embedding, and the place of each character in the plain prompt.
+
+        One space is left of any between words, and one stands between commas and whatever follows them.
+        """
+        after = start
+        while after < end and self.plain[after] == ",":
+            after += 1
+        text, places = self.plain[start:after], list(range(start, after))
+        words = [match.span() for match in re.compile(r"\S+").finditer(self.plain, after, end)]
+        for a, b in words or ([(end, end)] if places else []):
+            if places:
+                text, places = f"{text} ", [*places, a - 1]
+            text, places = text + self.plain[a:b], [*places, *range(a, b)]
+        return text, places
 
     def _vectors(self) -> list[PlacedToken]:
         """Take the vectors of one embedding; there are none if ComfyUI did not find its file."""
@@ -111,14 +127,17 @@ class PromptTokens:
         """Whether the next tokens are exactly these."""
         return [None if is_vector(p.token) else p.token for p in self._queue[: len(ids)]] == ids
 
-    def _text(self, start: int, end: int) -> list[Token]:
-        """Take the tokens of plain[start:end]."""
-        ids, spans = self._spans(self._sub, self.plain[start:end])
+    def _text(self, text: str, places: Sequence[int]) -> list[Token]:
+        """Take the tokens of a text, whose characters have these places in the plain prompt."""
+        ids, spans = self._spans(self._sub, text)
         if not self._fits(ids):
             raise lost(self.plain)
         taken, self._queue = self._queue[: len(ids)], self._queue[len(ids) :]
+        ends = [*places, places[-1] + 1] if places else [0]
         return [
-            Token(p.position, int(p.token), self._piece(p.token), "word", start + a, start + b)
+            Token(
+                p.position, int(p.token), self._piece(p.token), "word", ends[a], ends[b - 1] + 1 if b > a else ends[a]
+            )
             for p, (a, b) in zip(taken, spans, strict=True)
         ]
 
@@ -132,7 +151,7 @@ class PromptTokens:
 
 def moved(tokens: list[Token], places: int) -> list[Token]:
     """The tokens, so many places later in the conditioning (earlier if negative)."""
-    return [replace(token, position=token.position + places) for token in tokens]
+    return [replace(token, position=token.position + places) for token in tokens] if places else tokens
 
 
 def lost(plain: str) -> WordMapError:
