@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..words.join import join
 from ..words.word_map import WordMap, WordMapError
 from .encoded.note import ENCODED, KEY
@@ -90,6 +93,23 @@ def words_of(cond: Any, extra: Mapping[str, Any]) -> WordMap | None:
     if len(parts) == 1 and parts[0][1].length == length:
         return parts[0][1]
     return join(parts, length) if parts else None
+
+
+def unusable(cond: Tensor, extra: Mapping[str, Any]) -> str:
+    """Why no words can be told apart in a conditioning entry, as a sentence; empty if they can."""
+    if cond.device.type != "cpu":
+        return ""  # ComfyUI keeps them on the CPU; elsewhere they would have to be waited for
+    if not torch.isfinite(cond).all():
+        return (
+            "The positive conditioning is not a number (NaN or infinity), so no mask can be made; correct weights such as "
+            "(cat:nan) in the prompt, or run the text encoder at a higher precision."
+        )
+    if length_of(cond, extra) == cond.shape[1] and not cond.any():
+        return (
+            "The positive conditioning is zeroed out, so all of its words are the same to the model; connect an encoded "
+            "prompt to the positive input of the sampler, without Conditioning Zero Out."
+        )
+    return ""
 
 
 def _encoded(cond: Any, start: int) -> tuple[WordMap | None, int]:

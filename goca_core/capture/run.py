@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..attention.merge import blend, same_layout
 from ..attention.record import Affinity, Attention, AttentionError, Tokens
-from .conditioning import length_of, words_of
+from .conditioning import length_of, unusable, words_of
 from .families.base import Plan
 from .forward import ForwardRecorder
 from .hooks import ModelCall, SamplingRun
@@ -44,6 +45,13 @@ class RecordingRun(SamplingRun):
             for entry in conditionings
             if entry.get("cross_attn") is not None
         }
+        self._unusable = {
+            entry["uuid"]: reason
+            for entry in conditionings
+            if entry.get("cross_attn") is not None and (reason := unusable(entry["cross_attn"], entry))
+        }
+        # Whether the latent that sampling began with is finite. It is read only when a recording is asked for.
+        self._began_finite: Tensor | None = None
         self.evaluations = 0
         self.failed = False
         self._size, self._length = tuple(shape[-2:]), shape[2] if len(shape) == 5 else 1
@@ -67,6 +75,8 @@ class RecordingRun(SamplingRun):
     def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
         super().begin_evaluation(guider, x, timestep)
         self.evaluations += 1
+        if self.evaluations == 1:
+            self._began_finite = torch.isfinite(x).all()
         self._committed = False
 
     def end_evaluation(self) -> None:
@@ -117,7 +127,7 @@ class RecordingRun(SamplingRun):
                 self._obstacles.setdefault(uuid, failed)
             return
         for uuid, result in forward.results().items():
-            obstacle = self._obstacle(forward, result, plan)
+            obstacle = self._unusable.get(uuid) or self._obstacle(forward, result, plan)
             if result.layers:
                 self._committed = True
             if obstacle:
@@ -216,6 +226,11 @@ class RecordingRun(SamplingRun):
             raise AttentionError(
                 f"There is no conditioning number {entry}; this run had {len(order)}, so choose a number from 0 to "
                 f"{len(order) - 1}."
+            )
+        if self._began_finite is not None and not bool(self._began_finite):
+            raise AttentionError(
+                "The latent that was sampled is not a number (NaN or infinity), so no mask can be made; check the LATENT that "
+                "goes into the sampler."
             )
         # Entry 0 also stands for "no choice": then any conditioning that was active in the window will do.
         chosen = [order[entry]] if entry else order

@@ -90,6 +90,24 @@ def test_a_model_that_computes_nonsense(built: tiny.Tiny) -> None:
     sentence(caught)
 
 
+def test_a_prompt_and_a_latent_that_are_not_numbers(built: tiny.Tiny) -> None:
+    """Each is told by its own sentence, because each has its own remedy."""
+    for spoil, said in (
+        (lambda cond: cond[0, 2].fill_(torch.nan), "positive conditioning is not a number"),
+        (lambda cond: cond.zero_(), "zeroed out"),
+    ):
+        positive = built.conditioning(seed=1)
+        spoil(positive[0][0])
+        with pytest.raises(AttentionError, match=said) as caught:
+            collected(short(built, positive=positive), built.model)
+        sentence(caught)
+    work = short(built)
+    work.latent[0, 0, 3, 3] = torch.nan
+    with pytest.raises(AttentionError, match="latent that was sampled is not a number") as caught:
+        collected(work, built.model)
+    sentence(caught)
+
+
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 

@@ -16,10 +16,13 @@ import comfy.sd1_clip
 import comfy.sdxl_clip
 import comfy.text_encoders.flux
 import comfy.text_encoders.hydit
+import comfy.text_encoders.qwen_image
 import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.z_image
 import pytest
 import torch
+
+from goca_core.capture.tokenizers.qwen import after_system
 
 WIDTH = 8
 # The pack's own modules: the pass-through is installed once in ComfyUI, which is shared.
@@ -165,6 +168,38 @@ def test_a_template_that_a_node_gives_is_no_part_of_the_prompt() -> None:
         == clip.tokenize(" cat", llama_template="{}")["qwen3_4b"][0][0][0]
     )
     assert cat > 3
+
+
+class Seeing(Model):
+    """Makes three vectors of each image, and leaves out the template as Qwen-Image does."""
+
+    def encode_token_weights(self, tokens: dict[str, Any]) -> Any:
+        (chunk,) = tokens["qwen25_7b"]
+        seen = [e for entry in chunk for e in ([(-2, 1.0)] * 3 if isinstance(entry[0], dict) else [entry])]
+        first = after_system([entry[0] for entry in seen])
+        return self.vectors([seen[first:]]), torch.zeros(1, WIDTH)
+
+
+def test_prompts_of_edits_have_their_words_after_the_images(host: SimpleNamespace) -> None:
+    clip = copy.copy(clip_of("zimage"))
+    clip.tokenizer, clip.cond_stage_model = comfy.text_encoders.qwen_image.QwenImageTokenizer(), Seeing()
+    text = "put a red cat on the picture"
+    image = torch.rand(1, 40, 30, 3)
+    for made in (
+        node(host, "TextEncodeQwenImageEdit", clip, text, image=image),
+        node(host, "TextEncodeQwenImageEditPlus", clip, text, image1=image, image2=image),
+    ):
+        found = words_in(made)
+        assert [word.text for word in found.words] == text.split()
+        for word in found.words:
+            (position,) = word.positions
+            expected = clip.tokenizer.qwen25_7b.tokenizer(f" {word.text}" if word.start else word.text)["input_ids"]
+            if word.text != "put":
+                assert round(float(made[0][0][0, position, 0])) == expected[0]
+        joined = words_in(node(host, "ConditioningConcat", made, made))
+        assert joined.find("cat#2") == (made[0][0].shape[1] + found.find("cat")[0],)
+    assert words_in(node(host, "TextEncodeQwenImageEdit", clip, text)) == ours.conditioning.word_map(clip, text)
+    assert "Tensor" not in repr(vars(made[0][1][ours.note.KEY])), "an image is kept in memory"
 
 
 def test_nodes_that_make_the_conditioning_themselves(host: SimpleNamespace) -> None:
@@ -348,6 +383,6 @@ def test_it_costs_next_to_nothing(host: SimpleNamespace) -> None:
 
     def noting() -> None:
         ours.installed._remember(clip, text, made, {})
-        ours.installed._leave(ours.installed._note(clip, made), {"cond": torch.zeros(1)})
+        ours.installed._leave(ours.installed._note(clip, made), {"cond": torch.zeros(1, 154, 8)})
 
     assert spent(noting, 20) < 0.02 * encoding

@@ -110,8 +110,10 @@ def _quietly(work: Callable[..., Any], *args: Any) -> Any:
 
 def _remember(clip: Any, text: str, tokens: Mapping[str, Any], kwargs: Mapping[str, Any]) -> None:
     options = {key: value for key, value in kwargs.items() if key != "return_word_ids"}
+    if isinstance(options.get("images"), list):
+        options["images"] = len(options["images"])  # only how many
     if any(not isinstance(value, str | bool | int | float | dict | None) for value in options.values()):
-        return  # images and the like are not kept
+        return  # tensors and the like are not kept
     own = getattr(clip, "tokenizer_options", None) or {}
     if own:
         options["tokenizer_options"] = {**own, **options.get("tokenizer_options", {})}
@@ -146,6 +148,7 @@ def _leave(note: PromptNote, out: Any) -> None:
     """Leave the note on what encode_from_tokens returned: a dictionary, a tensor, or a tensor and the pooled one."""
     tensor = out.get("cond") if isinstance(out, dict) else out[0] if isinstance(out, tuple) else out
     if isinstance(tensor, Tensor):
+        note.length = tensor.shape[1]
         ENCODED.add(tensor, note)
     if isinstance(out, dict):
         out[KEY] = note

@@ -26,6 +26,7 @@ class PromptNote:
 
     ``encoders``: which of the text encoders that a tokenizer serves the model has; None if that is unknown. ``parts``: the
     texts of the tokens of each encoder. ``ids``: these tokens, by which the word map is checked. ``read`` makes the map.
+    ``length``: how many vectors the encoder made of them; an image has one token, but many vectors.
 
     Nodes that copy a conditioning keep the note as it is. One that writes it to a file writes plain data, which ComfyUI
     reads without this pack too.
@@ -40,6 +41,7 @@ class PromptNote:
         read: Callable[[PromptNote], WordMap],
     ) -> None:
         self.tokenizer, self.encoders, self.parts, self.ids = tokenizer, encoders, parts, ids
+        self.length = 0
         self._read = read
         self._lock = threading.Lock()
         self._words: WordMap | None = None

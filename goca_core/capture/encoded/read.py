@@ -6,12 +6,16 @@ encoder, or put several texts one after another; then the tokens of each text ar
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ...words.build import Token, build
 from ...words.join import join
+from ...words.text import fold
 from ...words.word_map import WordMap, WordMapError
 from ..tokenizers import TOKENIZERS
 from ..tokenizers.base import PromptTokens, TokenSpans
@@ -20,6 +24,9 @@ from ..tokenizers.clip import clip_spans
 from ..tokenizers.t5 import t5_spans
 from .note import PromptNote
 from .texts import Source, ids_of
+
+# Qwen's sign for an image in a text, and what its signs look like.
+_IMAGE, _SIGN = 151655, re.compile(r"<\|.*\|>")
 
 
 class Encoder(NamedTuple):
@@ -54,18 +61,24 @@ class _ReadClip:
     """What an adapter needs of a CLIP, which gives the same tokens again."""
 
     def __init__(self, note: PromptNote, options: Mapping[str, Any]) -> None:
-        template = options.get("llama_template")
+        images = options.get("images", 0)
+        template = (
+            options.get("llama_template") or (images and getattr(note.tokenizer, "llama_template_images", None)) or None
+        )
         self.tokenizer = note.tokenizer if template is None else _Templated(note.tokenizer, template)
         self.tokenizer_options = options.get("tokenizer_options", {})
         self.made: dict[str, Any] = {}
-        self._tokenizer, self._options = note.tokenizer, options
+        self._tokenizer = note.tokenizer
+        self._options = {**options, "images": [None] * images} if "images" in options else options
         if note.encoders is not None:
             self.cond_stage_model = SimpleNamespace(**note.encoders)
 
     def tokenize(self, text: str, return_word_ids: bool = False) -> dict[str, Any]:
         made: dict[str, Any] = self._tokenizer.tokenize_with_weights(text, return_word_ids, **self._options)
         self.made = {key: tuple(map(ids_of, chunks)) for key, chunks in made.items() if isinstance(chunks, list)}
-        return made
+        # An image stands where its sign was in the text.
+        images = {key: [[_as_sign(entry) for entry in chunk] for chunk in made[key]] for key in self.made}
+        return {**made, **images}
 
 
 class _Templated:
@@ -100,7 +113,44 @@ def _whole(note: PromptNote, adapter: Callable[[Any, str], WordMap], source: Sou
         clip.tokenize(source.text)
     if any(clip.made.get(key) != note.ids[key] for key in keys):
         raise WordMapError("the tokens are no longer those of the text")
-    return words
+    return after_images(words, note.length) if source.options.get("images") else words
+
+
+def _as_sign(entry: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (_IMAGE, *entry[1:]) if isinstance(entry[0], dict) else entry
+
+
+def after_images(words: WordMap, length: int) -> WordMap:
+    """The words after the images of a prompt, in a conditioning of `length` tokens.
+
+    words: with one token for each image, of which the encoder makes as many as its size asks for. What is before the last
+    image is no part of what a user has typed in most nodes, and where it is depends on the sizes.
+    """
+    images = [piece.position for piece in words.pieces if piece.token_id == _IMAGE]
+    if not images:
+        return words
+    signs = {piece.position for piece in words.pieces if _SIGN.fullmatch(piece.text)}
+    more, first = length - words.length, images[-1] + 1
+    if more < 0:
+        raise WordMapError("there are fewer vectors than tokens")
+    kept = [
+        i for i, word in enumerate(words.words) if min(word.positions) >= first and not signs.issuperset(word.positions)
+    ]
+    place = {old: new for new, old in enumerate(kept)}
+    own, seen = [], Counter[str]()
+    for i in kept:
+        word = words.words[i]
+        seen[fold(word.text)] += 1
+        positions = tuple(position + more for position in word.positions)
+        own.append(replace(word, positions=positions, occurrence=seen[fold(word.text)]))
+    pieces = []
+    for piece in words.pieces:
+        at = piece.position + (more if piece.position >= first else 0)
+        own_word = None if piece.word is None else place.get(piece.word)
+        kind = "other" if own_word is None and piece.kind in ("word", "embedding") else piece.kind
+        pieces.append(replace(piece, position=at, word=own_word, kind=kind))
+    special, pad = (tuple(p.position for p in pieces if p.kind in kinds) for kinds in (("start", "end"), ("pad",)))
+    return replace(words, length=length, words=tuple(own), pieces=tuple(pieces), special=special, pad=pad)
 
 
 def _by_parts(note: PromptNote, groups: tuple[tuple[Encoder, ...], ...]) -> WordMap:
