@@ -1,8 +1,8 @@
 """Record one model call: match attention calls to layers and reduce them while their tensors are in memory.
 
-An override (or a pass-through, where ComfyUI's network does not call overrides) receives queries, keys and values. Hooks
-on the projections before and after the attention tell which layer they belong to. Results are not changed, and all hooks
-are removed when the call ends, even after an error.
+Pass-throughs show the attention calls with their queries, keys and values. Hooks on the projections before and after the
+attention tell which layer they belong to. Results are not changed, and all hooks are removed when the call ends, even
+after an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..attention.record import Tokens
 from ..tensors import Grid
 from .families.base import Block, JointSpans, Plan, Site
 from .options import RecordOptions
-from .passthrough import OVERRIDE, watching
+from .passthrough import Watcher, install, replaces_attention, show_replacements, watching
 from .reduce.call import AttentionCall, bind, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
 from .reduce.fused import watch_totals
@@ -73,10 +73,10 @@ class ForwardRecorder:
     @contextlib.contextmanager
     def installed(self, transformer_options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Keep the hooks installed while the body runs; yields the transformer_options to pass to the model."""
-        options = transformer_options.copy()
-        options[OVERRIDE] = self._override(transformer_options.get(OVERRIDE))
-        replaced = transformer_options.get("patches_replace", {})
-        self._replaced = bool(replaced.get("attn1") or replaced.get("attn2"))
+        # Before each call, because another node may have replaced a function since.
+        install()
+        self._replaced = replaces_attention(transformer_options)
+        options = show_replacements(transformer_options) if self._replaced else transformer_options
         handles: list[Any] = []
         token = _recording.set((*_recording.get(), self))
         try:
@@ -87,7 +87,7 @@ class ForwardRecorder:
                 handles += [module.register_forward_hook(self._keep_output) for module in self._modules_to_keep(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":
                     handles.append(block.cross_attn.out.register_forward_hook(partial(self._keep_reference, block)))
-            with watching(self._record_call), _eager():
+            with watching(Watcher(self._record_call, lambda: self._needs_totals)), _eager():
                 yield options
             with self._guarded("the reduction of the last layers"):
                 for cond in self._conds.values():
@@ -102,7 +102,7 @@ class ForwardRecorder:
 
     def _modules_to_keep(self, block: Block) -> list[nn.Module]:
         """Projections whose outputs are needed: for the reference feature, and as the inputs of attention that another
-        node replaces, because overrides are not called there."""
+        node replaces, because its calls may not be the model's."""
         site, kept = block.cross_attn, []
         if block.name == self.plan.reference and self.plan.feature == "query":
             kept.append(site.query)
@@ -111,17 +111,6 @@ class ForwardRecorder:
                 module for module in (site.query, site.key, site.value) if module is not None and module not in kept
             ]
         return kept
-
-    def _override(self, previous: Any) -> Any:
-        def override(func: Any, *args: Any, **kwargs: Any) -> Any:
-            # Watching makes every operator of the call slower, so it is only done where it saves a second attention call.
-            seen = watch_totals()
-            with seen if self._needs_totals else contextlib.nullcontext():
-                out = previous(func, *args, **kwargs) if previous is not None else func(*args, **kwargs)
-            self._record_call(args, kwargs, out, seen)
-            return out
-
-        return override
 
     @property
     def _needs_totals(self) -> bool:
@@ -283,7 +272,7 @@ class ForwardRecorder:
 
 @contextlib.contextmanager
 def _eager() -> Iterator[None]:
-    """Run the original code while recording: compiled code calls neither overrides nor hooks.
+    """Run the original code while recording: compiled code calls neither pass-throughs nor hooks.
 
     Only done when torch's compiler is already loaded, because setting the stance would load it, which takes seconds.
     """

@@ -97,8 +97,6 @@ class SamplingRun(ABC):
         """The plan of the running model, made once per run."""
         if self._plan is None:
             family = find_family(model)
-            # Repeated in every run, because another node may have replaced the function since.
-            passthrough.install(family.hidden)
             self._plan, self._family = family.plan(network_of(model)), family.name
         return self._plan
 
@@ -176,6 +174,8 @@ class SamplingPatch(ABC, Generic[R]):
         *args: Any,
         **kwargs: Any,
     ) -> Tensor:
+        # Before a compiler traces the model: it would trace it again if a function were replaced later.
+        passthrough.install()
         schedule = torch.tensor(schedule_of(sampler, sigmas.tolist()))
         run = self.open_run(executor.class_obj, noise, schedule)
         _log.debug(

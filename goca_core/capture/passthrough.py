@@ -1,35 +1,52 @@
-"""Record attention in networks that do not pass transformer_options to their attention calls.
+"""Look at attention calls without taking part in them.
 
-Most of ComfyUI's networks pass the options of the model call to every attention call, so an override can record it.
-PixArt, Hunyuan-DiT and ERNIE-Image do not: they call a function by its name in their own module. A pass-through replaces
-the function under that name. It always calls the original with the same arguments and returns the same result. If its
-thread is recording, it then also gives the arguments and the result to the recorder.
+ComfyUI's networks call attention by a name in their own module. A pass-through replaces the function under that name. It
+always calls the original with the same arguments and returns the same result. If its thread is recording, it also shows
+the arguments and the result to the recorder. So ComfyUI chooses the kernel as without it: the one that a checkpoint asks
+for, the override of another node, or its own. An override that only looked would change that choice.
 
-It is installed once per process, when a model of such a family is first recorded, and is never removed: another thread
-may be using it, or another node pack may have wrapped it.
+Pass-throughs are installed when a model is first recorded and are never removed: another thread may be using them, or
+another node pack may have wrapped them. Nothing is shown unless a recorder watches.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .reduce.fused import watch_totals
 
-# Called after each attention call of this thread with its arguments, keyword arguments and result, and with what its fused
-# kernel showed. There may be several watchers.
-Watcher = Callable[[tuple[Any, ...], dict[str, Any], Any, watch_totals], None]
-_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 OVERRIDE = "optimized_attention_override"
+_CENTRAL = "comfy.ldm.modules.attention"
+_NETWORKS = "comfy.ldm."
 _NAMES = ("optimized_attention", "optimized_attention_masked")
+_REPLACEMENTS = ("attn1", "attn2")
 _lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """``show`` is called after each attention call of this thread with its arguments, keyword arguments and result, and
+    with what its fused kernel showed. ``totals``: whether that is needed of the call that is about to be made.
+
+    ``show`` gets tensors, also where ComfyUI's network passes boxes, which are empty after the call.
+    """
+
+    show: Callable[[tuple[Any, ...], dict[str, Any], Any, watch_totals], None]
+    totals: Callable[[], bool] = lambda: True
+
+
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 
 
 class PassThrough:
@@ -37,38 +54,114 @@ class PassThrough:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
+        # ComfyUI reads attributes of its attention functions.
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # A compiler that traces this call must not meet the code below. If the options hold an override, it records the call.
-        if (
-            torch.compiler.is_compiling()
-            or not (watchers := _watchers.get())
-            or OVERRIDE in (kwargs.get("transformer_options") or {})
-        ):
+        # A compiler that traces this call must not meet the code below.
+        if torch.compiler.is_compiling() or not _watchers.get():
             return self.function(*args, **kwargs)
-        with watch_totals() as seen:
-            out = self.function(*args, **kwargs)
-        for watcher in watchers:
-            watcher(args, kwargs, out, seen)
-        return out
+        return _shown(self.function, args, kwargs)
 
 
-def install(modules: Iterable[str]) -> None:
-    """Install pass-throughs in these ComfyUI modules, unless they are installed already."""
-    with _lock:
-        for module in map(importlib.import_module, modules):
-            for name in _NAMES:
-                found = getattr(module, name, None)
-                if found is not None and not isinstance(found, PassThrough):
-                    setattr(module, name, PassThrough(found))
+def _shown(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call an attention function and show the call to all watchers; calls within it are part of it."""
+    watchers = _watchers.get()
+    opened, named = tuple(map(_opened, args)), {name: _opened(value) for name, value in kwargs.items()}
+    token = _watchers.set(())
+    try:
+        # Watching makes every operator of the call slower, so it is only done where it saves a second attention call.
+        seen = watch_totals()
+        with seen if any(watcher.totals() for watcher in watchers) else nullcontext():
+            out = function(*args, **kwargs)
+    finally:
+        _watchers.reset(token)
+    for watcher in watchers:
+        watcher.show(opened, named, out, seen)
+    return out
 
 
-@contextlib.contextmanager
+def _opened(value: Any) -> Any:
+    """The tensor in a box from which an attention kernel takes it; other arguments as they are."""
+    if value is None or isinstance(value, Tensor | int | float | str | dict):
+        return value
+    peek = getattr(value, "peek", None)
+    return peek() if callable(peek) else value
+
+
+@contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Call ``watcher`` after each passed-through attention call of this thread while the body runs."""
+    """Show ``watcher`` each attention call of this thread while the body runs."""
     token = _watchers.set((*_watchers.get(), watcher))
     try:
         yield
     finally:
         _watchers.reset(token)
+
+
+# -- modules that call attention ------------------------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Install pass-throughs in all loaded modules that call ComfyUI's attention, unless they are installed already.
+
+    Those are the modules of its networks, whatever function they call by now, and modules of other packs that imported
+    the function itself.
+    """
+    central = sys.modules.get(_CENTRAL)
+    if central is None:
+        return
+    with _lock:
+        own = {name: _innermost(vars(central).get(name)) for name in _NAMES}
+        for key, module in list(sys.modules.items()):
+            if isinstance(module, ModuleType):
+                _install(module, own, key == _CENTRAL or key.startswith(_NETWORKS))
+
+
+def _install(module: ModuleType, own: Mapping[str, Any], network: bool) -> None:
+    values = vars(module)
+    for name in _NAMES:
+        found = values.get(name)
+        if callable(found) and not isinstance(found, PassThrough) and (network or found is own[name]):
+            setattr(module, name, PassThrough(found))
+
+
+def _innermost(function: Any) -> Any:
+    return function.function if isinstance(function, PassThrough) else function
+
+
+# -- attention that another node replaces ---------------------------------------------------------------------------------
+
+
+def replaces_attention(transformer_options: Mapping[str, Any]) -> bool:
+    """Whether another node computes the attention of some blocks itself."""
+    return any((transformer_options.get("patches_replace") or {}).get(name) for name in _REPLACEMENTS)
+
+
+def show_replacements(transformer_options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with replacements of attention that show their own calls.
+
+    They may call an attention function by a name of their own, where only an override sees it. It is in the options of
+    those calls alone, because it would change the kernel of others.
+    """
+    replaced = dict(transformer_options["patches_replace"])
+    for name in _REPLACEMENTS:
+        if replaced.get(name):
+            replaced[name] = {key: _showing(function) for key, function in replaced[name].items()}
+    return {**transformer_options, "patches_replace": replaced}
+
+
+def _showing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function, updated=())
+    def call(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        previous = extra_options.get(OVERRIDE)
+        return function(q, k, v, {**extra_options, OVERRIDE: _override(previous)}, *args, **kwargs)
+
+    return call
+
+
+def _override(previous: Callable[..., Any] | None) -> Callable[..., Any]:
+    def override(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _shown(func if previous is None else functools.partial(previous, func), args, kwargs)
+
+    return override

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from .probe import HIDING
+
 
 class Kind(NamedTuple):
     """What is particular about the models of a test."""
 
     odd: tuple[int, int] | None  # a latent with an odd side; PixArt cannot paint one
-    hidden: bool = False  # whether the host's options do not reach its attention
+    hidden: str = ""  # the module that calls its attention, where the host's options do not reach that
     joint: bool = False
     layout: dict[str, int] = {}  # noqa: RUF012  # of the joint sequence, where it is not just text and picture
     grid: tuple[int, int] = (8, 11)  # the tokens of the odd latent
@@ -18,7 +20,7 @@ class Kind(NamedTuple):
     since: str = ""  # the host that it is tested on from, where the oldest supported one does not have it
 
 
-CROSS = Kind(None, hidden=True, other=None)
+CROSS = Kind(None, hidden=HIDING[0], other=None)
 JOINT_ODD = Kind((15, 22), joint=True)
 CELLS = JOINT_ODD._replace(odd=(7, 11), grid=(7, 11), other=(9, 6))  # each cell of the latent is a token
 ODD_SIZED = Kind((15, 22))
@@ -26,8 +28,8 @@ PICTURE_FIRST = {"picture_first": True}
 FAMILIES = {
     "pixart_alpha": CROSS,
     "pixart_sigma": CROSS,
-    "hunyuan_dit": Kind((15, 22), hidden=True, together=True),
-    "hunyuan_dit_12": Kind((15, 22), hidden=True, together=True),
+    "hunyuan_dit": Kind((15, 22), hidden=HIDING[1], together=True),
+    "hunyuan_dit_12": Kind((15, 22), hidden=HIDING[1], together=True),
     "flux": JOINT_ODD,
     "flux_schnell": JOINT_ODD,
     "flux_fill": JOINT_ODD,
@@ -53,7 +55,7 @@ FAMILIES = {
     "joyimage": JOINT_ODD._replace(layout=PICTURE_FIRST, since="0.30.0"),
     "lens": CELLS._replace(layout=PICTURE_FIRST),
     "ideogram4": CELLS,
-    "ernie": CELLS._replace(layout=PICTURE_FIRST, hidden=True),
+    "ernie": CELLS._replace(layout=PICTURE_FIRST, hidden=HIDING[2]),
     "cosmos_predict2": ODD_SIZED,
     # What Kandinsky gives is not cut to an odd size, so the host cannot paint one.
     "kandinsky5_image": Kind(None),

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from goca_core.capture.families import find_family, network_of
+from goca_core.capture.families import network_of
 from goca_core.capture.families.base import Block, Site
 
 from .device import on_cpu
 from .helpers import Job, blocks_of
+
+# The host's modules whose attention calls no override sees, because they do not pass on the options of the model call.
+HIDING = ("comfy.ldm.pixart.blocks", "comfy.ldm.hydit.attn_layers", "comfy.ldm.ernie.model")
 
 
 @dataclass
@@ -156,14 +159,16 @@ class Probe:
         self.calls: list[Evaluation] = []
         self._layout = Layout(**layout)
         self._recent: list[tuple[tuple[Any, ...], dict[str, Any], Tensor]] = []
-        self._hidden = [importlib.import_module(name) for name in find_family(model.model).hidden]
+        self._hidden = [importlib.import_module(name) for name in HIDING]
         self.model = model.clone()
         options = self.model.model_options.setdefault("transformer_options", {})
         options["optimized_attention_override"] = self._override
 
     def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        # Newer hosts hand over boxes that the kernel empties.
+        opened = tuple(each.peek() if hasattr(each, "peek") else each for each in args)
         out = func(*args, **kwargs)
-        self._recent.append((args, kwargs, out))
+        self._recent.append((opened, kwargs, out))
         return out
 
     @contextmanager

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,7 +15,6 @@ from torch import Tensor
 
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import AttentionError
-from goca_core.capture.families import find_family
 from goca_core.capture.passthrough import PassThrough
 from goca_core.capture.recorder import Window, record
 
@@ -58,7 +59,7 @@ def test_an_override_of_another_node_is_asked_as_often_as_without(name: str) -> 
     model = built.model.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = counted
     attention = identical(model, job(built))
-    assert len(calls) % IDENTICAL_RUNS == 0 and bool(calls) is not FAMILIES[name].hidden
+    assert len(calls) % IDENTICAL_RUNS == 0 and bool(calls) is not bool(FAMILIES[name].hidden)
     assert len(attention.layers) == len(blocks_of(model).blocks)
 
 
@@ -97,30 +98,54 @@ def test_an_exception_leaves_the_model_clean(name: str) -> None:
 # -- attention that the host hides ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", HIDDEN)
-def test_the_pass_through_is_put_in_place_once(name: str) -> None:
+@pytest.mark.parametrize("name", [*HIDDEN, "ltxv"])
+def test_pass_throughs_are_put_in_place_once(name: str) -> None:
+    """Behind every name by which the host's networks call attention. Some call it through the central module."""
     built = tiny.build(name)
     work = job(built, steps=1, cfg=1.0)
     work.run(record(built.model, Window())[0])
-    (module,) = (importlib.import_module(name) for name in find_family(built.model.model).hidden)
-    found = module.optimized_attention
-    assert isinstance(found, PassThrough) and not isinstance(found.function, PassThrough)
-    assert found.__name__ == found.function.__name__
-    # The rest of the host calls what it always called.
-    assert not isinstance(importlib.import_module("comfy.ldm.modules.attention").optimized_attention, PassThrough)
+    central = "comfy.ldm.modules.attention"
+    modules = [
+        importlib.import_module(name) for name in (FAMILIES[name].hidden or central, central, "comfy.ldm.flux.math")
+    ]
+    found = [module.optimized_attention for module in modules]
+    for each in found:
+        assert isinstance(each, PassThrough) and not isinstance(each.function, PassThrough)
+        assert each.__name__ == each.function.__name__
     work.run(record(built.model, Window())[0])
-    assert module.optimized_attention is found
+    assert all(module.optimized_attention is each for module, each in zip(modules, found, strict=True))
 
 
-@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("name", [*HIDDEN, "flux"])
 def test_a_pass_through_that_was_taken_away_is_put_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another pack may put a function of its own behind the name at any time."""
+    """Another pack may put a function of its own behind the name at any time. What it calls in turn is shown once."""
     built = tiny.build(name)
-    (module,) = (importlib.import_module(name) for name in find_family(built.model.model).hidden)
+    module = importlib.import_module(FAMILIES[name].hidden or "comfy.ldm.flux.math")
     plain = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
     recording, recorder = record(built.model, Window())
     monkeypatch.setattr(module, "optimized_attention", lambda *args, **kwargs: plain(*args, **kwargs))
     assert recorder.collect(job(built, steps=1).run(recording)["samples"]).layers
+
+
+def test_attention_that_another_pack_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs replace the forward pass of an attention module, and call the function by the name that they imported."""
+    built = tiny.build("wan21")
+    central = importlib.import_module("comfy.ldm.modules.attention")
+    central = getattr(central.optimized_attention, "function", central.optimized_attention)
+    pack = ModuleType("goca_test_pack")
+    vars(pack)["optimized_attention"] = central
+    monkeypatch.setitem(sys.modules, pack.__name__, pack)
+    for block in built.model.model.diffusion_model.blocks:
+        own = block.cross_attn
+
+        def forward(x: Tensor, context: Tensor, own: Any = own, **_kwargs: Any) -> Tensor:
+            q, k = own.norm_q(own.q(x)), own.norm_k(own.k(context))
+            out: Tensor = own.o(vars(pack)["optimized_attention"](q, k, own.v(context), heads=own.num_heads))
+            return out
+
+        monkeypatch.setattr(own, "forward", forward)
+    attention = identical(built.model, job(built))
+    assert len(attention.layers) == len(blocks_of(built.model).blocks)
 
 
 @pytest.mark.parametrize("name", HIDDEN)

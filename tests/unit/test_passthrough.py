@@ -12,12 +12,17 @@ import pytest
 import torch
 
 from goca_core.capture import passthrough
-from goca_core.capture.passthrough import OVERRIDE, PassThrough, install, watching
+from goca_core.capture.passthrough import OVERRIDE, PassThrough, Watcher, install, show_replacements
+from goca_core.capture.passthrough import watching as watching_with
+
+
+def watching(show: Any) -> Any:
+    return watching_with(Watcher(show))
 
 
 @pytest.fixture
-def module() -> Iterator[Any]:
-    """A module that imported an attention function by name, as networks do."""
+def module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A network's module that imported ComfyUI's attention function by name."""
 
     def optimized_attention(*args: Any, **kwargs: Any) -> Any:
         if kwargs.get("fails"):
@@ -27,23 +32,23 @@ def module() -> Iterator[Any]:
         return made
 
     calls: list[Any] = []
-    found = ModuleType("goca_test_network")
-    found.optimized_attention, found.calls = optimized_attention, calls  # type: ignore[attr-defined]
-    sys.modules[found.__name__] = found
+    for name in ("comfy.ldm.modules.attention", "comfy.ldm.goca_test.model"):
+        found = ModuleType(name)
+        found.optimized_attention, found.calls = optimized_attention, calls  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, name, found)
     yield found
-    del sys.modules[found.__name__]
 
 
 def test_it_is_put_in_place_once_and_keeps_the_name(module: Any) -> None:
     before = module.optimized_attention
-    install([module.__name__])
+    install()
     first = module.optimized_attention
-    install([module.__name__])
+    install()
     assert module.optimized_attention is first and first.function is before
     assert (first.__name__, first.__wrapped__) == (before.__name__, before)
     # Another pack may wrap it in turn; then there is one more, and each does its part.
     module.optimized_attention = lambda *args, **kwargs: first(*args, **kwargs)
-    install([module.__name__])
+    install()
     seen: list[Any] = []
     with watching(lambda *call: seen.append(call)):
         module.optimized_attention(1)
@@ -51,7 +56,7 @@ def test_it_is_put_in_place_once_and_keeps_the_name(module: Any) -> None:
 
 
 def test_the_same_call_and_the_same_result(module: Any) -> None:
-    install([module.__name__])
+    install()
     mask = object()
     plain = module.optimized_attention(1, 2, mask=mask)
     assert plain is module.calls[0] and plain[1:] == ((1, 2), {"mask": mask})
@@ -64,18 +69,82 @@ def test_the_same_call_and_the_same_result(module: Any) -> None:
     assert len(seen) == 1
 
 
-def test_what_an_override_has_seen_is_not_shown_again(module: Any) -> None:
-    install([module.__name__])
+def test_a_call_within_a_call_is_part_of_it(module: Any) -> None:
+    """An override of another node may ask the function again; a function of another pack may call the host's."""
+    install()
+    inner = module.optimized_attention
+    module.optimized_attention = lambda *args, **kwargs: inner(*args, "more", **kwargs)
+    install()
     seen: list[Any] = []
     with watching(lambda *call: seen.append(call)):
-        module.optimized_attention(1, transformer_options={OVERRIDE: print})
-        module.optimized_attention(2, transformer_options={"block": 1})
-        module.optimized_attention(3, transformer_options=None)
-    assert [call[0] for call in seen] == [(2,), (3,)]
+        module.optimized_attention(1)
+    assert [call[0] for call in seen] == [(1,)] and module.calls[0][1] == (1, "more")
+
+
+class Box:
+    """A tensor that a kernel takes out of its box."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor: torch.Tensor | None = tensor
+
+    def peek(self) -> torch.Tensor:
+        assert self.tensor is not None
+        return self.tensor
+
+
+def test_boxes_go_on_unopened_and_are_shown_as_what_is_in_them(module: Any) -> None:
+    def emptied(*boxes: Box) -> str:
+        for box in boxes:
+            box.tensor = None
+        return "result"
+
+    module.optimized_attention = emptied
+    install()
+    tensors = torch.rand(2, 3), torch.rand(2, 5), torch.rand(2, 5)
+    boxes = [Box(tensor) for tensor in tensors]
+    seen: list[Any] = []
+    with watching(lambda *call: seen.append(call)):
+        assert module.optimized_attention(*boxes) == "result"
+    assert all(box.tensor is None for box in boxes)
+    assert all(one is other for one, other in zip(seen[0][0], tensors, strict=True))
+
+
+def test_other_modules_only_where_the_function_is_the_hosts(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = ModuleType("goca_test_pack"), ModuleType("goca_test_other_pack")
+    vars(ours)["optimized_attention"], vars(theirs)["optimized_attention"] = module.optimized_attention, print
+    for pack in (ours, theirs):
+        monkeypatch.setitem(sys.modules, pack.__name__, pack)
+    install()
+    install()
+    found = vars(ours)["optimized_attention"]
+    assert isinstance(found, PassThrough) and not isinstance(found.function, PassThrough)
+    assert vars(theirs)["optimized_attention"] is print
+
+
+def test_replacements_of_attention_show_what_they_call_by_other_names(module: Any) -> None:
+    def own_name(q: int, *_args: Any, transformer_options: dict[str, Any]) -> Any:
+        """A kernel as the host's wrapper calls it; an override of a third node is there already."""
+        return transformer_options[OVERRIDE](lambda q, **_: q + 1, q, transformer_options=transformer_options)
+
+    def replacement(q: int, k: int, v: int, extra_options: dict[str, Any]) -> Any:
+        return own_name(q, k, v, transformer_options=extra_options)
+
+    def third(func: Any, q: int, **kwargs: Any) -> Any:
+        return 10 * func(q, **kwargs)
+
+    options = {"patches_replace": {"attn2": {"block": replacement}, "dit": {}}, "block": 3}
+    shown = show_replacements(options)
+    assert OVERRIDE not in shown and options["patches_replace"]["attn2"]["block"] is replacement
+    given = {"block": 3, OVERRIDE: third}
+    seen: list[Any] = []
+    with watching(lambda *call: seen.append(call)):
+        assert shown["patches_replace"]["attn2"]["block"](1, 2, 3, given) == 20
+    assert [(call[0], call[2]) for call in seen] == [((1,), 20)]
+    assert given == {"block": 3, OVERRIDE: third}
 
 
 def test_only_the_thread_that_records(module: Any) -> None:
-    install([module.__name__])
+    install()
     seen: list[Any] = []
     with watching(lambda *call: seen.append(call)):
         thread = threading.Thread(target=module.optimized_attention, args=("other",))
@@ -86,7 +155,7 @@ def test_only_the_thread_that_records(module: Any) -> None:
 
 
 def test_several_watch_one_call_each_for_itself(module: Any) -> None:
-    install([module.__name__])
+    install()
     first: list[Any] = []
     second: list[Any] = []
     with watching(lambda *call: first.append(call)):
@@ -97,7 +166,7 @@ def test_several_watch_one_call_each_for_itself(module: Any) -> None:
 
 
 def test_it_ends_however_the_body_ends(module: Any) -> None:
-    install([module.__name__])
+    install()
     seen: list[Any] = []
     with pytest.raises(RuntimeError, match="inside attention"), watching(lambda *call: seen.append(call)):
         module.optimized_attention(fails=True)
@@ -105,8 +174,8 @@ def test_it_ends_however_the_body_ends(module: Any) -> None:
     assert seen == [] and passthrough._watchers.get() == ()
 
 
-def test_a_module_without_the_name_is_left_alone() -> None:
-    install(["json"])
+def test_a_module_without_the_name_is_left_alone(module: Any) -> None:
+    install()
     assert not any(isinstance(value, PassThrough) for value in vars(sys.modules["json"]).values())
 
 

@@ -183,7 +183,6 @@ class Family(ABC):
 
     ``label``: its name in error messages. ``support``: its row in the README. ``network_class``: ComfyUI's class, with its
     module; by name, because older versions may not have it. ``exact``: its subclasses do not belong to the family.
-    ``hidden``: ComfyUI modules that do not pass the model call's options to their attention calls (see ``passthrough``).
     ``added_text``: parts of a conditioning's dictionary whose tokens the model adds to the text: (key, number of copies).
     """
 
@@ -192,7 +191,6 @@ class Family(ABC):
     support: Support
     network_class: str
     exact: bool = False
-    hidden: tuple[str, ...] = ()
     added_text: tuple[tuple[str, int], ...] = ()
 
     def side(self, model: Any, network: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""ERNIE-Image: a single stream of the image and then the prompt's tokens; no override sees its attention calls."""
+"""ERNIE-Image: a single stream of the image and then the prompt's tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ class Ernie(Family):
     name = "ernie"
     label = "ERNIE-Image"
     support = Support("ERNIE-Image", "Mistral*", "averaged", "by analogy")
-    hidden = ("comfy.ldm.ernie.model",)
     network_class = "comfy.ldm.ernie.model.ErnieImageModel"
 
     def plan(self, network: Any) -> Plan:

@@ -19,7 +19,6 @@ class HunyuanDiT(Family):
     name = "hunyuan-dit"
     label = "Hunyuan-DiT"
     support = Support("Hunyuan-DiT 1.1 and 1.2", "BERT and mT5*", "averaged", "from the paper", "cross-attention")
-    hidden = ("comfy.ldm.hydit.attn_layers",)
     added_text = (("conditioning_mt5xl", 1),)
     network_class = "comfy.ldm.hydit.models.HunYuanDiT"
 

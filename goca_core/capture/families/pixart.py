@@ -16,7 +16,6 @@ class PixArt(Family):
     name = "pixart"
     label = "PixArt (alpha, Sigma)"
     support = Support("PixArt-alpha, PixArt-Sigma", "T5", "weighted", "from the paper")
-    hidden = ("comfy.ldm.pixart.blocks",)
     network_class = "comfy.ldm.pixart.pixartms.PixArtMS"
 
     def side(self, model: Any, network: Any) -> int:

@@ -1,0 +1,206 @@
+"""How ComfyUI dispatches attention since autumn 2026, switched on over an older one.
+
+`switch_on` changes what calls attention and what is called: call sites hand over boxes and the kernel that their
+checkpoint asks for, and the function behind the name decides in ComfyUI's order. The networks stay ComfyUI's own. It knows
+nothing of the recorder, whose pass-through comes between the two as it does in the real thing.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import comfy.ldm.modules.attention as central
+import pytest
+import torch
+from torch import Tensor, nn
+
+NAMES = ("optimized_attention", "optimized_attention_masked")
+CALLED = {name: f"autumn_{name}" for name in NAMES}
+OVERRIDE = "optimized_attention_override"
+
+
+class Box:
+    """A tensor with one owner: who takes it leaves the box empty."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor: Tensor | None = tensor
+
+    def peek(self) -> Tensor:
+        if self.tensor is None:
+            raise RuntimeError("the box is empty")
+        return self.tensor
+
+    def take(self) -> Tensor:
+        tensor, self.tensor = self.peek(), None
+        return tensor
+
+
+class Preferred(nn.Module):
+    """The part of an attention module that names its kernel; None where the checkpoint asks for none."""
+
+    def __init__(self, function: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        self.function = function
+
+
+class Autumn:
+    """The dispatch that is switched on. ``taken``: which ways were taken, and how often."""
+
+    def __init__(self) -> None:
+        self.taken: Counter[str] = Counter()
+        self.callers: set[type] = set()
+
+    def dispatch(self, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """The function behind the name `optimized_attention`, around a kernel."""
+
+        @functools.wraps(kernel)
+        def wrapper(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Tensor:
+            preferred = kwargs.pop("preferred_attention", None)
+            boxed = isinstance(q, Box)
+            if boxed is not isinstance(k, Box) or boxed is not isinstance(v, Box):
+                raise TypeError("all three in boxes, or none")
+            if "_inside_attn_wrapper" not in kwargs:
+                kwargs["_inside_attn_wrapper"] = True
+                override = (kwargs.get("transformer_options") or {}).get(OVERRIDE)
+                if override is not None:
+                    self.taken["override"] += 1
+                    if boxed and hasattr(override, "container_function"):
+                        result: Tensor = override.container_function(q, k, v, *args, **kwargs)
+                        return result
+                    opened = (each.take() if boxed else each for each in (q, k, v))
+                    return override(kernel, *opened, *args, **kwargs)
+                if preferred is not None and preferred.function is not None:
+                    self.taken["preferred"] += 1
+                    return preferred.function(q, k, v, *args, **kwargs)
+            if boxed:
+                self.taken["boxed"] += 1
+                return wrapper.container_function(q, k, v, *args, **kwargs)  # type: ignore[attr-defined,no-any-return]
+            self.taken["plain"] += 1
+            return kernel(q, k, v, *args, **kwargs)
+
+        def emptied(q: Box, k: Box, v: Box, *args: Any, **kwargs: Any) -> Tensor:
+            return kernel(q.take(), k.take(), v.take(), *args, **kwargs)
+
+        wrapper.container_function = emptied  # type: ignore[attr-defined]
+        return wrapper
+
+    def give_kernel(self, model: Any, function: Callable[..., Tensor]) -> None:
+        """Let every attention module of a network ask for a kernel, also those that are no sites (refiners)."""
+        for module in list(model.model.diffusion_model.modules()):
+            if type(module) in self.callers:
+                module.comfy_attention = Preferred(function)
+
+    def rough_kernel(self) -> Callable[..., Tensor]:
+        """A kernel of low precision, as checkpoints ask for it: eight bits for queries and keys."""
+
+        def attention_rough(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Tensor:
+            q, k, v = (each.take() if isinstance(each, Box) else each for each in (q, k, v))
+            kernel: Callable[..., Tensor] = _kernel()
+            return kernel(_rounded(q), _rounded(k), v, *args, **kwargs)
+
+        return self.dispatch(attention_rough)
+
+
+def _rounded(x: Tensor) -> Tensor:
+    step = x.abs().amax(-1, keepdim=True).clamp_min(1e-6) / 7
+    return (x / step).round() * step
+
+
+def _kernel() -> Callable[..., Tensor]:
+    """The bare kernel that this ComfyUI has chosen."""
+    found: Any = central.optimized_attention
+    while hasattr(found, "__wrapped__"):
+        found = found.__wrapped__
+    kernel: Callable[..., Tensor] = found
+    return kernel
+
+
+def switch_on(monkeypatch: pytest.MonkeyPatch) -> Autumn:
+    """Let all networks that are loaded call attention as since autumn 2026."""
+    autumn = Autumn()
+    function = autumn.dispatch(_kernel())
+    for module in [module for key, module in sys.modules.items() if key.startswith("comfy.ldm.")]:
+        if not any(name in vars(module) for name in NAMES) and module.__name__ != "comfy.ldm.lightricks.model":
+            continue
+        for name in NAMES:
+            if name in vars(module):
+                monkeypatch.setattr(module, name, function)
+                monkeypatch.setattr(module, CALLED[name], _call_site(module, name), raising=False)
+        for owner, method in _functions(module):
+            if (code := _renamed(method.__code__)) is not method.__code__:
+                monkeypatch.setattr(method, "__code__", code)
+                if owner is not None:
+                    autumn.callers.add(owner)
+    assert autumn.callers
+    return autumn
+
+
+def _call_site(module: ModuleType, name: str) -> Callable[..., Tensor]:
+    """What stands in the networks in place of a call by ``name``."""
+
+    def call(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        preferred = getattr(sys._getframe(1).f_locals.get("self"), "comfy_attention", None)
+        if preferred is not None:
+            kwargs["preferred_attention"] = preferred
+        out: Tensor = vars(module)[name](*(Box(each) for each in (q, k, v)), *args, **kwargs)
+        return out
+
+    return call
+
+
+def _functions(module: ModuleType) -> Iterator[tuple[type | None, FunctionType]]:
+    """The functions of a module and the methods of its classes. Of the central module only the methods are call sites."""
+    for value in list(vars(module).values()):
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__ and module is not central:
+            yield None, value
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            yield from ((value, method) for method in vars(value).values() if isinstance(method, FunctionType))
+
+
+def _renamed(code: CodeType) -> CodeType:
+    """A function's code with other names for what it calls."""
+    if not set(NAMES) & set(code.co_names):
+        return code
+    return code.replace(co_names=tuple(CALLED.get(name, name) for name in code.co_names))
+
+
+def fuse_projections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Lumina's and Z-Image's blocks compute norm, modulation and projection in one, as for int8 weights: the module of
+    the projection is not called."""
+    import comfy.ldm.lumina.model as lumina
+
+    if hasattr(lumina, "_fused_rms_modulated_linear"):  # autumn 2026 itself
+
+        def fused(x: Tensor, linear: Any, norm: Any, scale: Tensor) -> Tensor:
+            return torch.nn.functional.linear(norm(x) * scale, linear.weight)
+
+        monkeypatch.setattr(lumina, "_fused_rms_modulated_linear", fused)
+        return
+    forward = lumina.JointAttention.forward
+
+    def without_module(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        result = torch.nn.functional.linear(x, self.qkv.weight, self.qkv.bias)
+        linear, self.qkv = self.qkv, _Given(result)
+        try:
+            out: Tensor = forward(self, x, *args, **kwargs)
+        finally:
+            self.qkv = linear
+        return out
+
+    monkeypatch.setattr(lumina.JointAttention, "forward", without_module)
+
+
+class _Given(nn.Module):
+    """In the place of a projection whose result is known."""
+
+    def __init__(self, result: Tensor) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, _x: Tensor) -> Tensor:
+        return self.result
