@@ -57,7 +57,7 @@ class ForwardRecorder:
         self.conditionings = conditionings
         self._conds = {key: CondRecorder(spec, rows, tokens) for key, (rows, tokens) in conditionings.items()}
         self._around = plan.references(given or {})
-        # The site whose query projection has run and whose output projection has not.
+        # The site whose query projection (or the module around it) has started and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
         # Another node may replace the attention of a site, perhaps with several calls of which only one is used.
         self._replaced = False
@@ -82,7 +82,8 @@ class ForwardRecorder:
         try:
             for block in self.plan.blocks:
                 for site in block.sites:
-                    handles.append(site.query.register_forward_pre_hook(partial(self._before_query, block, site)))
+                    for module in filter(None, (site.around, site.query)):
+                        handles.append(module.register_forward_pre_hook(partial(self._before_query, block, site)))
                     handles.append(site.out.register_forward_pre_hook(partial(self._before_out, block, site)))
                 handles += [module.register_forward_hook(self._keep_output) for module in self._modules_to_keep(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":

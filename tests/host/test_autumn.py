@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from goca_core.capture.guidance.patch import guide
+from goca_core.capture.recorder import Window, record
 from goca_core.guidance.semantic import Settings
 
 from . import tiny
-from .autumn import Autumn, switch_on
+from .autumn import Autumn, fuse_projections, switch_on
 from .dense import check, probe_and_record
 from .families import FAMILIES
 from .guided import TEXT, Notes, rate_of, work
@@ -59,3 +60,25 @@ def test_semantic_guidance_is_not_plain(autumn: Autumn) -> None:
         notes.on(guide(built.model, Settings("GoCA")))
     )
     assert autumn.taken["boxed"] and all(rate_of(args).std() > 0.01 for args in notes.args)
+
+
+@pytest.mark.parametrize("name", ["lumina2", "z_image"])
+def test_a_projection_that_is_fused_with_what_comes_before(
+    name: str, autumn: Autumn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes and goes between evaluations: only with weights on the device, for example."""
+    built = tiny.build(name)
+    run = job(built, 2, cfg=4.0)
+    window = Window(False, 0, 1, 3)
+    expected = identical(built.model, run, window=window)
+    fuse_projections(monkeypatch)
+    called: list[int] = []
+    handle = blocks_of(built.model).blocks[0].cross_attn.query.register_forward_pre_hook(lambda *_: called.append(1))
+    recording, recorder = record(built.model, window)
+    attention = recorder.collect(run.run(recording)["samples"])
+    handle.remove()
+    assert not called and len(attention.sigmas) == 3
+    for one, other in zip(attention.layers, expected.layers, strict=True):
+        torch.testing.assert_close(one.maps["average"], other.maps["average"], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-6)
+    identical(built.model, run)

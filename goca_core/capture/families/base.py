@@ -27,7 +27,8 @@ class Site:
     attention output. ``weighted``: the weight of ``out`` is [C_out, heads * head width], so that heads can be weighted
     by their contribution; otherwise heads are averaged. ``key`` and ``value``: the other projections, for networks
     where another node may replace the computation between them and ``out``. ``sequence_first``: the output of ``query``
-    is [tokens, batch, channels].
+    is [tokens, batch, channels]. ``around``: the attention module with all of it, for networks that may compute ``query``
+    together with what comes before it, without calling that module.
     """
 
     heads: int
@@ -37,6 +38,7 @@ class Site:
     key: nn.Module | None = None
     value: nn.Module | None = None
     sequence_first: bool = False
+    around: nn.Module | None = None
 
     @property
     def replaceable(self) -> bool:

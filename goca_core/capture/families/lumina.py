@@ -20,8 +20,11 @@ class Lumina(Family):
     exact = True  # the variant that generates pixels instead of latents is a subclass
 
     def plan(self, network: Any) -> Plan:
-        attentions = (layer.attention for layer in network.layers)
-        sites = (Site(attention.n_local_heads, attention.qkv, attention.out) for attention in attentions)
+        # With int8 weights a kernel may compute norm, modulation and projection in one.
+        sites = (
+            Site(attention.n_local_heads, attention.qkv, attention.out, around=attention)
+            for attention in (layer.attention for layer in network.layers)
+        )
         spans = _padded(network.pad_tokens_multiple or 1)
         return joint_plan(joint_blocks(sites, "layer"), network.patch_size, spans, "attention")
 
