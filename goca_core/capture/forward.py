@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ..attention.record import Tokens
 from ..tensors import Grid
+from .comfy_graphs import apart_from_allocations
 from .families.base import Block, JointSpans, Plan, Site
 from .options import RecordOptions
 from .passthrough import Watcher, install, replaces_attention, show_replacements, watching
-from .reduce.call import AttentionCall, bind, split_heads
+from .reduce.call import AttentionCall, bind, sizes, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
 from .reduce.fused import watch_totals
 from .reduce.spec import ReductionSpec
@@ -149,33 +150,41 @@ class ForwardRecorder:
         if not self._active or self._open is None or not isinstance(out, Tensor):
             return
         block, site = self._open
+        options = kwargs.get("transformer_options") or {}
         with self._guarded(f"the attention of layer {block.name}"):
-            call, options = seen.complete(bind(args, kwargs)), kwargs.get("transformer_options") or {}
-            if kwargs.get("skip_output_reshape"):
-                out = out.transpose(1, 2).flatten(2)
-            if self._replaced and site.replaceable:
-                self._pending.append((call, out, options))
-            else:
-                self._take(block, site, call, out, options)
+            # Decided first: where ComfyUI makes calls that are not wanted, it may have paused its graph itself.
+            if (self._replaced and site.replaceable) or self._is_wanted(block, *sizes(args, kwargs), options):
+                with apart_from_allocations():
+                    self._take_seen(block, site, seen.complete(bind(args, kwargs)), out, kwargs)
+
+    def _take_seen(self, block: Block, site: Site, call: AttentionCall, out: Tensor, kwargs: dict[str, Any]) -> None:
+        options = kwargs.get("transformer_options") or {}
+        if kwargs.get("skip_output_reshape"):
+            out = out.transpose(1, 2).flatten(2)
+        if self._replaced and site.replaceable:
+            self._pending.append((call, out, options))
+        else:
+            self._take(block, site, call, out, options)
 
     def _before_out(self, block: Block, site: Site, _module: nn.Module, args: tuple[Any, ...]) -> None:
         if not self._active or not args:
             return
-        pending, self._pending, self._open = self._pending, [], None
+        self._open = None
         if self._replaced and site.replaceable:
-            self._take_replaced(block, site, pending, args[0])
+            with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
+                self._take_replaced(block, site, args[0])
         for module in (site.query, site.key, site.value):
             self._projected.pop(module, None)
         if self._on_site is not None:
             self._on_site()
 
-    def _take_replaced(self, block: Block, site: Site, pending: list[Any], used: Tensor) -> None:
+    def _take_replaced(self, block: Block, site: Site, used: Tensor) -> None:
+        pending, self._pending = self._pending, []
         # The call whose result is used, recognised by its memory; if there is none, the model's own attention.
         used_calls = (each for each in pending if each[1].data_ptr() == used.data_ptr() and each[1].shape == used.shape)
         call, out, options = next(used_calls, (self._own_attention(site), None, {}))
         if call is not None:
-            with self._guarded(f"the attention of layer {block.name}"):
-                self._take(block, site, call, out, options)
+            self._take(block, site, call, out, options)
 
     def _own_attention(self, site: Site) -> AttentionCall | None:
         """The attention call that the network would have made itself."""
@@ -188,11 +197,19 @@ class ForwardRecorder:
 
     # -- layers -------------------------------------------------------------------------------------------------------
 
+    def _is_wanted(self, block: Block, rows: int, queries: int, keys: int, options: Mapping[str, Any]) -> bool:
+        """Whether a call can be the attention of a layer. Allocates nothing."""
+        # Tiled self-attention (HyperTile) has more rows than the call; they cannot be matched to conditionings.
+        if rows != self.batch:
+            return False
+        if block.self_attn is None:
+            return any(self._joint_spans(block, cond, keys, options) is not None for cond in self._conds.values())
+        return self._grid(block, queries - sum(self._around), options) is not None
+
     def _take(
         self, block: Block, site: Site, call: AttentionCall, out: Tensor | None, options: Mapping[str, Any]
     ) -> None:
-        # Tiled self-attention (HyperTile) has more rows than the call; they cannot be matched to conditionings.
-        if call.q.shape[0] != self.batch:
+        if not self._is_wanted(block, call.q.shape[0], call.q.shape[2], call.k.shape[2], options):
             return
         if block.self_attn is None:
             if out is not None:
@@ -219,28 +236,37 @@ class ForwardRecorder:
 
     def _take_joint(self, block: Block, call: AttentionCall, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
-        before, after = self._around
-        references = sum(options.get("reference_image_num_tokens") or ()) + before + after
         for cond in self._conds.values():
-            total, text, image = call.k.shape[2], cond.tokens.length, self.frames * grid[0] * grid[1]
-            if total <= image:
-                continue  # self-attention of the image besides the joint attention
-            spans = self.plan.spans(total, text, image, references)
+            spans = self._joint_spans(block, cond, call.k.shape[2], options)
             if spans is None:
-                self.unclear = (
-                    f"its attention has {total} tokens instead of {text} for the prompt, {image} for the image and {references} for "
-                    "reference images"
-                )
                 continue
-            spans = JointSpans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
             if block.name == self.plan.reference and self.plan.feature == "attention":
                 cond.take_feature(out[:, spans.image], grid)
             cond.take_joint(block, call, out, grid, spans)
 
+    def _joint_spans(
+        self, block: Block, cond: CondRecorder, total: int, options: Mapping[str, Any]
+    ) -> JointSpans | None:
+        """Where text and image are among the ``total`` keys of a joint call; None if it is another kind of call."""
+        grid = self.plan.grid(block.level, *self.size)
+        before, after = self._around
+        references = sum(options.get("reference_image_num_tokens") or ()) + before + after
+        text, image = cond.tokens.length, self.frames * grid[0] * grid[1]
+        if total <= image:
+            return None  # self-attention of the image besides the joint attention
+        spans = self.plan.spans(total, text, image, references)
+        if spans is None:
+            self.unclear = (
+                f"its attention has {total} tokens instead of {text} for the prompt, {image} for the image and {references} for "
+                "reference images"
+            )
+            return None
+        return JointSpans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
+
     def _keep_reference(self, block: Block, _module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:
             grid, before = self.plan.grid(block.level, *self.size), self._around[0]
-            with self._guarded(f"the attention of layer {block.name}"):
+            with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
                 # The generated image comes first in the image stream, after any reference images that the family counts.
                 self._take_reference(out[:, before : before + self.frames * grid[0] * grid[1]], grid)
 

@@ -7,10 +7,11 @@ nothing of the recorder, whose pass-through comes between the two as it does in 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -18,6 +19,9 @@ import comfy.ldm.modules.attention as central
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 NAMES = ("optimized_attention", "optimized_attention_masked")
 CALLED = {name: f"autumn_{name}" for name in NAMES}
@@ -204,3 +208,72 @@ class _Given(nn.Module):
 
     def forward(self, _x: Tensor) -> Tensor:
         return self.result
+
+
+# -- the graph of allocations ---------------------------------------------------------------------------------------------
+
+
+class AllocationGraph(TorchDispatchMode):
+    """A stand-in for ComfyUI's graph of allocations, with a frame for each block of a network.
+
+    What is allocated in a frame and alive at its end, but is no result of the block, is one of the ``rogues``. A pause is a
+    flag and no counter, as in the real thing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rogues = self.frames = self.pauses = 0
+        self._paused = False
+        self._frames: list[dict[int, StorageWeakRef]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if self._frames and not self._paused:
+            old = {_memory(tensor) for tensor in _tensors((args, kwargs))}
+            for tensor in _tensors(out):
+                if _memory(tensor) not in old:
+                    self._frames[-1][_memory(tensor)] = StorageWeakRef(tensor.untyped_storage())
+        return out
+
+    @contextlib.contextmanager
+    def pause(self, sync: bool = False) -> Iterator[None]:
+        assert not self._paused, "a pause in a pause would end it too early"
+        self.pauses += 1
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
+    @contextlib.contextmanager
+    def over(self, blocks: Iterable[nn.Module]) -> Iterator[AllocationGraph]:
+        """Record the allocations of these blocks while the body runs."""
+
+        def begin(_module: nn.Module, _args: Any) -> None:
+            self._frames.append({})
+
+        def end(_module: nn.Module, _args: Any, out: Any) -> None:
+            results = {_memory(tensor) for tensor in _tensors(out)}
+            frame = self._frames.pop()
+            self.frames += 1
+            self.rogues += sum(not storage.expired() for memory, storage in frame.items() if memory not in results)
+
+        handles = [handle for block in blocks for handle in _hooks(block, begin, end)]
+        try:
+            with self:
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _hooks(block: nn.Module, begin: Any, end: Any) -> tuple[Any, Any]:
+    return block.register_forward_pre_hook(begin), block.register_forward_hook(end)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(value) if isinstance(each, Tensor)]
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import comfy.model_prefetch
 import pytest
 import torch
 
 from goca_core.capture.guidance.patch import guide
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 from goca_core.guidance.semantic import Settings
 
 from . import tiny
-from .autumn import Autumn, fuse_projections, switch_on
+from .autumn import AllocationGraph, Autumn, fuse_projections, switch_on
 from .dense import check, probe_and_record
 from .families import FAMILIES
 from .guided import TEXT, Notes, rate_of, work
@@ -82,3 +84,32 @@ def test_a_projection_that_is_fused_with_what_comes_before(
         torch.testing.assert_close(one.maps["average"], other.maps["average"], rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-6)
     identical(built.model, run)
+
+
+BLOCKS = {
+    "z_image": lambda network: network.layers,
+    "qwen_image": lambda network: network.transformer_blocks,
+    "flux": lambda network: [*network.double_blocks, *network.single_blocks],
+    "wan21": lambda network: network.blocks,
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_nothing_of_ours_is_in_the_graph_of_allocations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tiny.build(name)
+    blocks = BLOCKS[name](built.model.model.diffusion_model)
+    run = job(built, 1, cfg=1.0, steps=3)
+    graph = AllocationGraph()
+    monkeypatch.setattr(comfy.model_prefetch, "pause_malloc_graph", graph.pause, raising=False)
+    with graph.over(blocks):
+        expected = run.run(built.model)["samples"]
+    assert (graph.rogues, graph.frames) == (0, 3 * len(blocks)), "the stand-in is wrong"
+    recording, recorder = record(built.model, Window(False, 0, 1, 2), RecordOptions("all", "all", affinity_parts=True))
+    with graph.over(blocks):
+        latent = run.run(recording)["samples"]
+    assert graph.rogues == 0 and graph.frames == 6 * len(blocks)
+    assert torch.equal(latent, expected)
+    attention = recorder.collect(latent)
+    assert len(attention.layers) == len(blocks_of(built.model).blocks)
+    # A pause is no counter, so there is one for each call and one for the reference.
+    assert 0 < graph.pauses <= 2 * (sum(len([*block.sites]) for block in blocks_of(built.model).blocks) + 1)

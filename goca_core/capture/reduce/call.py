@@ -119,6 +119,17 @@ def bind(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> AttentionCall:
     return AttentionCall(q, k, v, mask, q.shape[-1] ** -0.5 if scale is None else scale)
 
 
+def sizes(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, int, int]:
+    """The rows, queries and keys of a call with the arguments of ComfyUI's attention functions; allocates nothing.
+
+    >>> sizes((torch.zeros(2, 6, 32), torch.zeros(2, 77, 32)), {})
+    (2, 6, 77)
+    """
+    given = dict(zip(_NAMES, args, strict=False)) | dict(kwargs)
+    axis = 2 if given.get("skip_reshape") else 1
+    return given["q"].shape[0], given["q"].shape[axis], given["k"].shape[axis]
+
+
 def _four_axes(mask: Tensor, batch: int, queries: int) -> Tensor:
     """A mask in any shape that ComfyUI uses, as [B or 1, H or 1, Nq or 1, Nk]."""
     if mask.ndim == 2:
