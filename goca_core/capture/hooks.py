@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention.record import Tokens
 from . import passthrough
+from .comfy_graphs import drop_captured
 from .families import find_family, network_of
 from .families.base import Plan
 from .forward import ForwardRecorder
@@ -59,7 +60,8 @@ class SamplingRun(ABC):
         self._timestep: Tensor | float = 0.0
         self._sigma: float | None = None
         self._seen: set[Any] = set()
-        self._plan: Plan | None = None
+        # Several GPUs run copies of the network.
+        self._plans: dict[int, tuple[nn.Module, Plan]] = {}
         self._family = ""
 
     @property
@@ -94,11 +96,12 @@ class SamplingRun(ABC):
         """Take over what the recorders recorded."""
 
     def plan(self, model: Any) -> Plan:
-        """The plan of the running model, made once per run."""
-        if self._plan is None:
+        """The plan of the running model, made once per run and network."""
+        network = network_of(model)
+        if id(network) not in self._plans:
             family = find_family(model)
-            self._plan, self._family = family.plan(network_of(model)), family.name
-        return self._plan
+            self._plans[id(network)], self._family = (network, family.plan(network)), family.name
+        return self._plans[id(network)][1]
 
     def _main_rows(self, call: ModelCall) -> dict[Any, tuple[slice, Tokens]]:
         """The rows of each conditioning that is to be recorded and was not recorded yet in this evaluation.
@@ -226,6 +229,8 @@ class SamplingPatch(ABC, Generic[R]):
         run, options = self.current, {} if transformer_options is None else transformer_options
         call = ModelCall(executor.class_obj, x, options, given)
         recorders = [] if run is None else run.recorders(call)
+        if recorders:
+            drop_captured(network_of(call.model))
         with contextlib.ExitStack() as stack:
             for recorder in recorders:
                 options = stack.enter_context(recorder.installed(options))

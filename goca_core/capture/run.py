@@ -61,6 +61,7 @@ class RecordingRun(SamplingRun):
         self._gate: Gate | None = None
         self._reached: list[float] = []
         self._committed = False
+        self._missed = ""
         self._means: dict[Any, Attention] = {}
         # Why there is no recording of a conditioning, as a sentence. The first reason stays.
         self._obstacles: dict[Any, str] = {}
@@ -128,6 +129,8 @@ class RecordingRun(SamplingRun):
             return
         for uuid, result in forward.results().items():
             obstacle = self._unusable.get(uuid) or self._obstacle(forward, result, plan)
+            if uuid in self._means and len(result.layers) < len(self._means[uuid].layers):
+                continue  # code that does not run in Python any more hides a part of this evaluation
             if result.layers:
                 self._committed = True
             if obstacle:
@@ -138,7 +141,10 @@ class RecordingRun(SamplingRun):
             if mean is not None and not same_layout(mean, record):
                 # Another node (such as Deep Shrink) changed the size of the layers during the run; later steps are closer
                 # to the final image.
-                changed = f"averaged only from noise level {self.sigma:.2f} on, because the layers changed size there"
+                reason = "the layers changed size there"
+                if len(mean.layers) != len(record.layers):
+                    reason = "more layers could be recorded there"
+                changed = f"averaged only from noise level {self.sigma:.2f} on, because {reason}"
                 mean, record = None, replace(record, note="; ".join(filter(None, (record.note, changed))))
             self._means[uuid] = record if mean is None else blend(mean, record, 1 / (len(mean.sigmas) + 1))
 
@@ -205,13 +211,24 @@ class RecordingRun(SamplingRun):
             notes.append(
                 f"{lost} of {len(plan.blocks)} layers could not be recorded, because another node replaces their attention"
             )
+        if result.unscored:
+            notes.append(
+                f"the self-attention of {len(result.unscored)} of {len(plan.blocks)} layers could not be recorded, so these "
+                "layers have no score"
+            )
         if self._window.auto and abs(math.log(max(self.sigma, 1e-9) / plan.noise_level)) > 1:
             notes.append(f"recorded at noise level {self.sigma:.2f}, far from the best level, {plan.noise_level:.2f}")
         return "; ".join(notes)
 
     def close(self) -> None:
         """Release everything that belongs to the model."""
-        self._plan = self._percent_to_sigma = self._on_site = self.denoised = None
+        if self._gate is not None and self._gate.missed:
+            self._missed = (
+                f"{self._gate.missed} of {self._gate.wanted} evaluations in the step window were not recorded, because the "
+                "conditioning was not active there, a cache skipped them, or their attention could not be observed"
+            )
+        self._plans.clear()
+        self._percent_to_sigma = self._percent_to_sigma = self._on_site = self.denoised = None
 
     # -- access ------------------------------------------------------------------------------------------------------------
 
@@ -236,7 +253,8 @@ class RecordingRun(SamplingRun):
         chosen = [order[entry]] if entry else order
         for uuid in chosen:
             if uuid in self._means:
-                return self._means[uuid]
+                mean = self._means[uuid]
+                return replace(mean, note="; ".join(filter(None, (mean.note, self._missed))))
         reason = next((self._obstacles[uuid] for uuid in chosen if uuid in self._obstacles), None)
         raise AttentionError(reason or f"Nothing was recorded: {self._why_nothing_ran()}.")
 

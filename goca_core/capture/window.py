@@ -93,8 +93,14 @@ class Gate:
     def __init__(self, targets: Sequence[float], falling: bool = True) -> None:
         self.empty = not targets
         """Whether there were no levels to record from the start."""
+        self.wanted = len(targets)
         self._waiting = list(targets)
         self._falling = falling
+
+    @property
+    def missed(self) -> int:
+        """How many of the levels wanted were not recorded so far."""
+        return len(self._waiting)
 
     @property
     def finished(self) -> bool:

@@ -8,6 +8,7 @@ nothing of the recorder, whose pass-through comes between the two as it does in 
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import sys
 from collections import Counter
@@ -16,6 +17,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import comfy.ldm.modules.attention as central
+import comfy.model_base  # and with it all networks
+import comfy.model_prefetch
 import pytest
 import torch
 from torch import Tensor, nn
@@ -185,29 +188,34 @@ def fuse_projections(monkeypatch: pytest.MonkeyPatch) -> None:
 
         monkeypatch.setattr(lumina, "_fused_rms_modulated_linear", fused)
         return
-    forward = lumina.JointAttention.forward
+    fuse(monkeypatch, lumina.JointAttention, "qkv")
 
-    def without_module(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        result = torch.nn.functional.linear(x, self.qkv.weight, self.qkv.bias)
-        linear, self.qkv = self.qkv, _Given(result)
+
+def fuse(monkeypatch: pytest.MonkeyPatch, attention: Any, name: str) -> None:
+    """Let an attention module, or all of a class, compute a projection without calling its module."""
+    forward = attention.forward
+
+    def without_module(*args: Any, **kwargs: Any) -> Any:
+        owner = args[0] if isinstance(attention, type) else attention
+        linear = getattr(owner, name)
+        setattr(owner, name, _Bare(linear))
         try:
-            out: Tensor = forward(self, x, *args, **kwargs)
+            return forward(*args, **kwargs)
         finally:
-            self.qkv = linear
-        return out
+            setattr(owner, name, linear)
 
-    monkeypatch.setattr(lumina.JointAttention, "forward", without_module)
+    monkeypatch.setattr(attention, "forward", without_module)
 
 
-class _Given(nn.Module):
-    """In the place of a projection whose result is known."""
+class _Bare(nn.Module):
+    """In the place of a projection: the same result."""
 
-    def __init__(self, result: Tensor) -> None:
+    def __init__(self, linear: Any) -> None:
         super().__init__()
-        self.result = result
+        self.weight, self.bias = linear.weight, linear.bias
 
-    def forward(self, _x: Tensor) -> Tensor:
-        return self.result
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, self.weight, self.bias)
 
 
 # -- the graph of allocations ---------------------------------------------------------------------------------------------
@@ -277,3 +285,33 @@ def _tensors(value: Any) -> list[Tensor]:
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+# -- captured graphs ------------------------------------------------------------------------------------------------------
+
+
+class CapturedGraphs:
+    """A stand-in for ComfyUI's captured CUDA graphs: the first call of a block warms it up, the second is captured, and later
+    ones run without its Python code, so that nobody sees them. ``replayed``: how many did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, blocks: Iterable[nn.Module], droppable: bool) -> None:
+        self.warmed: set[nn.Module] = set()
+        self.replayed = 0
+        for block in blocks:
+            monkeypatch.setattr(block, "forward", functools.partial(self._run, block, block.forward))
+        if droppable:
+            monkeypatch.setattr(comfy.model_prefetch, "_drop_graph", _drop, raising=False)
+            monkeypatch.setattr(comfy.model_prefetch, "GRAPH_WARMED_MODULES", self.warmed, raising=False)
+
+    def _run(self, block: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if getattr(block, "_comfy_graph", None) is not None:
+            self.replayed += 1
+            return contextvars.Context().run(forward, *args, **kwargs)
+        if block in self.warmed:
+            block._comfy_graph = object()
+        self.warmed.add(block)
+        return forward(*args, **kwargs)
+
+
+def _drop(block: Any) -> None:
+    block._comfy_graph = None

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import comfy.model_prefetch
+import comfy.samplers
 import pytest
 import torch
+from torch import Tensor
 
 from goca_core.capture.guidance.patch import guide
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
-from goca_core.guidance.semantic import Settings
+from goca_core.guidance.semantic import REGION_RULES, Settings
 
 from . import tiny
-from .autumn import AllocationGraph, Autumn, fuse_projections, switch_on
+from .autumn import AllocationGraph, Autumn, CapturedGraphs, fuse, fuse_projections, switch_on
 from .dense import check, probe_and_record
 from .families import FAMILIES
 from .guided import TEXT, Notes, rate_of, work
@@ -113,3 +118,103 @@ def test_nothing_of_ours_is_in_the_graph_of_allocations(name: str, monkeypatch: 
     assert len(attention.layers) == len(blocks_of(built.model).blocks)
     # A pause is no counter, so there is one for each call and one for the reference.
     assert 0 < graph.pauses <= 2 * (sum(len([*block.sites]) for block in blocks_of(built.model).blocks) + 1)
+
+
+def test_captured_graphs_are_dropped_where_something_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tiny.build("flux")
+    graphs = CapturedGraphs(monkeypatch, BLOCKS["flux"](built.model.model.diffusion_model), droppable=True)
+    run = job(built, 1, cfg=1.0, steps=6)
+    latent = run.run(built.model)["samples"]
+    assert graphs.replayed
+    for window, count in ((Window(), 1), (Window(False, 0, 1, 6), 6)):
+        recording, recorder = record(built.model, window)
+        assert torch.equal(run.run(recording)["samples"], latent)
+        attention = recorder.collect(latent)
+        assert len(attention.sigmas) == count and not attention.note
+        assert len(attention.layers) == len(blocks_of(built.model).blocks)
+
+
+@pytest.mark.parametrize("part", [False, True], ids=["every block", "some blocks"])
+def test_evaluations_that_could_not_be_seen_are_told(part: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a newer version has no way to drop its graphs, the recording of the first evaluations is not all there is."""
+    built = tiny.build("flux")
+    blocks = BLOCKS["flux"](built.model.model.diffusion_model)
+    CapturedGraphs(monkeypatch, blocks[1:3] if part else blocks, droppable=False)
+    recording, recorder = record(built.model, Window(False, 0, 1, 6))
+    attention = recorder.collect(job(built, 1, cfg=1.0, steps=6).run(recording)["samples"])
+    assert len(attention.sigmas) == 2 and "4 of 6 evaluations" in attention.note
+    assert len(attention.layers) == len(blocks_of(built.model).blocks)
+    assert "4 of 6 evaluations" in attention.describe()
+
+
+def test_self_attention_that_could_not_be_seen_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tiny.build("wan21")
+    blocks = blocks_of(built.model).blocks
+    # A newer version may fuse this projection too.
+    fuse(monkeypatch, built.model.model.diffusion_model.blocks[0].self_attn, "q")
+    recording, recorder = record(built.model, Window())
+    attention = recorder.collect(job(built, 1, cfg=1.0, steps=1).run(recording)["samples"])
+    assert f"self-attention of 1 of {len(blocks)} layers" in attention.note
+
+
+# -- several GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def _on_copies(name: str) -> tuple[Any, Any]:
+    """A MODEL whose positive prompts run on a copy of the network at every other evaluation, in a thread, as with several
+    GPUs; and the copy."""
+    model, copied = tiny.build(name).model, tiny.build(name).model.model
+    original, networks = comfy.samplers.calc_cond_batch, [model.model, copied]
+
+    def in_threads(args: dict[str, Any]) -> list[Tensor]:
+        options = {**args["model_options"]}
+        options.pop("sampler_calc_cond_batch_function")
+        found: list[Any] = [None] * len(args["conds"])
+        copied.current_patcher = args["model"].current_patcher
+
+        def one(number: int, network: Any) -> None:
+            with torch.inference_mode():
+                cond = [args["conds"][number]]
+                (found[number],) = original(network, cond, args["input"], args["sigma"], options)
+
+        networks.reverse()
+        networks[:] = [copied if network is copied else args["model"] for network in networks]
+        threads = [threading.Thread(target=one, args=each) for each in enumerate(networks)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    spread = model.clone()
+    spread.set_model_sampler_calc_cond_batch_function(in_threads)
+    return spread, copied
+
+
+@pytest.mark.parametrize("name", ["sd15", "flux"])
+def test_a_copy_of_the_network_on_another_gpu(name: str) -> None:
+    built = tiny.build(name)
+    spread, copied = _on_copies(name)
+    run = job(built, 1, cfg=4.0, steps=2)
+    expected = run.run(spread)["samples"]
+    recording, recorder = record(spread, Window(False, 0, 1, 2))
+    latent = run.run(recording)["samples"]
+    assert torch.equal(latent, expected) and not any(module._forward_pre_hooks for module in copied.modules())
+    attention = recorder.collect(latent)
+    assert len(attention.sigmas) == 2 and not attention.note
+    recording, recorder = record(built.model, Window(False, 0, 1, 2))
+    alone = recorder.collect(run.run(recording)["samples"])
+    for one, other in zip(attention.layers, alone.layers, strict=True):
+        torch.testing.assert_close(one.maps["average"], other.maps["average"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", REGION_RULES)
+def test_semantic_guidance_over_several_gpus(rule: str) -> None:
+    built = tiny.build("sd15")
+    rates = []
+    for model in (_on_copies("sd15")[0], built.model):
+        notes = Notes()
+        work(built).run(notes.on(guide(model, Settings(rule))))
+        rates.append(rate_of(notes.args[0]))
+    # A pixel at which two words are equal up to rounding may go either way.
+    assert ((rates[0] - rates[1]).abs() < 1e-3).float().mean() > 0.97 and rates[0].std() > 0.01

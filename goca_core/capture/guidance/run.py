@@ -57,18 +57,18 @@ class GuidanceRun(SamplingRun):
         self._window = low * (1 - TOLERANCE), high * (1 + TOLERANCE)
         # A window over all of sampling holds every level, which then need not be read.
         self._always = window[0] <= 0 and window[1] >= 1
-        self.tokens = self._tokens_to_keep(guider.conds, words)
+        self.tokens, self._defaults = self._tokens_to_keep(guider.conds, words), plan.defaults
         if settings.rule == "GoCA":
             head = plan.defaults.head if settings.head == AUTO else settings.head
             layer = plan.defaults.layer if settings.layer == AUTO else settings.layer
             layer = "dot-product similarity" if layer == MASS_PRESERVING else layer
-            self._options, self._plans = RecordOptions((head,), (layer,)), [plan]
+            self._options = RecordOptions((head,), (layer,))
         else:
             self._options = RecordOptions(("average",), ("vanilla",), full_affinity=True, affinity_parts=True)
-            self._plans = _coarse_layers(plan, self._size)
+            _coarse_layers(plan, self._size)  # raises now if there are none
         self._found: dict[Any, Any] = {}
-        self._groups: together.Groups = {}
-        self._rows: together.Rows = {}
+        # By the first recorder of a call, because several GPUs run calls at the same time.
+        self._calls: dict[int, tuple[together.Groups, together.Rows]] = {}
         self._warned = self._broken = False
         self.working = False
         # Regions of an earlier evaluation, and how many evaluations they have been used in.
@@ -115,6 +115,7 @@ class GuidanceRun(SamplingRun):
             if self._age >= self._settings.renew_every:
                 self._last, self._age = None, 0
         self._found, self.working = {}, False
+        self._calls.clear()
 
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
         whole = call.frames == 1 and tuple(call.x.shape[-2:]) == self._size
@@ -124,21 +125,30 @@ class GuidanceRun(SamplingRun):
         self._seen.update(rows)
         self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
         # On a CPU kernels start at once, and separate recordings need less memory at a time.
-        self._groups = together.alone(rows) if call.x.device.type in CPUS else together.grouped(rows)
-        self._rows = rows
-        return [
-            ForwardRecorder(plan, self._options, self._groups, self._size, call.x.shape[0], given=call.given)
-            for plan in self._plans
+        groups = together.alone(rows) if call.x.device.type in CPUS else together.grouped(rows)
+        recorders = [
+            ForwardRecorder(plan, self._options, groups, self._size, call.x.shape[0], given=call.given)
+            for plan in self._recorded_plans(call.model)
         ]
+        self._calls[id(recorders[0])] = groups, rows
+        return recorders
+
+    def _recorded_plans(self, model: Any) -> list[Plan]:
+        """What is recorded of a network; several GPUs run copies of it."""
+        plan = self.plan(model)
+        if self._settings.rule == "GoCA":
+            return [plan]
+        return _coarse_layers(plan, self._size)
 
     def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
         """Keep the recordings of this call's conditionings until the evaluation ends."""
+        groups, rows = self._calls.pop(id(recorders[0]))
         failure = next((forward.failure for forward in recorders if forward.failure is not None), None)
         if failure is not None:
             self.give_up(failure)
             return
         # On the model's device: to bring it to the CPU at every step, and the rate back, takes longer than the step.
-        results = [together.parts(forward.results(on_device=True), self._groups, self._rows) for forward in recorders]
+        results = [together.parts(forward.results(on_device=True), groups, rows) for forward in recorders]
         for uuid, (first, tokens) in results[0].items():
             if self._settings.rule == "GoCA":
                 if first.layers:
@@ -157,7 +167,7 @@ class GuidanceRun(SamplingRun):
             self._scale,
             tuple(result.layers.values()),
             tokens,
-            self._plans[0].defaults,
+            self._defaults,
             affinity,
         )
 

@@ -49,12 +49,13 @@ Reduction = Callable[[Sequence[Waiting], Sequence[Tensor]], None]
 
 @dataclass
 class CondRecording:
-    """The recording of one conditioning in one call."""
+    """The recording of one conditioning in one call. ``unscored``: recorded layers whose self-attention was not seen."""
 
     layers: dict[str, Layer] = field(default_factory=dict)
     affinity: Tensor | None = None
     affinity_grid: Grid = (0, 0)
     affinity_parts: dict[str, Tensor] = field(default_factory=dict)
+    unscored: tuple[str, ...] = ()
 
     def tensors(self) -> list[Tensor]:
         """Everything that was recorded, in the order that ``with_tensors`` takes."""
@@ -72,7 +73,8 @@ class CondRecording:
             for name, layer in self.layers.items()
         }
         parts = take(self.affinity_parts)
-        return CondRecording(layers, None if self.affinity is None else next(moved), self.affinity_grid, parts)
+        affinity = None if self.affinity is None else next(moved)
+        return CondRecording(layers, affinity, self.affinity_grid, parts, self.unscored)
 
 
 class CondRecorder:
@@ -85,6 +87,7 @@ class CondRecorder:
         self._mean: MeanSink | PerplexitySink | None = None
         self._parts: dict[str, Tensor] = {}
         self._elements = 0
+        self._compared: set[str] = set()
         # The layers that wait to be reduced, with what is done then.
         self._stacks: dict[tuple[Any, ...], tuple[LayerStack[Waiting], Reduction]] = {}
         self._room = Room()
@@ -130,6 +133,7 @@ class CondRecorder:
         targets = self._targets(block)
         if not targets:
             return
+        self._compared.add(block.name)
         call = call.rows(self.rows)
         # Without known denominators, each row of an image's map gets its softmax over all keys, which costs no more.
         call = (compute_total(call) if spec.frames > 1 else call).queries(image)
@@ -152,6 +156,7 @@ class CondRecorder:
 
     def take_joint(self, block: Block, call: AttentionCall, output: Tensor, grid: Grid, spans: JointSpans) -> None:
         """Record the joint attention of a layer, as cross-attention and self-attention."""
+        self._compared.add(block.name)
         call = compute_total(call.rows(self.rows))
         value, site = output[self.rows, spans.image], block.cross_attn
         weighted = self._weighted(site)
@@ -287,16 +292,18 @@ class CondRecorder:
         A layer that could not be scored gets NaN.
         """
         self.finish()
-        layers = {}
+        layers, unscored = {}, []
         for block in self.spec.plan.blocks:
             layer = self._maps.get(block.name)
             if layer is not None:
                 scores = self._scores.scores.get(block.name)
+                if (self.spec.scored and scores is None) or (self._targets(block) and block.name not in self._compared):
+                    unscored.append(block.name)
                 if scores is None:
                     like = next(iter(layer.maps.values()))
                     scores = {method: like.new_full(like.shape[:1], torch.nan) for method in self.spec.scored}
                 layers[block.name] = replace(layer, scores=scores)
         if self._mean is None:
-            return CondRecording(layers)
+            return CondRecording(layers, unscored=tuple(unscored))
         parts = {block.name: self._parts[block.name] for block in self.spec.plan.blocks if block.name in self._parts}
-        return CondRecording(layers, self._mean.result(), self.spec.affinity_grid, parts)
+        return CondRecording(layers, self._mean.result(), self.spec.affinity_grid, parts, tuple(unscored))
