@@ -203,7 +203,9 @@ class ForwardRecorder:
         if rows != self.batch:
             return False
         if block.self_attn is None:
-            return any(self._joint_spans(block, cond, keys, options) is not None for cond in self._conds.values())
+            return any(
+                self._joint_spans(block, cond, queries, keys, options) is not None for cond in self._conds.values()
+            )
         return self._grid(block, queries - sum(self._around), options) is not None
 
     def _take(
@@ -237,17 +239,20 @@ class ForwardRecorder:
     def _take_joint(self, block: Block, call: AttentionCall, out: Tensor, options: Mapping[str, Any]) -> None:
         grid = self.plan.grid(block.level, *self.size)
         for cond in self._conds.values():
-            spans = self._joint_spans(block, cond, call.k.shape[2], options)
+            spans = self._joint_spans(block, cond, call.q.shape[2], call.k.shape[2], options)
             if spans is None:
                 continue
             if block.name == self.plan.reference and self.plan.feature == "attention":
-                cond.take_feature(out[:, spans.image], grid)
+                cond.take_feature(out[:, spans.asking], grid)
             cond.take_joint(block, call, out, grid, spans)
 
     def _joint_spans(
-        self, block: Block, cond: CondRecorder, total: int, options: Mapping[str, Any]
+        self, block: Block, cond: CondRecorder, queries: int, total: int, options: Mapping[str, Any]
     ) -> JointSpans | None:
-        """Where text and image are among the ``total`` keys of a joint call; None if it is another kind of call."""
+        """Where text and image are among the ``total`` keys of a joint call; None if it is another kind of call.
+
+        Where the prompt does not depend on the image, its keys are computed once, and then only the image asks.
+        """
         grid = self.plan.grid(block.level, *self.size)
         before, after = self._around
         references = sum(options.get("reference_image_num_tokens") or ()) + before + after
@@ -261,7 +266,8 @@ class ForwardRecorder:
                 "reference images"
             )
             return None
-        return JointSpans(spans.text, slice(spans.image.start + before, spans.image.stop + before))
+        own = slice(spans.image.start + before, spans.image.stop + before)
+        return JointSpans(spans.text, own, slice(0, image) if queries == image else None)
 
     def _keep_reference(self, block: Block, _module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:

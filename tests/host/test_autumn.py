@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from goca_core.capture.families import UnknownFamily
 from goca_core.capture.guidance.patch import guide
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
 from goca_core.guidance.semantic import REGION_RULES, Settings
 
-from . import tiny
+from . import prefix_network, tiny
 from .autumn import AllocationGraph, Autumn, CapturedGraphs, fuse, fuse_projections, switch_on
-from .dense import check, probe_and_record
+from .dense import assert_near, check, probe_and_record
 from .families import FAMILIES
 from .guided import TEXT, Notes, rate_of, work
 from .helpers import IDENTICAL_RUNS, blocks_of, identical, job, words_of
@@ -218,3 +219,48 @@ def test_semantic_guidance_over_several_gpus(rule: str) -> None:
         rates.append(rate_of(notes.args[0]))
     # A pixel at which two words are equal up to rounding may go either way.
     assert ((rates[0] - rates[1]).abs() < 1e-3).float().mean() > 0.97 and rates[0].std() > 0.01
+
+
+# -- a prompt whose keys are computed once --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_only_the_image_asks(cached: bool, batch: int) -> None:
+    """The keys of the prompt come first in each call, and the prefix's own calls, at the same sites, are not recorded."""
+    built = prefix_network.build(cached)
+    text = built.conditioning()[0][0].shape[1]
+    run = job(built, batch, (5, 7), cfg=1.0, steps=3)
+    assert text != 5 * 7
+    attention = identical(built.model, run)
+    assert (attention.family, len(attention.layers), attention.note) == ("qwen-image-2.1", 4, "")
+    network = built.model.model.diffusion_model
+    network.seen.clear()
+    recording, recorder = record(built.model, Window())
+    recorder.collect(run.run(recording)["samples"])
+    # Three evaluations of four blocks; the default window takes the last but one or so.
+    calls = [network.seen[4 * step : 4 * step + 4] for step in range(3)]
+    maps = [[_probabilities(q, k) for q, k in step] for step in calls]
+    levels = [float(layer[0][..., :text].mean()) for layer in maps]
+    found = [layer.maps["average"] for layer in attention.layers]
+    nearest = min(range(3), key=lambda step: abs(levels[step] - float(found[0].mean())))
+    for layer, dense in zip(found, maps[nearest], strict=True):
+        assert_near(layer, dense[..., :text].mean(1))
+    propagated = blocks_of(built.model).affinity
+    own = torch.stack([maps[nearest][int(name.split(".")[1])][..., text:].mean(1) for name in propagated]).mean(0)
+    assert attention.affinity is not None
+    assert_near(attention.affinity.matrix, own)
+    assert all(layer.scores["dot-product similarity"].isfinite().all() for layer in attention.layers)
+
+
+def _probabilities(q: Tensor, k: Tensor) -> Tensor:
+    q, k = (x.double().unflatten(-1, (prefix_network.HEADS, -1)).transpose(1, 2) for x in (q, k))
+    return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
+
+
+def test_another_model_of_the_same_class_is_not_misread() -> None:
+    """Ming-Image is told from Lumina by a buffer of its network."""
+    built = tiny.build("lumina2")
+    built.model.model.diffusion_model.register_buffer("__ming_image__", torch.zeros(1))
+    with pytest.raises(UnknownFamily, match="NextDiT"):
+        record(built.model, Window())

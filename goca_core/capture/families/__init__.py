@@ -29,6 +29,7 @@ from .mochi import Mochi
 from .omnigen2 import Boogu, Omnigen2
 from .pixart import PixArt
 from .qwen_image import MageFlow, QwenImage
+from .qwen_image21 import QwenImage21
 from .sd3 import SD3
 from .unet import UNet
 from .wan import Wan
@@ -44,6 +45,7 @@ FAMILIES: tuple[Family, ...] = (
     SD3(),
     AuraFlow(),
     QwenImage(),
+    QwenImage21(),
     Lumina(),
     HiDream(),
     Omnigen2(),

@@ -67,10 +67,19 @@ class Block:
 
 @dataclass(frozen=True)
 class JointSpans:
-    """The range of the conditioning's tokens in a joint sequence, and that of the image's tokens (in raster order)."""
+    """The range of the conditioning's tokens in a joint sequence, and that of the image's tokens (in raster order).
+
+    ``queries``: that of the image's tokens among the queries, if only they ask.
+    """
 
     text: slice
     image: slice
+    queries: slice | None = None
+
+    @property
+    def asking(self) -> slice:
+        """The image's tokens among the queries."""
+        return self.image if self.queries is None else self.queries
 
 
 # (all tokens, tokens of the conditioning, of the image, of reference images) -> their ranges; None if the numbers do
@@ -162,6 +171,7 @@ class Support:
     ``words``: the text encoders; a star marks those whose vocabulary does not come with ComfyUI. ``settings``: where its
     layers and methods come from. ``recorded``: the kind of attention, where ``heads`` does not imply it (heads of joint
     attention are averaged). ``since``: the first ComfyUI version with this family, if the oldest supported one lacks it.
+    ``described``: written from a description, and tested with a network that makes the same calls.
     """
 
     models: str
@@ -170,6 +180,7 @@ class Support:
     settings: Literal["from the paper", "by analogy"]
     recorded: Literal["", "cross-attention", "joint attention"] = ""
     since: str = ""
+    described: bool = False
 
     @property
     def attention(self) -> str:
@@ -177,6 +188,8 @@ class Support:
 
     @property
     def tested(self) -> str:
+        if self.described:
+            return "from the description"
         return "small model, small vocabulary" if "*" in self.words else "small model, real vocabulary"
 
 

@@ -19,6 +19,10 @@ class Lumina(Family):
     network_class = "comfy.ldm.lumina.model.NextDiT"
     exact = True  # the variant that generates pixels instead of latents is a subclass
 
+    def matches(self, network: Any) -> bool:
+        # Ming-Image is this class too, with another sequence: learned queries, then the words, and layers as frames.
+        return super().matches(network) and getattr(network, "__ming_image__", None) is None
+
     def plan(self, network: Any) -> Plan:
         # With int8 weights a kernel may compute norm, modulation and projection in one.
         sites = (

@@ -158,14 +158,14 @@ class CondRecorder:
         """Record the joint attention of a layer, as cross-attention and self-attention."""
         self._compared.add(block.name)
         call = compute_total(call.rows(self.rows))
-        value, site = output[self.rows, spans.image], block.cross_attn
+        value, site = output[self.rows, spans.asking], block.cross_attn
         weighted = self._weighted(site)
         with effective_weight(site.out, value) if weighted else nullcontext() as weight:
             heads = self._head_weights(site.heads, value, call.v[:, :, spans.image], weight)
         text = self._text_maps(heads, spans.text.stop - spans.text.start, value.device)
         sinks = self._sinks((Waiting(block),))
         maps = SelfMaps(grid, sinks, self.spec.frames) if sinks else None
-        joint_pass(call.queries(spans.image), spans, text, maps, self._block_elements(call))
+        joint_pass(call.queries(spans.asking), spans, text, maps, self._block_elements(call))
         self._keep((Waiting(block),), text, grid)
         if maps is not None:
             maps.finish()

@@ -1,0 +1,90 @@
+"""A network in which the prompt is a causal prefix and only the image asks, with the calls and names of Qwen-Image 2.1.
+
+The pinned ComfyUI lacks that model, so its description stands in for it. The network is put into a tiny Flux, whose
+sampling is of the same kind.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from torch import Tensor, nn
+
+from . import tiny
+
+WIDTH, HEADS, TEXT = 32, 4, 48
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = HEADS
+        self.to_q, self.to_k, self.to_v = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(WIDTH, WIDTH, bias=False), nn.Identity()])
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attn = Attention()
+
+
+class QwenImage21Transformer2DModel(nn.Module):
+    """``cached``: whether the keys of the prefix are kept for later evaluations. ``seen``: queries and keys of the image's
+    calls."""
+
+    dtype = torch.float32
+
+    def __init__(self, channels: int, depth: int = 4, cached: bool = True) -> None:
+        super().__init__()
+        self.cached = cached
+        self.image_in, self.text_in = nn.Linear(channels, WIDTH), nn.Linear(TEXT, WIDTH)
+        self.transformer_blocks = nn.ModuleList(Block() for _ in range(depth))
+        self.image_out = nn.Linear(WIDTH, channels)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+        self._prefixes: dict[float, list[tuple[Tensor, Tensor]]] = {}
+
+    def forward(
+        self, x: Tensor, timestep: Tensor, context: Tensor, transformer_options: dict[str, Any], **_more: Any
+    ) -> Tensor:
+        image = self.image_in(x.flatten(2).mT) * (1 + timestep.reshape(-1, 1, 1))
+        prefixes = self._prefix(context, transformer_options)
+        for block, (k, v) in zip(self.transformer_blocks, prefixes, strict=True):
+            attn: Any = block.attn
+            own = nn.functional.layer_norm(image, (WIDTH,))
+            q, k, v = attn.to_q(own), torch.cat((k, attn.to_k(own)), 1), torch.cat((v, attn.to_v(own)), 1)
+            self.seen.append((q, k))
+            image = image + attn.to_out[0](optimized_attention(q, k, v, HEADS, transformer_options=transformer_options))
+        out: Tensor = self.image_out(image).mT.reshape(x.shape)
+        return out
+
+    def _prefix(self, context: Tensor, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+        key = float(context.double().sum())
+        if self.cached and key in self._prefixes:
+            return self._prefixes[key]
+        text, found = self.text_in(context), []
+        mask = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool).tril()
+        for block in self.transformer_blocks:
+            attn: Any = block.attn
+            own = nn.functional.layer_norm(text, (WIDTH,))
+            q, k, v = attn.to_q(own), attn.to_k(own), attn.to_v(own)
+            found.append((k, v))
+            given = optimized_attention(
+                q, k, v, HEADS, mask=mask.expand(len(q), 1, -1, -1), transformer_options=options
+            )
+            text = text + attn.to_out[0](given)
+        self._prefixes[key] = found
+        return found
+
+
+QwenImage21Transformer2DModel.__module__ = "comfy.ldm.qwen_image21.model"
+
+
+def build(cached: bool = True) -> tiny.Tiny:
+    built = tiny.build("flux")
+    torch.manual_seed(3)
+    network = QwenImage21Transformer2DModel(built.channels, cached=cached).eval().requires_grad_(False)
+    built.model.model.diffusion_model = network
+    return built
