@@ -271,7 +271,9 @@ def test_words_of_a_recording() -> None:
     own = recording().tokens
     assert own.word_map() == own.words
     other = words_of("two dogs", length=12)
-    assert own.word_map(other) == other
+    assert recording(text=None).tokens.word_map(other) == other
+    with pytest.raises(WordMapError, match='another prompt, "two dogs", than the conditioning'):
+        own.word_map(other)
     with pytest.raises(WordMapError, match="24 tokens but this one has 12"):
         own.word_map(words_of("two dogs", length=24))
     with pytest.raises(WordMapError, match=r"Encode Prompt \(GoCA\).*Prompt Words \(GoCA\)"):
