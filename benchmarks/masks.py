@@ -3,8 +3,9 @@
     python benchmarks/masks.py                  on the CPU
     python benchmarks/masks.py --device cuda    on a GPU, with everything brought back to the CPU
 
-Times Mask From Tokens without its files: from the recording, which is on the CPU, to masks there and to the small images
-that the browser gets. Half of the GPU's free memory may be used, as in ComfyUI.
+Times, for recordings with either method, Mask From Tokens without its files: from the recording, which is on the CPU,
+to masks there and to the small images that the browser gets. Half of the GPU's free memory may be used, as in
+ComfyUI.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor
 from benchmarks.timing import medians
 from goca_core.attention.record import Affinity, Attention, Defaults, Layer, Tokens
 from goca_core.batches import Workplace
+from goca_core.capture.options import RecordOptions
 from goca_core.picture import sheets
 from goca_core.pipeline import MaskRequest, as_scoring, make_masks
 from goca_core.words.build import Token, build
@@ -50,7 +52,7 @@ def random_recording(size: tuple[int, int], patch: int, layers: int, grid: tuple
             f"layer.{number}",
             height,
             width,
-            {"dot-product": chances(frames, height * width, tokens.count)},
+            {method: chances(frames, height * width, tokens.count) for method in ("average", "dot-product")},
             {"dot-product similarity": torch.rand(frames, generator=generator) + 0.1},
         )
         for number in range(layers)
@@ -88,10 +90,14 @@ def main() -> None:
         "a video of 33 frames, 832x480": random_recording((60, 104), 2, 30, (18, 32), 9),
     }
     with torch.inference_mode():
-        actions = {name: lambda record=record: make(record, place) for name, record in records.items()}
-        print("| masks of | seconds |\n|---|---|")
-        for name, seconds in medians(actions, options.repeat).items():
-            print(f"| {name} | {seconds:.3f} |")
+        actions = {}
+        for name, record in records.items():
+            auto = replace(record, defaults=RecordOptions(method="auto").defaults(record.defaults))
+            actions |= {name: lambda of=record: make(of, place), f"{name}, auto": lambda of=auto: make(of, place)}
+        seconds = medians(actions, options.repeat)
+        print("| masks of | method paper | method auto |\n|---|---|---|")
+        for name in records:
+            print(f"| {name} | {seconds[name]:.3f} s | {seconds[f'{name}, auto']:.3f} s |")
 
 
 if __name__ == "__main__":
