@@ -22,7 +22,7 @@ demo: host ## generate an image, masks, an overlay and a table into ./output (AR
 test: host ## run all tests on a real ComfyUI (ARGS="-k words"; GOCA_DEVICE=cuda: on the GPU)
 	@GOCA_REQUIRE_HOST=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(HOST_PYTHON) -m pytest $(PARALLEL) $(ARGS)
 
-test-hosts: host ## run tests/host on the oldest and the newest supported ComfyUI (ARGS="--only oldest -- -k families")
+test-hosts: ## run tests/host on the oldest ComfyUI, the newest, and yours in COMFYUI_DIR (ARGS="--only oldest -- -k families")
 	@$(PYTHON) scripts/test_hosts.py $(ARGS)
 
 unit: host ## run only the tests of the method (tests/unit)

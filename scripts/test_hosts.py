@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
-"""Run the tests of tests/host on the oldest ComfyUI that the pack supports, and then on the newest.
+"""Run the tests of tests/host on the oldest ComfyUI that they are pinned to, on the newest, and on your own.
 
-    python scripts/test_hosts.py                     both; takes twice as long as tests/host in `make test`
+    python scripts/test_hosts.py                     takes as long as tests/host in `make test`, for each of them
     python scripts/test_hosts.py --only oldest       only one of them
     python scripts/test_hosts.py -- -k families      pass arguments to pytest
 
-The older ComfyUI is in ``.host/ComfyUI-<version>``. Its environment reuses the packages of the newest one, because torch is
-large, and adds the packages that the older one needs in another version.
+    COMFYUI_DIR=~/ComfyUI python scripts/test_hosts.py --only yours
+
+``yours`` is any other ComfyUI, older or newer. It is used in place and never written to. The older ComfyUI is in
+``.host/ComfyUI-<version>``. The environments of both reuse the packages of the newest one, because torch is large, and add
+the packages that they need in another version. COMFYUI_PYTHON is an interpreter for yours that is used as it is.
 """
 
 from __future__ import annotations
@@ -35,6 +38,23 @@ def older(release: Release, newest: Host) -> Host:
         provider.provide_release(release, host.dir)
         _overlay(folder, host, newest)
     return host
+
+
+def yours(folder: Path, python: str, newest: Host) -> Host:
+    """Set up the environment of a user's own ComfyUI. Raises SetupError."""
+    if python:
+        return Host(folder, Path(os.path.abspath(Path(python).expanduser())))
+    own = STORE / "venv-yours"
+    host = Host(folder, own / newest.python.parent.name / newest.python.name)
+    with provider.alone():
+        _overlay(own, host, newest)
+    return host
+
+
+def version_of(host: Host) -> str:
+    """The version of a ComfyUI, as it says itself."""
+    file = host.dir / "comfyui_version.py"
+    return file.read_text(encoding="utf-8").split('"')[-2] if file.is_file() else "of unknown version"
 
 
 def _overlay(folder: Path, host: Host, newest: Host) -> None:
@@ -75,23 +95,34 @@ def run_tests(host: Host, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run tests/host on the oldest supported ComfyUI and on the newest.")
-    parser.add_argument("--only", choices=("oldest", "newest"), help="test on this one only")
+    parser = argparse.ArgumentParser(description="Run tests/host on the oldest ComfyUI, the newest, and your own.")
+    parser.add_argument("--only", choices=("oldest", "newest", "yours"), help="test on this one only")
     parser.add_argument("arguments", nargs="*", metavar="ARGUMENT", help="arguments for pytest, after --")
     options = parser.parse_args()
+    # The pinned ones are set up as if there were no other.
+    given, python = (os.environ.pop(name, "").strip() for name in ("COMFYUI_DIR", "COMFYUI_PYTHON"))
     results: dict[str, int] = {}
     try:
+        folder = Path(os.path.abspath(Path(given).expanduser()))
+        if options.only == "yours" and not given:
+            raise SetupError("Set COMFYUI_DIR to the folder of your ComfyUI.")
+        if given and not (folder / "main.py").is_file():
+            raise SetupError(f"COMFYUI_DIR={folder} contains no ComfyUI: there is no main.py in it.")
         newest = provider.provide()
-        for name, release in (("oldest", provider.OLDEST), ("newest", provider.NEWEST)):
-            if options.only in (None, name):
-                host = older(release, newest) if name == "oldest" else newest
-                say(f"ComfyUI {release.version} ({name}):")
-                results[release.version] = run_tests(host, options.arguments)
+        for name in ("oldest", "newest", *(["yours"] if given else [])):
+            if options.only not in (None, name):
+                continue
+            host = newest
+            if name != "newest":
+                host = older(provider.OLDEST, newest) if name == "oldest" else yours(folder, python, newest)
+            label = f"{version_of(host)} ({name})"
+            say(f"ComfyUI {label}:")
+            results[label] = run_tests(host, options.arguments)
     except SetupError as error:
         print(f"make test-hosts: {error}", file=sys.stderr)
         return 1
-    for version, code in results.items():
-        say(f"ComfyUI {version}: {'passed' if code == 0 else f'FAILED (pytest ended with {code})'}")
+    for label, code in results.items():
+        say(f"ComfyUI {label}: {'passed' if code == 0 else f'FAILED (pytest ended with {code})'}")
     return max(results.values())
 
 

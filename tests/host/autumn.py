@@ -299,6 +299,8 @@ class CapturedGraphs:
         self.replayed = 0
         for block in blocks:
             monkeypatch.setattr(block, "forward", functools.partial(self._run, block, block.forward))
+        for name in ("_drop_graph", "GRAPH_WARMED_MODULES"):
+            monkeypatch.delattr(comfy.model_prefetch, name, raising=False)
         if droppable:
             monkeypatch.setattr(comfy.model_prefetch, "_drop_graph", _drop, raising=False)
             monkeypatch.setattr(comfy.model_prefetch, "GRAPH_WARMED_MODULES", self.warmed, raising=False)
@@ -314,4 +316,4 @@ class CapturedGraphs:
 
 
 def _drop(block: Any) -> None:
-    block._comfy_graph = None
+    del block._comfy_graph

@@ -125,6 +125,18 @@ def pack(host: SimpleNamespace) -> ModuleType:
     return sys.modules[folder.replace(".", "_x_")]
 
 
+DISPATCH = os.environ.get("GOCA_DISPATCH", "")
+if DISPATCH not in ("", "autumn"):
+    raise pytest.UsageError(f"GOCA_DISPATCH={DISPATCH} is unknown; set it to autumn, or not at all.")
+
+
+@pytest.fixture(autouse=True)
+def dispatch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With GOCA_DISPATCH=autumn every network calls attention as since autumn 2026 (see `autumn`)."""
+    if READY and DISPATCH and not request.module.__name__.endswith("test_autumn"):
+        importlib.import_module(f"{__package__}.autumn").switch_on(monkeypatch)
+
+
 @pytest.fixture
 def warned(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[str], list[str]]]:
     """The warnings so far that name something."""
