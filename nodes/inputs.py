@@ -72,6 +72,7 @@ def options(
     reference_channel0: bool,
     reference_grid: str,
     method: str,
+    prompt: str = "positive",
 ) -> RecordOptions:
     """The values of `recording` as one object."""
     return RecordOptions(
@@ -81,6 +82,7 @@ def options(
         propagation_grid == "full",
         GRIDS[reference_grid],
         method=method,
+        prompt=prompt,
     )
 
 

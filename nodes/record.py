@@ -6,7 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..goca_core.capture.recorder import record
+from ..goca_core.capture.options import PROMPTS
+from ..goca_core.capture.recorder import record as start_recording
 from ..goca_core.capture.window import Window
 from . import inputs, types
 from .inputs import with_tooltip
@@ -52,6 +53,11 @@ class RecordAttention(io.ComfyNode):
                     "intervals. Used only when window is percent.",
                 ),
                 *inputs.recording(),
+                with_tooltip(
+                    io.Combo.Input("record", options=list(PROMPTS), default="positive", optional=True, advanced=True),
+                    "Whose attention is recorded: that of the positive or of the negative prompt. The maps of the negative "
+                    "prompt show where the model would have put its words. They need a CFG scale above 1.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The recording model. Connect it to the sampler."),
@@ -77,12 +83,19 @@ class RecordAttention(io.ComfyNode):
         reference_channel0: bool = False,
         reference_grid: str = "auto",
         method: str = "paper",  # what graphs from before this input expect
+        record: str = "positive",
     ) -> io.NodeOutput:
         chosen = Window(window == "auto", start_percent, end_percent, max_evaluations)
         options = inputs.options(
-            head_methods, layer_methods, propagation_grid, reference_channel0, reference_grid, method
+            head_methods,
+            layer_methods,
+            propagation_grid,
+            reference_channel0,
+            reference_grid,
+            method,
+            record,
         )
-        return io.NodeOutput(*record(model, chosen, options))
+        return io.NodeOutput(*start_recording(model, chosen, options))
 
 
 class CollectAttention(io.ComfyNode):

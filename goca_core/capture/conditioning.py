@@ -95,19 +95,22 @@ def words_of(cond: Any, extra: Mapping[str, Any]) -> WordMap | None:
     return join(parts, length) if parts else None
 
 
-def unusable(cond: Tensor, extra: Mapping[str, Any]) -> str:
-    """Why no words can be told apart in a conditioning entry, as a sentence; empty if they can."""
+def unusable(cond: Tensor, extra: Mapping[str, Any], prompt: str) -> str:
+    """Why no words can be told apart in a conditioning entry, as a sentence; empty if they can.
+
+    ``prompt``: "positive" or "negative".
+    """
     if cond.device.type != "cpu":
         return ""  # ComfyUI keeps them on the CPU; elsewhere they would have to be waited for
     if not torch.isfinite(cond).all():
         return (
-            "The positive conditioning is not a number (NaN or infinity), so no mask can be made; correct weights such as "
+            f"The {prompt} conditioning is not a number (NaN or infinity), so no mask can be made; correct weights such as "
             "(cat:nan) in the prompt, or run the text encoder at a higher precision."
         )
     if length_of(cond, extra) == cond.shape[1] and not cond.any():
         return (
-            "The positive conditioning is zeroed out, so all of its words are the same to the model; connect an encoded "
-            "prompt to the positive input of the sampler, without Conditioning Zero Out."
+            f"The {prompt} conditioning is zeroed out, so all of its words are the same to the model; connect an encoded "
+            f"prompt to the {prompt} input of the sampler, without Conditioning Zero Out."
         )
     return ""
 

@@ -19,6 +19,9 @@ RECORD_METHODS: tuple[str, ...] = (AUTO, PAPER)
 # The same for every family: what the activations say decides, not a table (docs/without-labels.md).
 _AUTO_DEFAULTS = Defaults("average", INFORMATION, "sum-1 rescaling + per-token renorm+", 2, CLEAREST)
 
+PROMPTS: tuple[str, ...] = ("positive", "negative")
+"""Whose attention is recorded."""
+
 Methods = tuple[str, ...] | str
 """Names of methods, or "auto" or "all"."""
 
@@ -27,15 +30,16 @@ Methods = tuple[str, ...] | str
 class RecordOptions:
     """What to keep of a sampling run.
 
-    ``method``: "paper" keeps what the published method needs, with the paper's choices for the family. "auto" keeps the rule
-    that suits every family (docs/without-labels.md): for propagation, the layers on the finest grid in the last third of the
-    model, each row divided by its sum, and a layer weighted by the square of its perplexity (see
-    ``reduce.layer_scores.PerplexitySink``); layers are not compared with a reference. The recording's ``defaults`` say which
-    it was. ``head_methods``, ``layer_methods``: "auto" keeps what the method needs and the plain average, "all" keeps every
-    one. ``full_affinity``: keep self-attention for propagation on the finest layer's grid. ``reference_channel0``: use
-    one channel of the reference feature, as the released code does. ``grid_limit``: compare layers on at most this many
-    tokens, 0 = no limit; all frames of a video together get no more memory than one image. ``affinity_parts``: also keep
-    the self-attention of each propagation layer, besides their mean. Raises ValueError for an unknown method.
+    ``method``: "paper" keeps what the published method needs, with the paper's choices for the family. "auto" keeps the
+    rule that suits every family (docs/without-labels.md): for propagation, the layers on the finest grid in the last
+    third of the model, each row divided by its sum, and a layer weighted by the square of its perplexity (see
+    ``reduce.layer_scores.PerplexitySink``); layers are not compared with a reference. The recording's ``defaults`` say
+    which it was. ``head_methods``, ``layer_methods``: "auto" keeps what the method needs and the plain average, "all"
+    keeps every one. ``full_affinity``: keep self-attention for propagation on the finest layer's grid.
+    ``reference_channel0``: use one channel of the reference feature, as the released code does. ``grid_limit``: compare
+    layers on at most this many tokens, 0 = no limit; all frames of a video together get no more memory than one image.
+    ``affinity_parts``: also keep the self-attention of each propagation layer, besides their mean. ``prompt``: "positive"
+    or "negative", the one whose attention is recorded. Raises ValueError for an unknown method or prompt.
 
     >>> RecordOptions(head_methods="all").heads(Defaults("average", "vanilla", "raw", 0))[:2]
     ('average', 'l2-norm')
@@ -48,8 +52,10 @@ class RecordOptions:
     grid_limit: int = GRIDS["auto"]
     affinity_parts: bool = False
     method: str = PAPER
+    prompt: str = "positive"
 
     def __post_init__(self) -> None:
+        check_choice("prompt", self.prompt, PROMPTS)
         check_choice("method", self.method, RECORD_METHODS)
 
     def defaults(self, family: Defaults) -> Defaults:

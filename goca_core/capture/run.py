@@ -39,7 +39,8 @@ class RecordingRun(SamplingRun):
     ) -> None:
         super().__init__(shape[0])
         # Guiders with and without a negative have a "positive"; of guiders with other names the first list is recorded.
-        conditionings = guider.conds.get("positive", next(iter(guider.conds.values()), []))
+        first: list[Any] = next(iter(guider.conds.values()), []) if options.prompt == "positive" else []
+        conditionings = guider.conds.get(options.prompt, first)
         self.tokens = {
             entry["uuid"]: _tokens_to_keep(length_of(entry["cross_attn"], entry), words_of(entry["cross_attn"], entry))
             for entry in conditionings
@@ -48,7 +49,7 @@ class RecordingRun(SamplingRun):
         self._unusable = {
             entry["uuid"]: reason
             for entry in conditionings
-            if entry.get("cross_attn") is not None and (reason := unusable(entry["cross_attn"], entry))
+            if entry.get("cross_attn") is not None and (reason := unusable(entry["cross_attn"], entry, options.prompt))
         }
         # Whether the latent that sampling began with is finite. It is read only when a recording is asked for.
         self._began_finite: Tensor | None = None
@@ -233,11 +234,12 @@ class RecordingRun(SamplingRun):
     # -- access ------------------------------------------------------------------------------------------------------------
 
     def attention(self, entry: int) -> Attention:
-        """The recording of one positive conditioning. Raises AttentionError when there is none; the message says why."""
+        """The recording of one conditioning of the prompt. Raises AttentionError when there is none; the message says why."""
         order = list(self.tokens)
         if not order:
             raise AttentionError(
-                "The sampler had no positive text conditioning, so there is no attention to words; connect an encoded prompt."
+                f"The sampler had no {self._options.prompt} text conditioning, so there is no attention to words; connect an "
+                "encoded prompt."
             )
         if not 0 <= entry < len(order):
             raise AttentionError(
@@ -265,6 +267,11 @@ class RecordingRun(SamplingRun):
             return (
                 f"no step of this run ({len(self._sigmas) - 1} steps) falls into the step window from "
                 f"{self._window.start:g} to {self._window.end:g}; widen the window, or set it to auto"
+            )
+        if self._options.prompt == "negative":
+            return (
+                "the sampler did not evaluate the negative prompt in the recorded step, most likely because its CFG scale is 1; "
+                "use a higher one, or record the positive prompt"
             )
         return (
             "the conditioning was not active in the recorded step (its timestep range ends elsewhere), or a cache skipped "
