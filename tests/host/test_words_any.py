@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import comfy.sd
+import comfy.text_encoders.flux
+import comfy.text_encoders.lumina2
 import comfy.text_encoders.z_image
 import pytest
 import safetensors.torch
@@ -20,15 +23,23 @@ from goca_core.words.text import fold_words
 from goca_core.words.word_map import WordMap
 
 from .test_words import clip_of
+from .vocabularies import gemma
 
 _maps: dict[str, Any] = {}
+
+
+_TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "qwen": comfy.text_encoders.z_image.ZImageTokenizer,
+    "t5": comfy.text_encoders.flux.FluxTokenizer,
+    "gemma": lambda: comfy.text_encoders.lumina2.LuminaTokenizer(tokenizer_data={"spiece_model": gemma()}),
+}
 
 
 def words_of(kind: str, text: str) -> WordMap:
     if kind not in _maps:
         clip = clip_of("clip-l+g") if kind == "clip" else comfy.sd.CLIP(no_init=True)
         if kind != "clip":
-            clip.tokenizer, clip.tokenizer_options = comfy.text_encoders.z_image.ZImageTokenizer(), {}
+            clip.tokenizer, clip.tokenizer_options = _TOKENIZERS[kind](), {}
         _maps[kind] = clip
     return conditioning.word_map(_maps[kind], text)
 
@@ -111,7 +122,7 @@ many = settings(
 )
 
 
-@pytest.mark.parametrize("kind", ["clip", "qwen"])
+@pytest.mark.parametrize("kind", ["clip", "t5", "qwen", "gemma"])
 @many
 @given(text=ANY_PROMPT, data=st.data())
 def test_each_word_of_any_prompt_is_found_beside_an_automatic_background(
