@@ -103,8 +103,8 @@ def latent() -> io.Input:
 
 def background_phrases(**more: Any) -> io.Input:
     return with_tooltip(
-        io.String.Input("background", multiline=True, default="auto", **more),
-        "Phrases that are not objects, one per line, as in phrases. auto: everything else that the prompt names. "
+        io.String.Input("background", default="auto", **more),
+        "Phrases that are not objects, separated by commas. auto: everything else that the prompt names. "
         "Empty: no background phrases; every pixel then has a background score of 0.5.",
     )
 

@@ -13,6 +13,7 @@ const STYLE = `
 .goca-chips { display: flex; flex-wrap: wrap; align-content: flex-start; gap: 3px; flex: 1 1 auto; min-height: 22px;
   overflow: auto; padding: 2px; }
 .goca-with-view > .goca-chips { flex: 0 1 auto; max-height: 40%; }
+.goca-with-view > .goca-view { flex: 1 0 250px; }
 .goca-chip { flex: none; max-width: 100%; padding: 1px 7px; font: inherit; color: inherit; cursor: pointer;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; user-select: none; background: var(--comfy-input-bg);
   border: 1px solid var(--border-color); border-left: 4px solid var(--border-color); border-radius: 5px; }
@@ -23,6 +24,8 @@ const STYLE = `
   background: color-mix(in srgb, var(--goca-colour) 35%, var(--comfy-input-bg)); }
 .goca-chip.goca-over { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: -1px; }
 .goca-note { color: var(--descrip-text); padding: 2px; }
+.goca-more { flex: none; align-self: flex-start; }
+body:has(.lg-node) .goca-more { display: none; }
 .goca-said { flex: 0 1 auto; min-height: 20px; max-height: 70%; overflow: auto; user-select: text; overflow-wrap: anywhere; }
 .goca-said p { margin: 0 0 2px; padding: 2px 6px; border-left: 4px solid; border-radius: 3px; background: var(--comfy-input-bg); }
 .goca-said .goca-error { border-color: #e5484d; }
@@ -76,6 +79,8 @@ export function addPanel(node, name, height) {
   const widget = node.addDOMWidget(name, name, element, { serialize: false, margin, getMinHeight: () => height + 2 * margin });
   // Neither saved nor sent to the server. It must be the last widget, because values are saved by position.
   widget.serialize = false;
+  // ComfyUI's side panel lists every widget and gives it its own width, which the panel on the node would then have too.
+  Object.defineProperty(widget, "width", { get: () => undefined, set() {}, configurable: true });
   element.addEventListener("wheel", passWheel);
   for (const type of ["pointerdown", "pointermove", "pointerup"]) element.addEventListener(type, passMiddleButton);
   element.addEventListener("keydown", (event) => {

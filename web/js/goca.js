@@ -1,6 +1,7 @@
 // Adds the panels to the pack's nodes, through ComfyUI's extension hooks.
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
+import { foldAdvanced, limitBox, nameBoxes } from "./compact.js";
 import { settle } from "./dom.js";
 import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
 import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
@@ -13,7 +14,7 @@ const FACES = {
 };
 // Widgets that affect the panels, and the extra height of new nodes.
 const WATCHED = ["text", "phrases", "background", "labels", "opacity"];
-const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 220, [OVERLAY]: 160 };
+const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 60, [OVERLAY]: 160 };
 
 let tables = { colours: [[128, 128, 128]], light: [0.3, 0.6, 0.1], contrast: 0.3, maps: {}, stop: [] };
 let waiting = false;
@@ -103,6 +104,7 @@ app.registerExtension({
     tables = nodeData.input?.required?.phrases?.[1]?.goca ?? tables;
     follow(nodeType.prototype, "onExecuted", executed);
     follow(nodeType.prototype, "onConnectionsChange", refresh);
+    nameBoxes(nodeType);
     if (nodeData.name !== OVERLAY) return;
     // The classic renderer draws the image preview of a node here.
     const draw = nodeType.prototype.onDrawBackground;
@@ -117,6 +119,10 @@ app.registerExtension({
     const face = new Face(node, tables);
     const { panel } = face;
     face.said = new Said(panel);
+    if (node.comfyClass === MASKS) {
+      foldAdvanced(node, panel);
+      limitBox(node, "phrases");
+    }
     for (const name of WATCHED) {
       const widget = widgetOf(node, name);
       if (widget) follow(widget, "callback", refresh);
@@ -130,7 +136,13 @@ app.registerExtension({
     refresh();
   },
 
-  loadedGraphNode: refresh,
+  loadedGraphNode(node) {
+    // The background was a text box of several lines in older graphs; editing it as one line would join their words.
+    const background = FACES[node.comfyClass] && widgetOf(node, "background");
+    if (background?.value?.includes?.("\n")) background.value = background.value.trim().replace(/\s*\n\s*/g, ", ");
+    refresh();
+  },
+
   afterConfigureGraph: refresh,
 
   /** The editor returned to a graph that has run before. */

@@ -212,7 +212,7 @@ export class Masks extends Phrases {
   constructor(node, tables) {
     super(node, tables, {
       look: (index) => this.viewer.preview(index < 0 ? "" : this.words().words[index].name),
-      height: 132,
+      height: 320,
       empty: "Words of the prompt appear here after a run.",
     });
     this.viewer = new Viewer({

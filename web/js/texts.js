@@ -3,14 +3,17 @@ import { app } from "../../../scripts/app.js";
 
 const TEXTS = {
   en: {
+    more: "Advanced inputs",
     empty: "No pixel belongs to {names}. Lower theta, or leave out other phrases.",
     unknown: "Not in the prompt: {names}",
   },
   zh: {
+    more: "高级输入",
     empty: "没有像素属于 {names}。请降低 theta，或去掉其他短语。",
     unknown: "提示词中没有：{names}",
   },
   ja: {
+    more: "詳細な入力",
     empty: "{names} に属するピクセルがありません。theta を下げるか、他のフレーズを減らしてください。",
     unknown: "プロンプトにありません：{names}",
   },
