@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .inputs import with_tooltip
 
 _SUFFIX = ".safetensors"
 _SUBFOLDER = "goca"
+_NO_NAME = re.compile(r"[:\x00-\x1f]")
 
 
 def _saved() -> list[str]:
@@ -40,6 +42,19 @@ def _inside(place: str, name: str) -> Path:
             f"{name!r} is not a recording in the folder {place}/{_SUBFOLDER}; choose a {_SUFFIX} file in it."
         )
     return path
+
+
+def _check_name(name: str) -> None:
+    """Refuse what is no name of a file below a folder on every system. Raises AttentionError."""
+    if not name.strip() or name.startswith("/") or _NO_NAME.search(name) or ".." in name.split("/"):
+        raise _bad_name(name)
+
+
+def _bad_name(name: str) -> core.AttentionError:
+    return core.AttentionError(
+        f"The file name {name!r} is empty, has a colon or control characters in it, or leads out of the folder "
+        f"output/{_SUBFOLDER}; use a plain name such as attention, or cats/sofa with a subfolder."
+    )
 
 
 class SaveAttention(io.ComfyNode):
@@ -81,16 +96,14 @@ class SaveAttention(io.ComfyNode):
     def execute(
         cls, attention: Any, filename_prefix: str, precision: str = "float16", latent: Any = None
     ) -> io.NodeOutput:
+        _check_name(filename_prefix)
         attention = recorded(attention, latent)
         folder, name, counter, _, _ = folder_paths.get_save_image_path(
             f"{_SUBFOLDER}/{filename_prefix}", folder_paths.get_output_directory()
         )
         root = Path(folder_paths.get_output_directory()) / _SUBFOLDER
-        if not filename_prefix.strip() or not Path(folder).resolve().is_relative_to(root.resolve()):
-            raise core.AttentionError(
-                f"The file name {filename_prefix!r} is empty or leads out of the folder output/{_SUBFOLDER}; "
-                "use a plain name such as attention."
-            )
+        if not Path(folder).resolve().is_relative_to(root.resolve()):
+            raise _bad_name(filename_prefix)
         path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
         while path.exists():  # ComfyUI counts only names that end in an underscore, as its own do
             counter += 1

@@ -58,13 +58,16 @@ def test_a_file_gives_the_same_masks(
     assert torch.equal(found, expected) if precision == "float32" else (found - expected).abs().mean() < 0.05
 
 
-@pytest.mark.parametrize("name", ["../outside", "a/../../outside", "..", "", " ", "../goca_too/x"])
+@pytest.mark.parametrize(
+    "name",
+    ["../outside", "a/../../outside", "..", "", " ", "../goca_too/x", "/etc/x", "a:b", "cats/c:x", "a\nb", "a\0b"],
+)
 def test_names_that_leave_the_folder_are_not_saved(
     node: Callable[..., Any], attention: Any, host: SimpleNamespace, name: str
 ) -> None:
     output = Path(host.folder_paths.get_output_directory())
     before = sorted(path for path in output.rglob("*") if path.is_file())
-    with pytest.raises(Exception, match=r"leads out of the folder output/goca|outside the output folder"):
+    with pytest.raises(Exception, match="leads out of the folder output/goca"):
         node("SaveAttention", attention, name)
     assert sorted(path for path in output.rglob("*") if path.is_file()) == before
 
