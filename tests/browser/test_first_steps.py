@@ -1,11 +1,21 @@
-"""What a new user meets first: the search for a node."""
+"""What a new user meets first: the search for a node, the viewer, the language of the editor."""
 
 from __future__ import annotations
 
+import re
+
+import pytest
+
 from .editor import Editor
+from .panels import canvas, hover, legend, pressed
 
 SEARCH = "() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 MASKS, OVERLAY = "Mask From Tokens (GoCA)", "Overlay (GoCA)"
+NODE = "GOCA_MaskFromTokens"
+RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
+STEPS = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
+LOCALE = "(name) => window.app.extensionManager.setting.set('Comfy.Locale', name)"
+TEXTS = "async () => (await import('/extensions/comfyui-goca/js/texts.js')).TEXTS"
 
 
 def found(editor: Editor, words: str) -> list[tuple[str, str]]:
@@ -36,3 +46,55 @@ def test_the_search_finds_the_node_that_is_meant(editor: Editor) -> None:
             assert not [name for name in names if name.startswith(("Save Attention", "Load Attention", "Demo Model"))]
     finally:
         editor.page.keyboard.press("Escape")
+
+
+@RENDERERS
+def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
+    editor.demo().run()
+    panel = editor.look_at(NODE)
+    legend(panel)
+    before = editor.page.evaluate(STEPS)
+    for choice in ("all", "word circle"):
+        panel.query_selector("select[aria-label='View']").select_option(choice)
+        editor.settle()
+    editor.page.mouse.move(5, 400)
+    editor.page.mouse.click(5, 400)  # the editor looks for changes then
+    editor.settle()
+    assert editor.page.evaluate(STEPS) == before
+    (saved,) = [node for node in editor.saved()["nodes"] if node["type"] == NODE]
+    assert saved["properties"]["goca_view"]["show"] == "word circle"
+
+    # A click on the image takes the word that ranks first there, and gives it back. An undo leaves the view as it is.
+    editor.set_value(NODE, "phrases", "grass")
+    told = hover(editor, panel, 0.62, 0.7)
+    word = re.sub(r"^[^:]*: ", "", told).rsplit(" %", told.count("%"))[0].rsplit(" ", 1)[0]
+    chosen = pressed(panel)
+    for taken in (True, False, True):
+        hover(editor, panel, 0.62, 0.7)
+        editor.page.mouse.down()
+        editor.page.mouse.up()
+        editor.settle()
+        assert (word in pressed(panel)) == (taken != (word in chosen)), word
+    editor.page.keyboard.press("Control+z")
+    editor.page.wait_for_function(
+        f"() => window.app.graph.nodes.find((n) => n.type === '{NODE}').widgets[0].value === 'grass'"
+    )
+    panel = editor.look_at(NODE)
+    assert legend(panel) == ["circle, from 0 to 1"]
+    assert canvas(panel).is_visible()
+
+
+def test_panels_speak_the_language_of_the_editor(editor: Editor) -> None:
+    texts = editor.page.evaluate(TEXTS)
+    names = {key: set(re.findall(r"\{\w+\}", text)) for key, text in texts["en"].items()}
+    for language in ("zh", "ja"):
+        found = {key: set(re.findall(r"\{\w+\}", text)) for key, text in texts[language].items()}
+        assert found == names, language
+        assert not [key for key in names if texts[language][key] == texts["en"][key]], language
+    editor.page.evaluate(LOCALE, "ja")
+    try:
+        editor.demo().set_value(NODE, "phrases", "dog")
+        said = editor.look_at(NODE).inner_text()
+        assert texts["ja"]["laterMasks"] in said and "プロンプトにありません：dog" in said
+    finally:
+        editor.page.evaluate(LOCALE, "en")

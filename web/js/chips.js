@@ -1,13 +1,11 @@
 // The words of a prompt as chips: buttons that add a word to the phrases or take it out again.
 import { make, rgb } from "./dom.js";
-
-const HOW = "Click to add or remove it; beside a phrase it joins it. Drag over words to make them one phrase. " +
-  "Alt+click makes a phrase of its own, Shift+click adds it to the last phrase.";
+import { say } from "./texts.js";
 
 function describe(word, guess) {
-  if (guess) return `${word.name}: token numbers appear after a run`;
+  if (guess) return say("guessed", { name: word.name });
   const pieces = word.tokens.length > 1 && word.pieces.length ? `: ${word.pieces.join("·")}` : "";
-  return `${word.name}: token${word.tokens.length > 1 ? "s" : ""} ${word.tokens.join(", ")}${pieces}`;
+  return say(word.tokens.length > 1 ? "tokens" : "token", { name: word.name, numbers: word.tokens.join(", ") }) + pieces;
 }
 
 export class Chips {
@@ -25,7 +23,7 @@ export class Chips {
     this.current = 0;
     this.building = false;
     this.element = make("div", {
-      className: "goca-chips", attributes: { role: "toolbar", "aria-label": "Words of the prompt" },
+      className: "goca-chips", attributes: { role: "toolbar", "aria-label": say("words") },
     });
     this.element.addEventListener("click", (event) => this.#clicked(event));
     this.element.addEventListener("keydown", (event) => this.#key(event));
@@ -55,9 +53,9 @@ export class Chips {
       const pressed = line >= 0;
       chip.setAttribute("aria-pressed", pressed);
       chip.setAttribute("aria-disabled", Boolean(fixed));
-      const about = pressed ? `${chip.dataset.about}, in the phrase ${phrase}` : chip.dataset.about;
+      const about = pressed ? say("owned", { about: chip.dataset.about, phrase }) : chip.dataset.about;
       chip.setAttribute("aria-label", about);
-      chip.title = `${about}\n${fixed || HOW}`;
+      chip.title = `${about}\n${fixed || say("how")}`;
       if (pressed) chip.style.setProperty("--goca-colour", rgb(colours[line % colours.length]));
     }
   }

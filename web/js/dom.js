@@ -121,6 +121,22 @@ function passMiddleButton(event) {
   }
 }
 
+/**
+ * Set a property of a node that is saved with the graph but is no step to undo: what the editor compares the graph with to
+ * find changes, and what it would go back to, gets it too.
+ */
+export function keep(node, name, value) {
+  node.properties = { ...node.properties, [name]: value };
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  const states = tracker ? [tracker.activeState, ...(tracker.undoQueue ?? []), ...(tracker.redoQueue ?? [])] : [];
+  for (const state of states) {
+    const graphs = [state, ...(state?.definitions?.subgraphs ?? [])];
+    const own = graphs.find((graph) => graph?.id === node.graph?.id) ?? (node.graph === app.rootGraph ? state : null);
+    const found = own?.nodes?.find((one) => String(one.id) === String(node.id) && one.type === node.type);
+    if (found) found.properties = { ...found.properties, [name]: JSON.parse(JSON.stringify(value)) };
+  }
+}
+
 /** Change the graph in a single undo step. */
 export function change(node, action) {
   app.canvas?.emitBeforeChange?.();

@@ -1,6 +1,6 @@
 // The panels on the pack's nodes: word chips, viewers and the text output of the last run.
 import { Chips } from "./chips.js";
-import { addPanel, change } from "./dom.js";
+import { addPanel, change, keep } from "./dom.js";
 import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
 import { say } from "./texts.js";
 import { Text } from "./text.js";
@@ -8,7 +8,6 @@ import { Viewer } from "./viewer.js";
 import { between, estimate, including, isDynamic, owners, spanning, unknown, without } from "./words.js";
 
 const KEPT = "goca_view"; // the node property that holds the viewer's settings
-const NOT_WIRED = "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.";
 
 const panels = new WeakMap();
 const ran = new Map(); // the phrases that masks were made from, by the name of their first file
@@ -28,7 +27,7 @@ function fits(found, typed, prompt) {
 function settings(node, defaults) {
   return {
     read: (name) => node.properties?.[KEPT]?.[name] ?? defaults[name],
-    write: (name, value) => change(node, () => node.setProperty(KEPT, { ...node.properties?.[KEPT], [name]: value })),
+    write: (name, value) => keep(node, KEPT, { ...node.properties?.[KEPT], [name]: value }),
   };
 }
 
@@ -39,7 +38,7 @@ function toggled(words, text, index, to) {
 
 /** Why the phrases of a node cannot be changed by clicks, or an empty string. */
 function fixed(node) {
-  return isWired(node, "phrases") ? "The phrases are set by another node." : "";
+  return isWired(node, "phrases") ? say("wired") : "";
 }
 
 function phrasesOf(node) {
@@ -131,8 +130,8 @@ export class Prompt extends Known {
       guess,
       owners: words.map((_, i) => found.find((one) => one[i].line >= 0)?.[i] ?? { line: -1, phrase: "" }),
       colours: this.tables.colours,
-      fixed: free ? "" : targets.map(fixed)[0] ?? "No node uses phrases of this prompt yet.",
-      empty: textOf(this.node) === null ? "Words appear here after a run." : "No words.",
+      fixed: free ? "" : targets.map(fixed)[0] ?? say("unused"),
+      empty: textOf(this.node) === null ? say("laterWords") : say("none"),
     });
   }
 
@@ -155,14 +154,14 @@ export class Phrases {
   /** @type {import("./said.js").Said} */
   said;
 
-  constructor(node, tables, { look = (_index) => {}, height = 30, empty = NOT_WIRED } = {}) {
+  constructor(node, tables, { look = (_index) => {}, height = 30, empty = say("unwired") } = {}) {
     this.node = node;
     this.tables = tables;
     this.empty = empty;
     panels.set(node, this);
     this.chips = new Chips({
-      toggle: (index, to) => this.#change((words, text) => toggled(words, text, index, to)),
-      span: (from, to) => this.#change((words, text) => spanning(words, text, from, to)),
+      toggle: (index, to) => this.change((words, text) => toggled(words, text, index, to)),
+      span: (from, to) => this.change((words, text) => spanning(words, text, from, to)),
       look,
     });
     this.panel = addPanel(node, "goca_phrases", height);
@@ -196,7 +195,8 @@ export class Phrases {
     return names.length ? [say("unknown", { names: names.join(", ") })] : [];
   }
 
-  #change(changed) {
+  /** @param {(words: any[], text: string) => string} changed */
+  change(changed) {
     const { words } = this.words();
     change(this.node, () => setPhrases(this.node, changed(words, phrasesOf(this.node))));
   }
@@ -213,12 +213,13 @@ export class Masks extends Phrases {
     super(node, tables, {
       look: (index) => this.viewer.preview(index < 0 ? "" : this.words().words[index].name),
       height: 320,
-      empty: "Words of the prompt appear here after a run.",
+      empty: say("laterPhrases"),
     });
     this.viewer = new Viewer({
       tables,
       settings: settings(node, { opacity: 0.55 }),
-      empty: "Masks and heat maps appear here after a run.",
+      empty: say("laterMasks"),
+      take: (name) => this.#take(name),
     });
     this.panel.classList.add("goca-with-view");
     this.panel.append(this.viewer.element);
@@ -232,6 +233,13 @@ export class Masks extends Phrases {
     this.typed = new Map(promptsOf(this.node).map((prompt) => [prompt, textOf(prompt)]));
     this.phrases = this.#phrasesOf(view);
     this.look();
+  }
+
+  /** As a click on this word does. A bare word ranks for all of its kind. */
+  #take(name) {
+    const { words } = this.words();
+    const index = words.findIndex((word) => word.name === name || word.text === name);
+    if (index >= 0 && !fixed(this.node)) this.change((all, text) => toggled(all, text, index, "next"));
   }
 
   /** What the phrases were when these masks were made. After an undo the new node gets the output of the earlier one. */
@@ -253,7 +261,7 @@ export class Masks extends Phrases {
   refresh() {
     super.refresh();
     const stale = this.#stale && !this.said.error;
-    this.viewer.note(stale ? "The phrases have changed. Run again to update the masks." : "");
+    this.viewer.note(stale ? say("stale") : "");
     this.viewer.refresh();
   }
 
@@ -287,7 +295,7 @@ export class Overlay {
   constructor(node, tables) {
     this.node = node;
     panels.set(node, this);
-    this.viewer = new Viewer({ tables, settings: this.#settings(), empty: "The overlay appears here after a run." });
+    this.viewer = new Viewer({ tables, settings: this.#settings(), empty: say("laterOverlay") });
     this.panel = addPanel(node, "goca_overlay", 180);
     this.panel.append(this.viewer.element);
   }

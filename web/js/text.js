@@ -1,11 +1,10 @@
 // The text output of a node after a run, such as a summary of the recording.
 import { addPanel, make } from "./dom.js";
-
-const EMPTY = "A summary appears here after a run.";
+import { say } from "./texts.js";
 
 export class Text {
   constructor(node) {
-    this.element = make("pre", { className: "goca-text goca-note", textContent: EMPTY, attributes: { "aria-live": "polite" } });
+    this.element = make("pre", { className: "goca-text goca-note", textContent: say("laterText"), attributes: { "aria-live": "polite" } });
     this.panel = addPanel(node, "goca_text", 44);
     this.panel.append(this.element);
   }

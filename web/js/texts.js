@@ -1,30 +1,143 @@
 // What the panels say, in the language that the editor is set to. English where a text has no translation.
 import { app } from "../../../scripts/app.js";
 
-const TEXTS = {
+/** @type {Record<string, Record<string, string>>} */
+export const TEXTS = {
   en: {
     more: "Advanced inputs",
     empty: "No pixel belongs to {names}. Lower theta, or leave out other phrases.",
     unknown: "Not in the prompt: {names}",
+    how: "Click to add or remove it; beside a phrase it joins it. Drag over words to make them one phrase. "
+      + "Alt+click makes a phrase of its own, Shift+click adds it to the last phrase.",
+    words: "Words of the prompt",
+    guessed: "{name}: token numbers appear after a run",
+    token: "{name}: token {numbers}",
+    tokens: "{name}: tokens {numbers}",
+    owned: "{about}, in the phrase {phrase}",
+    unwired: "Words appear here once the model is connected to a sampler whose prompt comes from Encode Prompt.",
+    wired: "The phrases are set by another node.",
+    unused: "No node uses phrases of this prompt yet.",
+    laterWords: "Words appear here after a run.",
+    laterPhrases: "Words of the prompt appear here after a run.",
+    laterMasks: "Masks and heat maps appear here after a run.",
+    laterOverlay: "The overlay appears here after a run.",
+    laterText: "A summary appears here after a run.",
+    none: "No words.",
+    stale: "The phrases have changed. Run again to update the masks.",
+    lost: "The images of this run are no longer available. Run the graph again.",
+    view: "View",
+    map: "Colour map",
+    image: "Image",
+    opacity: "Opacity",
+    save: "Save this view as PNG",
+    legend: "Legend",
+    masks: "Masks",
+    all: "All words",
+    steps: "Steps to the mask",
+    layers: "Layer weights",
+    scores: "Scores",
+    heat: "Heat map",
+    range: "{name}, from 0 to 1",
+    weight: "weight of each layer in the maps",
+    background: "background",
+    aria: "{kind}: {told}. Use the arrow keys to inspect {what}.",
+    theLayers: "the layers",
+    thePixel: "the words at a pixel",
   },
   zh: {
     more: "高级输入",
     empty: "没有像素属于 {names}。请降低 theta，或去掉其他短语。",
     unknown: "提示词中没有：{names}",
+    how: "点击可添加或移除；紧挨着短语的词会并入该短语。拖过几个词可把它们合成一个短语。Alt+点击单独成为短语，Shift+点击加入最后一个短语。",
+    words: "提示词中的词",
+    guessed: "{name}：运行后显示 token 编号",
+    token: "{name}：token {numbers}",
+    tokens: "{name}：token {numbers}",
+    owned: "{about}，属于短语 {phrase}",
+    unwired: "把模型连接到采样器，且其提示词来自“编码提示词”节点后，这里会显示词。",
+    wired: "短语由另一个节点设置。",
+    unused: "还没有节点使用此提示词的短语。",
+    laterWords: "运行后这里会显示词。",
+    laterPhrases: "运行后这里会显示提示词中的词。",
+    laterMasks: "运行后这里会显示遮罩和热图。",
+    laterOverlay: "运行后这里会显示叠加图。",
+    laterText: "运行后这里会显示摘要。",
+    none: "没有词。",
+    stale: "短语已更改。请重新运行以更新遮罩。",
+    lost: "这次运行的图像已不可用。请重新运行工作流。",
+    view: "视图",
+    map: "配色",
+    image: "图像",
+    opacity: "不透明度",
+    save: "将此视图保存为 PNG",
+    legend: "图例",
+    masks: "遮罩",
+    all: "所有词",
+    steps: "得到遮罩的步骤",
+    layers: "各层权重",
+    scores: "得分",
+    heat: "热图",
+    range: "{name}，从 0 到 1",
+    weight: "每一层在热图中的权重",
+    background: "背景",
+    aria: "{kind}：{told}。用方向键查看{what}。",
+    theLayers: "各层",
+    thePixel: "某个像素处的词",
   },
   ja: {
     more: "詳細な入力",
     empty: "{names} に属するピクセルがありません。theta を下げるか、他のフレーズを減らしてください。",
     unknown: "プロンプトにありません：{names}",
+    how: "クリックで追加または削除します。フレーズの隣の単語はそのフレーズに加わります。単語の上をドラッグすると一つのフレーズになります。"
+      + "Alt+クリックで独立したフレーズ、Shift+クリックで最後のフレーズに追加します。",
+    words: "プロンプトの単語",
+    guessed: "{name}：トークン番号は実行後に表示されます",
+    token: "{name}：トークン {numbers}",
+    tokens: "{name}：トークン {numbers}",
+    owned: "{about}、フレーズ {phrase}",
+    unwired: "モデルをサンプラーにつなぎ、そのプロンプトがプロンプトのエンコードから来ていれば、ここに単語が表示されます。",
+    wired: "フレーズは別のノードが決めます。",
+    unused: "このプロンプトのフレーズを使うノードはまだありません。",
+    laterWords: "実行後、ここに単語が表示されます。",
+    laterPhrases: "実行後、ここにプロンプトの単語が表示されます。",
+    laterMasks: "実行後、ここにマスクとヒートマップが表示されます。",
+    laterOverlay: "実行後、ここにオーバーレイが表示されます。",
+    laterText: "実行後、ここに要約が表示されます。",
+    none: "単語がありません。",
+    stale: "フレーズが変わりました。もう一度実行するとマスクが更新されます。",
+    lost: "この実行の画像はもうありません。もう一度実行してください。",
+    view: "表示",
+    map: "カラーマップ",
+    image: "画像",
+    opacity: "不透明度",
+    save: "この表示を PNG で保存",
+    legend: "凡例",
+    masks: "マスク",
+    all: "すべての単語",
+    steps: "マスクまでの段階",
+    layers: "レイヤーの重み",
+    scores: "スコア",
+    heat: "ヒートマップ",
+    range: "{name}、0 から 1",
+    weight: "マップでの各レイヤーの重み",
+    background: "背景",
+    aria: "{kind}：{told}。矢印キーで{what}を調べられます。",
+    theLayers: "レイヤー",
+    thePixel: "ピクセルの単語",
   },
 };
 
 function language() {
   const set = String(app.extensionManager?.setting?.get?.("Comfy.Locale") ?? "en");
-  return TEXTS[set] ?? TEXTS[set.split("-")[0]] ?? TEXTS.en;
+  // Traditional characters are a language of their own in the editor.
+  return TEXTS[set] ?? (set === "zh-TW" ? TEXTS.zh : TEXTS.en);
 }
 
-/** A text by its key, with values in place of `{name}`. */
+/**
+ * A text by its key, with values in place of `{name}`.
+ * @param {string} key
+ * @param {Record<string, unknown>} [values]
+ */
 export function say(key, values = {}) {
   const text = language()[key] ?? TEXTS.en[key];
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name]));

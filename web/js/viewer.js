@@ -3,6 +3,7 @@ import { Bars } from "./bars.js";
 import { make, rgb } from "./dom.js";
 import { Drawing } from "./drawing.js";
 import { load, Maps } from "./sheet.js";
+import { say } from "./texts.js";
 
 const [MASKS, ALL, STEPS, LAYERS, WORD] = ["masks", "all", "steps", "layers", "word "];
 const STEP = 1 / 32;
@@ -28,24 +29,25 @@ export class Viewer {
 
   /**
    * `tables`: the colours. `settings`: read(name) and write(name, value) of the settings saved with the graph: `show`,
-   * `map` and `opacity`. `empty`: the text to show before the first run.
+   * `map` and `opacity`. `empty`: the text to show before the first run. `take`: called with the word of a clicked place.
    */
-  constructor({ tables, settings, empty }) {
+  constructor({ tables, settings, empty, take = (_name) => {} }) {
     this.tables = tables;
+    this.take = take;
     this.settings = settings;
     this.canvas = make("canvas", { tabIndex: 0, hidden: true, attributes: { role: "img" } });
     this.empty = make("div", { className: "goca-note", textContent: empty });
-    this.legend = make("ul", { className: "goca-legend", attributes: { "aria-label": "Legend" } });
+    this.legend = make("ul", { className: "goca-legend", attributes: { "aria-label": say("legend") } });
     this.readout = make("div", { className: "goca-readout", attributes: { role: "status" } });
-    this.show = this.#select("View", () => this.#set("show", this.show.value));
-    this.map = this.#select("Colour map", () => this.#set("map", this.map.value));
-    this.samples = this.#select("Image", () => this.#open(Number(this.samples.value)));
+    this.show = this.#select(say("view"), () => this.#set("show", this.show.value));
+    this.map = this.#select(say("map"), () => this.#set("map", this.map.value));
+    this.samples = this.#select(say("image"), () => this.#open(Number(this.samples.value)));
     this.map.append(...Object.keys(tables.maps).map((name) => option(name, name)));
-    this.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, title: "Opacity" });
-    this.opacity.setAttribute("aria-label", "Opacity");
+    this.opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, title: say("opacity") });
+    this.opacity.setAttribute("aria-label", say("opacity"));
     this.opacity.addEventListener("input", () => this.#paint());
     this.opacity.addEventListener("change", () => this.#set("opacity", Number(this.opacity.value)));
-    this.save = make("button", { type: "button", className: "goca-tool", textContent: "PNG", title: "Save this view as PNG" });
+    this.save = make("button", { type: "button", className: "goca-tool", textContent: "PNG", title: say("save") });
     this.save.addEventListener("click", () => this.#saved());
     this.tools = make("div", { className: "goca-tools", hidden: true },
       this.show, this.samples, this.map, this.opacity, this.save);
@@ -65,12 +67,12 @@ export class Viewer {
     this.sample = 0;
     this.word = -1; // a new run ends the preview of a word
     const count = (view.heat ?? view.masks).files.length;
-    this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `Image ${i + 1}`)));
+    this.samples.replaceChildren(...Array.from({ length: count }, (_, i) => option(i, `${say("image")} ${i + 1}`)));
     this.samples.hidden = count < 2;
-    const choices = view.masks ? [option(MASKS, "Masks")] : [];
-    if (view.heat) choices.push(option(ALL, "All words"), ...view.heat.names.map((name) => option(WORD + name, name)));
-    if (view.steps) choices.push(option(STEPS, "Steps to the mask"));
-    if (view.layers) choices.push(option(LAYERS, "Layer weights"));
+    const choices = view.masks ? [option(MASKS, say("masks"))] : [];
+    if (view.heat) choices.push(option(ALL, say("all")), ...view.heat.names.map((name) => option(WORD + name, name)));
+    if (view.steps) choices.push(option(STEPS, say("steps")));
+    if (view.layers) choices.push(option(LAYERS, say("layers")));
     this.bars = view.layers && new Bars(view.layers, this.tables.colours[1]);
     this.show.replaceChildren(...choices);
     await this.#open(0);
@@ -115,7 +117,7 @@ export class Viewer {
     } catch {
       if (ticket !== this.ticket) return;
       this.drawing = null;
-      this.empty.textContent = "The images of this run are no longer available. Run the graph again.";
+      this.empty.textContent = say("lost");
     }
     for (const part of [this.canvas, this.tools]) part.hidden = !this.drawing;
     this.empty.hidden = Boolean(this.drawing);
@@ -157,13 +159,13 @@ export class Viewer {
       const share = (k) => (area ? ` ${percent(area[this.sample][k])}` : "");
       entries = names.map((name, k) => [`${name}${share(k)}`, rgb(this.tables.colours[k % this.tables.colours.length])]);
       const of = behind?.length ? ` (${behind.join(", ")})` : "";
-      if (background) entries.push([`background${of} ${percent(background[this.sample])}`, "transparent"]);
+      if (background) entries.push([`${say("background")}${of} ${percent(background[this.sample])}`, "transparent"]);
     } else if (shown === LAYERS) {
-      entries = [["weight of each layer in the maps", rgb(this.bars.colour)]];
+      entries = [[say("weight"), rgb(this.bars.colour)]];
     } else {
       const table = this.tables.maps[this.map.value];
-      const name = { [ALL]: "All words", [STEPS]: "Scores" }[shown] ?? this.drawing.heat.names[shown];
-      entries = [[`${name}, from 0 to 1`, `linear-gradient(to right, ${table.map(rgb).join(", ")})`]];
+      const name = { [ALL]: say("all"), [STEPS]: say("scores") }[shown] ?? this.drawing.heat.names[shown];
+      entries = [[say("range", { name }), `linear-gradient(to right, ${table.map(rgb).join(", ")})`]];
     }
     this.legend.replaceChildren(...entries.map(([text, background_]) => {
       const swatch = make("i", { attributes: { "aria-hidden": true } });
@@ -172,9 +174,9 @@ export class Viewer {
       return make("li", {}, swatch, make("span", { textContent: text }));
     }));
     const told = shown === LAYERS ? this.bars.summary(this.sample) : entries.map(([text]) => text).join("; ");
-    const kind = { [MASKS]: "Masks", [LAYERS]: "Layer weights" }[shown] ?? "Heat map";
-    const keys = shown === LAYERS ? "the layers" : "the words at a pixel";
-    this.canvas.setAttribute("aria-label", `${kind}: ${told}. Use the arrow keys to inspect ${keys}.`);
+    const kind = { [MASKS]: say("masks"), [LAYERS]: say("layers") }[shown] ?? say("heat");
+    const what = say(shown === LAYERS ? "theLayers" : "thePixel");
+    this.canvas.setAttribute("aria-label", say("aria", { kind, told, what }));
   }
 
   /** The position under the pointer, from 0 to 1; null outside of the drawing. */
@@ -206,14 +208,16 @@ export class Viewer {
 
   #ranking({ words, masks }) {
     const names = masks.map((k) => this.drawing.masks.names[k]);
-    const inside = this.drawing.masks ? `${names.join(" + ") || "background"}: ` : "";
+    const inside = this.drawing.masks ? `${names.join(" + ") || say("background")}: ` : "";
     return inside + words.slice(0, 5).map(([name, value]) => `${name} ${percent(value)}`).join(" · ");
   }
 
+  /** A click takes the word that ranks first there, or in a map among all words shows that one. */
   #clicked(event) {
-    const point = this.drawing && this.#under(event);
-    const place = point && this.#shown === ALL && this.drawing.place(ALL, point.x, point.y);
+    const point = this.drawing && this.#shown !== LAYERS && this.#under(event);
+    const place = point && this.drawing.place(this.#shown, point.x, point.y);
     if (place?.word >= 0) this.#set("show", WORD + this.drawing.heat.names[place.word]);
+    else if (place && this.drawing.heat) this.take(this.drawing.at(place).words[0][0]);
   }
 
   #key(event) {
