@@ -378,7 +378,16 @@ def test_a_guess_has_the_words_of_the_tokenizer(page: Any) -> None:
 def test_the_server_gives_its_scripts_and_nothing_beside_them(server: ComfyServer) -> None:
     assert b"registerExtension" in server.get("/extensions/comfyui-goca/js/goca.js")
     root = "/extensions/comfyui-goca"
+    # The editor asks for a help page in its language first.
+    for language in ("en", "zh", "pt-BR"):
+        assert server.get(f"{root}/docs/{OVERLAY}/{language}.md") == server.get(f"{root}/docs/{OVERLAY}.md")
     out = ("../..", "%2e%2e/%2e%2e", "..%2f..", "%2e%2e%2f%2e%2e", "..%5c..", "js/../../..", "js%00/../../..")
-    for path in (*(f"{root}/{way}/__init__.py" for way in out), f"{root}//etc/passwd", f"{root}/{'a' * 20_000}.js"):
+    pages = ("docs/GOCA_None/en.md", "docs/..%2f..%2fREADME/en.md", "docs/GOCA_Overlay/..%2fx.md")
+    for path in (
+        *(f"{root}/{way}/__init__.py" for way in out),
+        *(f"{root}/{page}" for page in pages),
+        f"{root}//etc/passwd",
+        f"{root}/{'a' * 20_000}.js",
+    ):
         with pytest.raises(OSError, match=r"HTTP Error 4\d\d"):
             server.get(path)
