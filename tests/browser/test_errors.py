@@ -13,6 +13,13 @@ RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vu
 # What is told on a node, as far as it can be seen there.
 TOLD = """(node) => (node.widgets ?? []).flatMap((widget) => [...(widget.element?.querySelectorAll(".goca-said p") ?? [])])
   .filter((line) => line.checkVisibility()).map((line) => line.innerText)"""
+# As if the second phrase had been skipped as absent, in what the node got from its last run.
+SKIP = """(node) => {
+  const output = structuredClone(window.app.nodeOutputs[node.id]);
+  const [table] = output.goca_masks;
+  Object.assign(table, { absent: [[false, true]], area: table.area.map(([first]) => [first, 0]) });
+  node.onExecuted(output);
+}"""
 WIDGETS = "(node) => [node.widgets.length, Math.round(node.size[1])]"
 
 
@@ -52,6 +59,10 @@ def test_a_node_says_what_is_wrong(editor: Editor) -> None:
     editor.set_value(MASKS, "phrases", "red circle\nblue square")
     editor.run()
     assert told(editor, MASKS) == []
+
+    # A phrase whose thing is not in the image.
+    editor.node(MASKS).evaluate(SKIP)
+    assert told(editor, MASKS) == ["Not found in the image: blue square. For a mask anyway, switch skip_absent off."]
 
     # A mask without a pixel, until the phrases change.
     editor.set_value(MASKS, "theta", 1)

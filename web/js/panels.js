@@ -270,11 +270,15 @@ export class Masks extends Phrases {
     return this.view && phrasesOf(this.node) !== this.phrases && !fixed(this.node);
   }
 
-  /** Masks without a pixel too. */
+  /** Masks without a pixel too, and phrases that were skipped as absent. */
   warnings(words, guess) {
-    const { phrases = [], area = [] } = this.table && !this.#stale ? this.table : {};
-    const names = phrases.filter((_, k) => area.some((row) => row[k] === 0));
-    return [...super.warnings(words, guess), ...(names.length ? [say("empty", { names: names.join(", ") })] : [])];
+    const { phrases = [], area = [], absent = [] } = this.table && !this.#stale ? this.table : {};
+    const found = {
+      absent: phrases.filter((_, k) => absent.some((row) => row[k])),
+      empty: phrases.filter((_, k) => area.some((row, image) => row[k] === 0 && !absent[image]?.[k])),
+    };
+    const more = Object.entries(found).filter(([, names]) => names.length);
+    return [...super.warnings(words, guess), ...more.map(([text, names]) => say(text, { names: names.join(", ") }))];
   }
 
   words() {

@@ -5,6 +5,7 @@ import { app } from "../../../scripts/app.js";
 export const TEXTS = {
   en: {
     more: "Advanced inputs",
+    absent: "Not found in the image: {names}. For a mask anyway, switch skip_absent off.",
     empty: "No pixel belongs to {names}. Lower theta, or leave out other phrases.",
     unknown: "Not in the prompt: {names}",
     how: "Click to add or remove it; beside a phrase it joins it. Drag over words to make them one phrase. "
@@ -46,6 +47,7 @@ export const TEXTS = {
   },
   zh: {
     more: "高级输入",
+    absent: "图像中没有找到：{names}。如仍需要遮罩，请关闭“跳过不存在的”。",
     empty: "没有像素属于 {names}。请降低 theta，或去掉其他短语。",
     unknown: "提示词中没有：{names}",
     how: "点击可添加或移除；紧挨着短语的词会并入该短语。拖过几个词可把它们合成一个短语。Alt+点击单独成为短语，Shift+点击加入最后一个短语。",
@@ -86,6 +88,7 @@ export const TEXTS = {
   },
   ja: {
     more: "詳細な入力",
+    absent: "画像に見つかりません：{names}。それでもマスクが必要なら「ないものを飛ばす」をオフにしてください。",
     empty: "{names} に属するピクセルがありません。theta を下げるか、他のフレーズを減らしてください。",
     unknown: "プロンプトにありません：{names}",
     how: "クリックで追加または削除します。フレーズの隣の単語はそのフレーズに加わります。単語の上をドラッグすると一つのフレーズになります。"
