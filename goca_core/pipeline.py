@@ -23,7 +23,7 @@ from .classes import clearest, find_present, two_classes
 from .refine.methods import Pamr, Refinement, Step, check
 from .refine.propagation import propagate, spread
 from .rescale import RESCALE_METHODS, blur, merge_background, rescale
-from .tensors import Grid, Range, check_choice, minmax, resize_bilinear, stack_frames, unstack_frames
+from .tensors import Grid, Range, check_choice, check_number, minmax, resize_bilinear, stack_frames, unstack_frames
 from .words.word_map import Phrase, WordMap, resolve
 
 MODES = ("partition", "threshold", "soft")
@@ -213,6 +213,8 @@ def make_masks(
         raise ValueError(
             f"A mask of {request.size[1]} x {request.size[0]} pixels was asked for; use 1 or more, or 0 for that of the image."
         )
+    for name in ("theta", "smooth", "remove_small"):
+        check_number(name, getattr(request, name))
     place = _place(source, place)
     scoring = as_scoring(source, place.device)
     scoring = replace(scoring, maps=scoring.maps.to(place.device))

@@ -53,6 +53,12 @@ def check_choice(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"Unknown {what} {value!r}: use one of {', '.join(repr(a) for a in allowed)}.")
 
 
+def check_number(what: str, value: float) -> None:
+    """Raise ValueError if `value` is not a number."""
+    if math.isnan(value):
+        raise ValueError(f"{what} is not a number (NaN): choose a number.")
+
+
 def check_ndim(what: str, tensor: Tensor, axes: str) -> None:
     """Raise ValueError unless `tensor` has the axes named in `axes`, such as "B K h w"."""
     if tensor.ndim != len(axes.split()):

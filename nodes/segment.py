@@ -87,8 +87,8 @@ class SegmentImage(io.ComfyNode):
                 ),
                 with_tooltip(
                     io.Conditioning.Input("positive"),
-                    "A prompt that names what is in the image, including the surroundings, from Encode Prompt "
-                    "(GoCA). No negative prompt is needed.",
+                    "A prompt that names what is in the image, including the surroundings, from CLIP Text Encode or another "
+                    "node that encodes a prompt. No negative prompt is needed.",
                 ),
                 with_tooltip(
                     io.DynamicCombo.Input("noise_level", options=_LEVELS),

@@ -51,8 +51,8 @@ class RecordingRun(SamplingRun):
             for entry in conditionings
             if entry.get("cross_attn") is not None and (reason := unusable(entry["cross_attn"], entry, options.prompt))
         }
-        # Whether the latent that sampling began with is finite. It is read only when a recording is asked for.
-        self._began_finite: Tensor | None = None
+        # Whether the latent that sampling began with is finite. It is read only after the run, which waits for the device anyway.
+        self._began_finite: Tensor | bool = True
         self.evaluations = 0
         self.failed = False
         self._size, self._length = tuple(shape[-2:]), shape[2] if len(shape) == 5 else 1
@@ -228,8 +228,9 @@ class RecordingRun(SamplingRun):
                 f"{self._gate.missed} of {self._gate.wanted} evaluations in the step window were not recorded, because the "
                 "conditioning was not active there, a cache skipped them, or their attention could not be observed"
             )
+        self._began_finite = bool(self._began_finite)
         self._plans.clear()
-        self._percent_to_sigma = self._percent_to_sigma = self._on_site = self.denoised = None
+        self._percent_to_sigma = self._on_site = self.denoised = None
 
     # -- access ------------------------------------------------------------------------------------------------------------
 
@@ -246,7 +247,7 @@ class RecordingRun(SamplingRun):
                 f"There is no conditioning number {entry}; this run had {len(order)}, so choose a number from 0 to "
                 f"{len(order) - 1}."
             )
-        if self._began_finite is not None and not bool(self._began_finite):
+        if not self._began_finite:
             raise AttentionError(
                 "The latent that was sampled is not a number (NaN or infinity), so no mask can be made; check the LATENT that "
                 "goes into the sampler."

@@ -64,7 +64,7 @@ def segment(
         raise AttentionError(f"Noise cannot be drawn {draws} times; set the number of draws to at least 1.")
     if not any(context is not None for context, *_ in positive):
         raise AttentionError(
-            "The conditioning has no text, so there is no attention to words; encode a prompt with Encode Prompt (GoCA)."
+            "The conditioning has no text, so there is no attention to words; encode a prompt with CLIP Text Encode."
         )
     observer = _Observer(options or RecordOptions())
     recording = observer.install(model)

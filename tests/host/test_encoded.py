@@ -224,6 +224,19 @@ def test_parts_that_are_tokenised_one_by_one(host: SimpleNamespace) -> None:
         found.find("dog")
 
 
+def test_a_clip_with_a_schedule_of_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI encodes the prompt once for each part of the schedule, past encode_from_tokens."""
+    clip = clip_of("sd1")
+    hooks = SimpleNamespace(
+        get_hooks_for_clip_schedule=lambda: [((0.0, 0.5), []), ((0.5, 1.0), [])], reset=lambda: None
+    )
+    monkeypatch.setattr(clip.patcher, "forced_hooks", hooks)
+    monkeypatch.setattr(clip.patcher, "patch_hooks", lambda _hooks: None, raising=False)
+    monkeypatch.setattr(clip, "use_clip_schedule", True)
+    made = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat"), show_pbar=False)
+    assert [words_in(made, entry).find("cat") for entry in (0, 1)] == [(3,), (3,)]
+
+
 # -- the nodes that change a conditioning -------------------------------------------------------------------------------
 
 

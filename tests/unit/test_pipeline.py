@@ -249,6 +249,7 @@ def test_the_table() -> None:
         (MaskRequest("cat\nCat"), PhraseError, "twice"),
         (MaskRequest("cat", "zebra"), PhraseError, "zebra"),
         (MaskRequest("cat", size=(-1, 8)), ValueError, "8 x -1 pixels .* 1 or more"),
+        (MaskRequest("cat", theta=float("nan")), ValueError, "theta is not a number"),
         (MaskRequest("cat", mode="sharp"), ValueError, "Unknown mode 'sharp'.*partition"),
         (MaskRequest("cat", rule="best"), ValueError, "Unknown background rule 'best'"),
     ],
