@@ -82,6 +82,8 @@ def words_of(cond: Any, extra: Mapping[str, Any]) -> WordMap | None:
         return words
     if length != cond.shape[1]:  # text that the model adds may be before or after this
         return words if KEY in extra else _encoded(cond, 0)[0]
+    if words is not None and getattr(extra[KEY], "length", words.length) != words.length:
+        return None  # the encoder has added vectors of its own, nobody knows where
     parts, place = ([], 0) if words is None else ([(0, words)], words.length)
     while place < length:
         found, count = _encoded(cond, place)

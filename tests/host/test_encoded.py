@@ -357,6 +357,21 @@ def test_a_prompt_that_cannot_be_read_is_encoded_all_the_same(
     assert ours.conditioning.attached(made[0][1]) is None
 
 
+def test_an_encoder_that_adds_vectors_of_its_own_has_unknown_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be before the words, whose places would then be wrong."""
+    clip = clip_of("sd1")
+    plain = clip.cond_stage_model.encode_token_weights
+
+    def padded(made: Any) -> Any:
+        cond, pooled = plain(made)
+        return torch.cat([torch.zeros(1, 3, WIDTH), cond], 1), pooled
+
+    monkeypatch.setattr(clip.cond_stage_model, "encode_token_weights", padded)
+    made = clip.encode_from_tokens_scheduled(clip.tokenize("a red cat"))
+    assert ours.conditioning.words_of(*made[0]) is None
+    assert ours.conditioning.words_of(made[0][0], {}) is None
+
+
 def test_it_keeps_no_model_and_no_tensor(host: SimpleNamespace) -> None:
     before = len(ours.note.ENCODED)
     made = encoded(host, "a cat")

@@ -140,6 +140,7 @@ def _note_each(clip: Any, tokens: Mapping[str, Any], conditioning: list[Any]) ->
     note = _note(clip, tokens) if missing else None
     if note is not None:
         for cond, extra in missing:
+            note.length = cond.shape[1]
             ENCODED.add(cond, note)
             extra[KEY] = note
 
