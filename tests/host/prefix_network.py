@@ -13,6 +13,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from . import tiny
+from .older import part
 
 WIDTH, HEADS, TEXT = 32, 4, 48
 
@@ -88,3 +89,21 @@ def build(cached: bool = True) -> tiny.Tiny:
     network = QwenImage21Transformer2DModel(built.channels, cached=cached).eval().requires_grad_(False)
     built.model.model.diffusion_model = network
     return built
+
+
+def tokenizer() -> Any:
+    """ComfyUI's tokenizer of the same vocabulary, with a template of the same turns as that of Qwen-Image 2.1."""
+    base = part("qwen3vl.Qwen3VLTokenizer")
+
+    class QwenImage21Tokenizer(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(model_type="qwen3vl_8b")
+            turns = ("system\nOne sentence about the user's image.", "user\n{}")
+            self.llama_template = (
+                "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns) + "<|im_start|>assistant\n"
+            )
+
+        def tokenize_with_weights(self, text: str, *args: Any, thinking: bool = True, **kwargs: Any) -> Any:
+            return super().tokenize_with_weights(text, *args, thinking=thinking, **kwargs)
+
+    return QwenImage21Tokenizer()

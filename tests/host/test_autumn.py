@@ -7,10 +7,12 @@ from typing import Any
 
 import comfy.model_prefetch
 import comfy.samplers
+import comfy.sd
 import pytest
 import torch
 from torch import Tensor
 
+from goca_core.capture.conditioning import word_map
 from goca_core.capture.families import UnknownFamily
 from goca_core.capture.guidance.patch import guide
 from goca_core.capture.options import RecordOptions
@@ -264,3 +266,20 @@ def test_another_model_of_the_same_class_is_not_misread() -> None:
     built.model.model.diffusion_model.register_buffer("__ming_image__", torch.zeros(1))
     with pytest.raises(UnknownFamily, match="NextDiT"):
         record(built.model, Window())
+
+
+@pytest.mark.parametrize("text", ["user image of a red cat", ""])
+def test_the_words_of_qwen_image_21(text: str) -> None:
+    """Its text encoder drops the system's turn, and keeps the user's with its header."""
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.tokenizer, clip.tokenizer_options = prefix_network.tokenizer(), {}
+    ids = [entry[0] for entry in clip.tokenize(text)[clip.tokenizer.clip_name][0]]
+    starts = [place for place, token in enumerate(ids) if token == 151644]
+    kept = ids[starts[1] :] if len(starts) > 1 else ids
+    words = word_map(clip, text)
+    assert words.length == len(kept)
+    vocabulary = getattr(clip.tokenizer, clip.tokenizer.clip_name).tokenizer
+    found = [vocabulary.decode([kept[place]]).strip() for word in words.words for place in word.positions]
+    assert found == text.split()
+    # Not those of the template.
+    assert not words.words or min(words.find("user")) == 3

@@ -15,7 +15,7 @@ from .plans import joint_blocks, joint_plan
 class QwenImage21(Family):
     name = "qwen-image-2.1"
     label = "Qwen-Image 2.1"
-    support = Support("Qwen-Image 2.1", "none yet", "averaged", "by analogy", since="0.37.0", described=True)
+    support = Support("Qwen-Image 2.1", "Qwen 3 VL", "averaged", "by analogy", since="0.37.0", described=True)
     network_class = "comfy.ldm.qwen_image21.model.QwenImage21Transformer2DModel"
 
     def plan(self, network: Any) -> Plan:

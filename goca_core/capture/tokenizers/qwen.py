@@ -56,6 +56,11 @@ def after_system(ids: Sequence[Any]) -> int:
     return dropped if dropped >= 0 else len(ids) - 1
 
 
+def from_user(ids: Sequence[Any]) -> int:
+    """Qwen-Image 2.1 keeps the user's part with its header."""
+    return next(iter([place for place, token in enumerate(ids) if token == _START][1:2]), 0)
+
+
 def _after_background(ids: Sequence[Any]) -> int:
     """Ovis-Image keeps the tokens after "... of the objects and background"."""
     dropped = next((place for place, token in enumerate(ids) if token == _BACKGROUND), len(ids) - 1)
@@ -131,6 +136,7 @@ TOKENIZERS: dict[str, Adapter] = {
     "OvisTokenizer": partial(chat_words, encoder="qwen3", prefix=_after_background),
     "Krea2Tokenizer": partial(_QWEN3_VL, prefix=after_system),
     "MageFlowTokenizer": partial(_QWEN3_VL, prefix=after_system),
+    "QwenImage21Tokenizer": partial(_QWEN3_VL, prefix=from_user),
     "JoyImageTokenizer": partial(_QWEN3_VL, prefix=lambda ids: min(34, len(ids))),
     "BooguTokenizer": partial(_QWEN3_VL, template=_boogu_template),
     "Ideogram4Tokenizer": _QWEN3_VL,
