@@ -62,6 +62,8 @@ FAMILIES = {
     # Films of three frames.
     "wan21": ODD_SIZED,
     "wan21_i2v": ODD_SIZED._replace(layout={"added": True}),
+    "wan21_vace": Kind(None),  # the control video is not padded to whole patches
+    "wan21_camera": ODD_SIZED._replace(layout={"added": True}),
     "wan22": ODD_SIZED,
     "cosmos_predict2_i2v": ODD_SIZED,
     "kandinsky5": Kind(None),

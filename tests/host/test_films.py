@@ -19,6 +19,7 @@ from goca_core.pipeline import MaskRequest, make_masks
 from . import tiny
 from .dense import assert_near, check, check_maps, dense_map, probe_and_record
 from .device import HALF, half_precision
+from .families import FAMILIES
 from .helpers import blocks_of, identical, job, names, plain, words_of
 from .older import need
 from .tiny_video import FRAMES
@@ -179,8 +180,27 @@ def test_context_windows_are_named() -> None:
         recorder.collect(latent)
 
 
+@pytest.mark.parametrize("name", ["wan21_vace", "wan21_camera"])
+def test_a_control_video_or_a_camera_changes_the_video_and_not_its_sequence(name: str) -> None:
+    """Given as ComfyUI's nodes give them. Blocks of Vace's own attend too, and are not recorded."""
+    built = tiny.build(name)
+    generator = torch.Generator().manual_seed(6)
+    height, width = built.size
+    given: dict[str, Any] = {"camera_conditions": torch.randn(1, 24, 3, 8 * height, 8 * width, generator=generator)}
+    if name == "wan21_vace":
+        frames = torch.randn(1, 32, 3, height, width, generator=generator)
+        given = {"vace_frames": [frames], "vace_mask": [torch.ones(1, 64, 3, height, width)], "vace_strength": [0.7]}
+    work = job(built, 1, cfg=1.0, steps=2, positive=built.conditioning(seed=1, **given))
+    assert not torch.equal(
+        work.run(built.model)["samples"], job(built, 1, cfg=1.0, steps=2).run(built.model)["samples"]
+    )
+    probe, attention = probe_and_record(built.model, work, layout=FAMILIES[name].layout)
+    check(attention, probe)
+    assert identical(built.model, work).frames == 3
+
+
 def test_relatives_with_tokens_of_their_own_are_refused() -> None:
-    """Vace, Camera, S2V and others are subclasses of Wan's network."""
+    """S2V, Animate and others are subclasses of Wan's network."""
     import comfy.ldm.wan.model
 
     class Relative(comfy.ldm.wan.model.WanModel):

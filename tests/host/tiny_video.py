@@ -122,6 +122,10 @@ MODELS: dict[str, Kind] = {
     "wan21": _FILM._replace(model="WAN21_T2V", config=_wan()),
     "wan21_i2v": _FILM._replace(model="WAN21_I2V", config=_wan(model_type="i2v", in_dim=36), extra=_seen_picture),
     "wan21_fun_control": _FILM._replace(model="WAN21_T2V", config=_wan(in_dim_ref_conv=16)),
+    "wan21_vace": _FILM._replace(model="WAN21_Vace", config=_wan(model_type="vace", vace_layers=1, vace_in_dim=96)),
+    "wan21_camera": _FILM._replace(
+        model="WAN21_Camera", config=_wan(model_type="camera", in_dim=32), extra=_seen_picture
+    ),
     "wan22": _FILM._replace(model="WAN22_T2V", config=_wan(in_dim=48, out_dim=48)),
     "hunyuan_video": _FILM._replace(model="HunyuanVideo", config=_hunyuan_video(), width=48, pooled=POOLED),
     "hunyuan_video15": _FILM._replace(

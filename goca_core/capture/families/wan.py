@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: self-attention over all frames, and cross-attention to umT5's tokens.
+"""Wan 2.1 and 2.2, with Vace and Fun Camera: self-attention over all frames, and cross-attention to umT5's tokens.
 
 Image-to-video models attend to the tokens of CLIP vision first and to the text after that, between the same two
 projections, and add the two outputs. The second call is the one that is kept; its heads are weighted by its own output.
@@ -17,10 +17,16 @@ from .plans import cross_blocks, cross_plan
 class Wan(Family):
     name = "wan"
     label = "Wan 2.1 and 2.2"
-    support = Support("Wan 2.1, 2.2: text to video, image to video, Fun Control", "umT5*", "weighted", "by analogy")
+    support = Support(
+        "Wan 2.1, 2.2: text to video, image to video, Fun Control, Fun Camera, Vace", "umT5*", "weighted", "by analogy"
+    )
     network_class = "comfy.ldm.wan.model.WanModel"
-    # Subclasses add tokens of their own to the sequence (a driving video, a voice) or process it piece by piece.
-    exact = True
+
+    def matches(self, network: Any) -> bool:
+        # Vace adds what blocks of its own make of the control video, Fun Camera adds its camera to the first layer's input.
+        # Other subclasses add tokens to the sequence (a driving video, a voice) or process it piece by piece.
+        kind = type(network)
+        return super().matches(network) and kind.__qualname__ in ("WanModel", "VaceWanModel", "CameraWanModel")
 
     def plan(self, network: Any) -> Plan:
         def site(attention: Any) -> Site:
