@@ -14,13 +14,18 @@ MASKS, OVERLAY = "Mask From Tokens (GoCA)", "Overlay (GoCA)"
 NODE = "GOCA_MaskFromTokens"
 RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 STEPS = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
-LOCALE = "(name) => window.app.extensionManager.setting.set('Comfy.Locale', name)"
+RESTED = "() => !window.app.extensionManager.workflow.activeWorkflow.changeTracker._restoringState"
+# The editor opens its graph again in the other language.
+LOCALE = """async (name) => {
+  await window.app.extensionManager.setting.set("Comfy.Locale", name);
+  await new Promise((done) => setTimeout(done, 1000));
+}"""
 TEXTS = "async () => (await import('/extensions/comfyui-goca/js/texts.js')).TEXTS"
 
 
 def found(editor: Editor, words: str) -> list[tuple[str, str]]:
     """The nodes that the search box lists for some words, each with the pack it is from."""
-    box = editor.page.get_by_role("combobox")
+    box = editor.page.locator("input[role=combobox]")
     box.fill(words)
     editor.settle()
     rows = [row.inner_text().splitlines() for row in editor.page.get_by_test_id("result-item").all()]
@@ -29,7 +34,7 @@ def found(editor: Editor, words: str) -> list[tuple[str, str]]:
 
 def test_the_search_finds_the_node_that_is_meant(editor: Editor) -> None:
     editor.page.evaluate(SEARCH)
-    editor.page.get_by_role("combobox").wait_for()
+    editor.page.locator("input[role=combobox]").wait_for()
     try:
         for words, node in (
             ("mask from text", MASKS),
@@ -77,7 +82,7 @@ def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
         assert (word in pressed(panel)) == (taken != (word in chosen)), word
     editor.page.keyboard.press("Control+z")
     editor.page.wait_for_function(
-        f"() => window.app.graph.nodes.find((n) => n.type === '{NODE}').widgets[0].value === 'grass'"
+        f"() => window.app.graph.nodes.find((n) => n.type === '{NODE}').widgets[0].value === 'grass' && ({RESTED})()"
     )
     panel = editor.look_at(NODE)
     assert legend(panel) == ["circle, from 0 to 1"]
@@ -98,3 +103,4 @@ def test_panels_speak_the_language_of_the_editor(editor: Editor) -> None:
         assert texts["ja"]["laterMasks"] in said and "プロンプトにありません：dog" in said
     finally:
         editor.page.evaluate(LOCALE, "en")
+        editor.page.wait_for_load_state("networkidle")

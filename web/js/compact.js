@@ -35,7 +35,7 @@ export function foldAdvanced(node, panel) {
     const folded = () => classic() && !node.showAdvanced && !isWired(node, widget.name);
     Object.defineProperty(widget, "hidden", { get: folded, set() {}, configurable: true });
   }
-  const button = make("button", { type: "button", className: "goca-tool goca-more", textContent: say("more") });
+  const button = make("button", { type: "button", className: "goca-more", textContent: say("more") });
   button.addEventListener("click", () => {
     node.toggleAdvanced();
     button.setAttribute("aria-expanded", String(Boolean(node.showAdvanced)));

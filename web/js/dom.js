@@ -5,7 +5,7 @@ const STYLE = `
 .goca-panel { box-sizing: border-box; container-type: size; display: flex; flex-direction: column; gap: 4px; overflow: hidden;
   font: 12px/1.3 sans-serif; color: var(--input-text); }
 .goca-panel :focus-visible { outline: 2px solid var(--p-primary-color, #64b5f6); outline-offset: 1px; }
-.goca-panel select, .goca-panel button.goca-tool { height: 22px; padding: 0 4px; font: inherit; color: inherit;
+.goca-panel select, .goca-panel button.goca-tool, .goca-panel button.goca-more { height: 22px; padding: 0 4px; font: inherit; color: inherit;
   background: var(--comfy-input-bg); border: 1px solid var(--border-color); border-radius: 4px; }
 .goca-panel select { flex: 1 1 64px; min-width: 0; }
 .goca-panel select option { color: var(--input-text); background: var(--comfy-menu-bg); }
