@@ -261,7 +261,8 @@ def make_masks(
         scores = two_classes(part[:, :count]) if again else part[:, :count]
         level = part[:, count] if named else torch.full_like(part[:, 0], NO_BACKGROUND)
         masks = _decide(scores, level, request)
-        return masks, 1 - masks.amax(1), scores
+        # Measured between the means of two classes, some values are beyond them.
+        return masks, 1 - masks.amax(1), scores.clamp(0, 1) if classes else scores
 
     size = size_of(record, request.size, request.latent_size)
     masks, uncovered, scores = in_batches(maps, record, scoring.steps, size, request.latent_size, place, decide)
