@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +92,10 @@ def main() -> None:
         "a video of 33 frames, 832x480": random_recording((60, 104), 2, 30, (18, 32), 9),
     }
     with torch.inference_mode():
-        actions = {}
+        actions: dict[str, Callable[[], Any]] = {}
         for name, record in records.items():
             auto = replace(record, defaults=RecordOptions(method="auto").defaults(record.defaults))
-            actions |= {name: lambda of=record: make(of, place), f"{name}, auto": lambda of=auto: make(of, place)}
+            actions |= {name: partial(make, record, place), f"{name}, auto": partial(make, auto, place)}
         seconds = medians(actions, options.repeat)
         print("| masks of | method paper | method auto |\n|---|---|---|")
         for name in records:

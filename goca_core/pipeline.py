@@ -288,7 +288,8 @@ def _present(
         if affinity is not None:
             maps = spread(resize_bilinear(maps, (affinity.height, affinity.width)), affinity.matrix.to(maps), steps)
         evidence.append(maps)
-    return find_present(*evidence, scoring.maps.source.frames)
+    attention, shares = evidence
+    return find_present(attention, shares, scoring.maps.source.frames)
 
 
 def _more_evidence(scoring: Scoring, objects: Sequence[Phrase], words: WordMap, named: bool) -> Tensor:
