@@ -22,7 +22,7 @@ from ..tensors import Grid
 from .comfy_graphs import apart_from_allocations
 from .families.base import Block, JointSpans, Plan, Site
 from .options import RecordOptions
-from .passthrough import Watcher, install, replaces_attention, show_replacements, watching
+from .passthrough import Watcher, renew, replaces_attention, show_replacements, watching
 from .reduce.call import AttentionCall, bind, sizes, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
 from .reduce.fused import watch_totals
@@ -75,7 +75,7 @@ class ForwardRecorder:
     def installed(self, transformer_options: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Keep the hooks installed while the body runs; yields the transformer_options to pass to the model."""
         # Before each call, because another node may have replaced a function since.
-        install()
+        renew()
         self._replaced = replaces_attention(transformer_options)
         options = show_replacements(transformer_options) if self._replaced else transformer_options
         handles: list[Any] = []

@@ -32,9 +32,9 @@ _NETWORKS = "comfy.ldm."
 _NAMES = ("optimized_attention", "optimized_attention_masked")
 _REPLACEMENTS = ("attn1", "attn2")
 _lock = threading.Lock()
-# Modules of other packs that call attention, and how many modules were loaded when they were found.
-_others: list[ModuleType] = []
-_modules = 0
+# The names that have pass-throughs, and how many modules were loaded when they were looked for.
+_calling: list[tuple[ModuleType, str]] = []
+_counted = -1
 
 
 @dataclass(frozen=True)
@@ -111,28 +111,27 @@ def install() -> None:
     Those are the modules of its networks, whatever function they call by now, and modules of other packs that imported
     the function itself.
     """
-    global _modules
+    global _counted
     central = sys.modules.get(_CENTRAL)
     if central is None:
         return
     with _lock:
         own = {name: _innermost(vars(central).get(name)) for name in _NAMES}
-        modules = list(sys.modules.items())
-        for key, module in modules:
-            if key.startswith(_NETWORKS):
-                _install(module, own, True)
-        if len(modules) != _modules:  # to look into thousands of modules takes as long as a few layers
-            _modules = len(modules)
-            _others[:] = [module for key, module in modules if not key.startswith(_NETWORKS) and _has(module, own)]
-        for module in _others:
-            _install(module, own, False)
+        modules = {key: module for key, module in list(sys.modules.items()) if isinstance(module, ModuleType)}
+        for key, module in modules.items():
+            _install(module, own, key == _CENTRAL or key.startswith(_NETWORKS))
+        _calling[:] = [(module, name) for module in modules.values() for name in _NAMES if _is_shown(module, name)]
+        _counted = len(sys.modules)
 
 
-def _has(module: Any, own: Mapping[str, Any]) -> bool:
-    """Whether a module has imported one of ComfyUI's attention functions."""
-    return isinstance(module, ModuleType) and any(
-        name in vars(module) and _innermost(vars(module)[name]) is function for name, function in own.items()
-    )
+def renew() -> None:
+    """The same for a run that goes on: looks only at names that had them, unless modules were loaded since."""
+    if len(sys.modules) != _counted or not all(_is_shown(*place) for place in _calling):
+        install()
+
+
+def _is_shown(module: ModuleType, name: str) -> bool:
+    return isinstance(vars(module).get(name), PassThrough)
 
 
 def _install(module: ModuleType, own: Mapping[str, Any], network: bool) -> None:

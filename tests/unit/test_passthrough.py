@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from goca_core.capture import passthrough
-from goca_core.capture.passthrough import OVERRIDE, PassThrough, Watcher, install, show_replacements
+from goca_core.capture.passthrough import OVERRIDE, PassThrough, Watcher, install, renew, show_replacements
 from goca_core.capture.passthrough import watching as watching_with
 
 
@@ -172,6 +172,13 @@ def test_it_ends_however_the_body_ends(module: Any) -> None:
         module.optimized_attention(fails=True)
     module.optimized_attention(1)
     assert seen == [] and passthrough._watchers.get() == ()
+
+
+def test_one_that_was_taken_away_during_a_run_is_put_back(module: Any) -> None:
+    install()
+    module.optimized_attention = taken = module.optimized_attention.function
+    renew()
+    assert isinstance(module.optimized_attention, PassThrough) and module.optimized_attention.function is taken
 
 
 def test_a_module_without_the_name_is_left_alone(module: Any) -> None:
