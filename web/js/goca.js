@@ -4,7 +4,7 @@ import { app } from "../../../scripts/app.js";
 import { foldAdvanced, limitBox, nameBoxes } from "./compact.js";
 import { settle } from "./dom.js";
 import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
-import { MASKS, OVERLAY, PASS, PROMPT, widgetOf, WORDS } from "./graph.js";
+import { MASKS, OVERLAY, PASS, PLAIN, PROMPT, widgetOf, WORDS } from "./graph.js";
 import { Failed, Said } from "./said.js";
 
 const SAID = ["CollectAttention", "SegmentImage", "SaveAttention", "RegionalPrompt", "CollectMasks"].map((name) => `GOCA_${name}`);
@@ -48,6 +48,13 @@ function follow(owner, method, after) {
     after(this, ...given);
     return result;
   };
+}
+
+function watch(node) {
+  for (const name of WATCHED) {
+    const widget = widgetOf(node, name);
+    if (widget) follow(widget, "callback", refresh);
+  }
 }
 
 function executed(node, output) {
@@ -115,6 +122,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     const Face = FACES[node.comfyClass];
+    if (Face || node.comfyClass === PLAIN) watch(node);
     if (!Face) return;
     const face = new Face(node, tables);
     const { panel } = face;
@@ -122,10 +130,6 @@ app.registerExtension({
     if (node.comfyClass === MASKS) {
       foldAdvanced(node, panel);
       limitBox(node, "phrases");
-    }
-    for (const name of WATCHED) {
-      const widget = widgetOf(node, name);
-      if (widget) follow(widget, "callback", refresh);
     }
     if (!panel) return;
     // Connections of other nodes may have changed in the meantime.

@@ -1,12 +1,13 @@
 // Which nodes belong together: the prompts whose words a node can use, the nodes that use a prompt, the overlays of masks.
 
 export const PROMPT = "GOCA_EncodePrompt";
+export const PLAIN = "CLIPTextEncode"; // ComfyUI's own, whose words are known too
 export const WORDS = "GOCA_Words";
 export const MASKS = "GOCA_MaskFromTokens";
 export const PASS = "GOCA_RegionalPass";
 export const OVERLAY = "GOCA_Overlay";
 
-const RECORD = ["GOCA_SCORES", "GOCA_MAPS", "GOCA_ATTENTION"];
+const RECORD = ["GOCA_SCORES", "GOCA_MAPS", "GOCA_ATTENTION", "GOCA_RECORDER"];
 const PROMPTS = ["CONDITIONING", "GUIDER"];
 const PHRASED = [MASKS, PASS];
 
@@ -45,7 +46,7 @@ function follow(node, stage, found, seen) {
   const key = `${stage} ${node.graph?.id} ${node.id}`;
   if (seen.has(key)) return;
   seen.add(key);
-  if (stage === "prompt" && node.comfyClass === PROMPT) {
+  if (stage === "prompt" && [PROMPT, PLAIN].includes(node.comfyClass)) {
     found.push(node);
     return;
   }
@@ -53,6 +54,8 @@ function follow(node, stage, found, seen) {
   if (stage === "prompt") prompts.forEach((next) => follow(next, "prompt", found, seen));
   else if (stage === "record" && upstream(node, RECORD).length) {
     upstream(node, RECORD).forEach((next) => follow(next, "record", found, seen));
+    // A recorder does not lead to the sampler, but the LATENT beside it does.
+    upstream(node, ["LATENT"]).forEach((next) => follow(next, "latent", found, seen));
   } else if (prompts.length) prompts.forEach((next) => follow(next, "prompt", found, seen));
   else upstream(node, ["LATENT"]).forEach((next) => follow(next, "latent", found, seen));
 }
@@ -79,10 +82,7 @@ export function promptsOf(node) {
   if (words) return words.comfyClass === WORDS ? [words] : [];
   const [found, seen] = [[], new Set()];
   if (node.comfyClass === PASS) samplersOf(node).forEach((sampler) => follow(sampler, "sampler", found, seen));
-  else {
-    const source = inputNode(node, "source");
-    if (source) follow(source, "record", found, seen);
-  }
+  else follow(node, "record", found, seen);
   return found;
 }
 

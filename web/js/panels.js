@@ -170,7 +170,8 @@ export class Phrases {
 
   /** The words of the prompt, and whether they are only estimated. */
   words() {
-    return promptsOf(this.node).map(panelOf).find(Boolean)?.words() ?? { words: [], guess: true };
+    const [prompt] = promptsOf(this.node);
+    return prompt ? (panelOf(prompt) ?? new Known(prompt, this.tables)).words() : { words: [], guess: true };
   }
 
   executed() {}
