@@ -38,15 +38,17 @@ def on_accelerator(monkeypatch: pytest.MonkeyPatch) -> Any:
     tensors.CPUS.update(usual)
 
 
-@pytest.mark.parametrize("capacity", [1, 2, 100])
+@pytest.mark.parametrize(("capacity", "method"), [(1, "paper"), (2, "paper"), (100, "paper"), (2, "auto")])
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart_sigma", "hunyuan_dit", "wan21", "flux", "sd35_medium"])
 def test_layers_reduced_together_are_as_those_reduced_alone(
-    host: SimpleNamespace, on_accelerator: Any, monkeypatch: pytest.MonkeyPatch, name: str, capacity: int
+    host: SimpleNamespace, on_accelerator: Any, monkeypatch: pytest.MonkeyPatch, name: str, capacity: int, method: str
 ) -> None:
     built = tiny.build(name)
     size = FAMILIES[name].other if name in FAMILIES else None
     work = job(built, 2, size, cfg=4.0)
-    options = RecordOptions("all", "all", grid_limit=60, affinity_parts=True)
+    options = RecordOptions(grid_limit=60, method=method)
+    if method == "paper":
+        options = RecordOptions("all", "all", grid_limit=60, affinity_parts=True)
 
     def recorded() -> tuple[Any, Any]:
         model, recorder = record(built.model, Window(), options)
@@ -69,10 +71,10 @@ def test_layers_reduced_together_are_as_those_reduced_alone(
     assert ours.note == usual.note
     for mine, theirs in zip(ours.layers, usual.layers, strict=True):
         assert mine.name == theirs.name
-        for method, maps in theirs.maps.items():
-            torch.testing.assert_close(mine.maps[method], maps, msg=lambda text, m=method: f"{m}: {text}", **NEAR)
-        for method, scores in theirs.scores.items():
-            torch.testing.assert_close(mine.scores[method], scores, **NEAR)
+        for head, maps in theirs.maps.items():
+            torch.testing.assert_close(mine.maps[head], maps, msg=lambda text, m=head: f"{m}: {text}", **NEAR)
+        for layer, scores in theirs.scores.items():
+            torch.testing.assert_close(mine.scores[layer], scores, **NEAR)
     assert ours.affinity is not None and usual.affinity is not None
     torch.testing.assert_close(ours.affinity.matrix, usual.affinity.matrix, **NEAR)
     assert list(ours.affinity.parts) == list(usual.affinity.parts)
