@@ -11,6 +11,7 @@ from scipy import ndimage
 from benchmarks.meter import Meter
 from goca_core.attention.record import Attention
 from goca_core.batches import Workplace
+from goca_core.capture.options import RecordOptions
 from goca_core.masks import _gaussian_matrix
 from goca_core.picture.batch import overlay_layers
 from goca_core.pipeline import MaskRequest, MaskResult, Scoring, as_scoring, make_masks, refined, word_scores
@@ -26,7 +27,10 @@ REQUESTS = [
     MaskRequest("cat\ngrass", mode="threshold", rule="vanilla", theta=0.4, largest=True, fill_holes=True),
     MaskRequest("cat\ngrass", latent_size=True),
     MaskRequest("cat\ngrass", size=(20, 30)),
+    MaskRequest("red cat\ngrass", rule="clearest classes"),
+    MaskRequest("red cat\ngrass", "", rule="clearest classes", skip_absent=False),
 ]
+AUTO = RecordOptions(method="auto")
 
 
 def films() -> Attention:
@@ -68,7 +72,13 @@ def test_heat_maps_in_batches() -> None:
             assert torch.equal(whole, parts) and names == same
 
 
-@pytest.mark.parametrize("record", [recording(), films()], ids=["images", "films"])
+def by_activations(record: Attention) -> Attention:
+    return replace(record, defaults=AUTO.defaults(record.defaults))
+
+
+@pytest.mark.parametrize(
+    "record", [recording(), films(), by_activations(films())], ids=["images", "films", "films, method auto"]
+)
 @pytest.mark.parametrize("request_", [request for request in REQUESTS if not request.fill_holes])
 @pytest.mark.parametrize("room", [None, 1])
 def test_nothing_waits_between_a_recording_and_masks(
