@@ -6,7 +6,6 @@ import json
 import math
 import os
 import stat
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import complete
 from ..heads import HEAD_METHODS
 from ..layers import INFORMATION, LAYER_METHODS, MASS_PRESERVING
 from ..masks import MASK_RULES
@@ -77,18 +77,12 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
     metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
     if len(metadata["header"]) > _HEADER_LIMIT // 2:  # the file quotes it once more
         raise AttentionError("The prompt is too long for a file; record a shorter prompt.")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
+    with complete(Path(path)) as new:
         # safetensors makes files that only their owner can read; this one has the usual permissions.
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(tensors, part, metadata=metadata)
-        part.chmod(stat.S_IMODE(mode))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        new.touch()
+        mode = new.stat().st_mode
+        save_file(tensors, new, metadata=metadata)
+        new.chmod(stat.S_IMODE(mode))
 
 
 def load(path: str | os.PathLike) -> Attention:
