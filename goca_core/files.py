@@ -1,7 +1,9 @@
-"""Files that are complete or do not appear at all."""
+"""Files that are complete or do not appear at all, and why one could not be written."""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 import time
@@ -15,6 +17,24 @@ _UNFINISHED = re.compile(r"\.(?:goca|.+\.safetensors)\.[0-9a-f]{32}\.part")
 _STALE = 24 * 60 * 60
 """Seconds after which no process is still writing: it was killed."""
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NO_NAME = {errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY}
+
+
+def why_not(error: OSError) -> str:
+    """Why a file could not be written and what to do, as the rest of a sentence: "... cannot be written: <this>."."""
+    if error.errno in _FULL:
+        return "the disk is full or takes no file of this size; free some space and try again"
+    if error.errno in _FORBIDDEN:
+        return "writing is not permitted there; change the permissions of the folder, or choose another one"
+    if error.errno in _NO_NAME:
+        return "the name is too long or has characters that no file name can have; choose a short, plain name"
+    if error.errno in _IN_THE_WAY:
+        return "a file or folder of that name is in the way; choose another name"
+    return f"{error.strerror or type(error).__name__}; check the disk, or choose another folder"
+
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
@@ -22,7 +42,10 @@ def complete(path: Path) -> Iterator[Path]:
 
     Makes the folder of `path`, and removes what killed processes left in it long ago. Raises OSError as the system does.
     """
+    _check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():  # before the work
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     _remove_stale(path.parent)
     # A folder, because libraries write temporary files of their own beside the file. Its name does not grow with the
     # file's, which may be as long as names can be.
@@ -34,6 +57,14 @@ def complete(path: Path) -> Iterator[Path]:
         new.replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_name(path: Path) -> None:
+    """Raise OSError for what is no name to any system; Python has other exceptions for these."""
+    with suppress(UnicodeEncodeError):
+        if b"\0" not in os.fsencode(path):
+            return
+    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), repr(path))
 
 
 def _remove_stale(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from comfy_api.latest import io
 
 from ..goca_core import attention as core
 from ..goca_core.capture.source import recorded
+from ..goca_core.files import why_not
 from . import inputs, types
 from .inputs import with_tooltip
 
 _SUFFIX = ".safetensors"
 _SUBFOLDER = "goca"
-_NO_NAME = re.compile(r"[:\x00-\x1f]")
+_NO_NAME = re.compile(r"[:\x00-\x1f\ud800-\udfff]")
 
 
 def _saved() -> list[str]:
@@ -28,6 +30,11 @@ def _saved() -> list[str]:
             f"{place}/{path.relative_to(folder).as_posix()}" for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()
         )
     return found
+
+
+def _real(path: str | Path) -> Path:
+    """The path without links. Path.resolve does the same, but fails for a link that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _inside(place: str, name: str) -> Path:
@@ -52,9 +59,24 @@ def _check_name(name: str) -> None:
 
 def _bad_name(name: str) -> core.AttentionError:
     return core.AttentionError(
-        f"The file name {name!r} is empty, has a colon or control characters in it, or leads out of the folder "
+        f"The file name {name!r} is empty, has a colon or characters that are no text in it, or leads out of the folder "
         f"output/{_SUBFOLDER}; use a plain name such as attention, or cats/sofa with a subfolder."
     )
+
+
+def _free_path(root: Path, prefix: str) -> Path:
+    """A path that does not exist yet. Raises AttentionError for a name that leads out of the folder, or OSError."""
+    # ComfyUI raises an exception without a class of its own for a link that leads out of its folder.
+    if not _real((root / prefix).parent).is_relative_to(_real(root)):
+        raise _bad_name(prefix)
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(f"{_SUBFOLDER}/{prefix}", str(root.parent))
+    if not _real(folder).is_relative_to(_real(root)):
+        raise _bad_name(prefix)
+    path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
+    while path.exists():  # ComfyUI counts only names that end in an underscore, as its own do
+        counter += 1
+        path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
+    return path
 
 
 class SaveAttention(io.ComfyNode):
@@ -98,18 +120,13 @@ class SaveAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         _check_name(filename_prefix)
         attention = recorded(attention, latent)
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            f"{_SUBFOLDER}/{filename_prefix}", folder_paths.get_output_directory()
-        )
         root = Path(folder_paths.get_output_directory()) / _SUBFOLDER
-        if not Path(folder).resolve().is_relative_to(root.resolve()):
-            raise _bad_name(filename_prefix)
-        path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
-        while path.exists():  # ComfyUI counts only names that end in an underscore, as its own do
-            counter += 1
-            path = Path(folder) / f"{name}_{counter:05}{_SUFFIX}"
+        try:
+            path = _free_path(root, filename_prefix)
+        except OSError as error:  # ComfyUI makes the folder and counts the files in it
+            raise core.AttentionError(f"The recording cannot be saved in {root}: {why_not(error)}.") from error
         core.save(str(path), attention, half=precision == "float16")
-        shown = f"output/{path.resolve().relative_to(root.resolve()).as_posix()}"
+        shown = f"output/{_real(path).relative_to(_real(root)).as_posix()}"
         return io.NodeOutput(shown, ui={"text": [shown]})
 
 

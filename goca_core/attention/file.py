@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import complete
+from ..files import complete, why_not
 from ..heads import HEAD_METHODS
 from ..layers import INFORMATION, LAYER_METHODS, MASS_PRESERVING
 from ..masks import MASK_RULES
@@ -34,13 +35,17 @@ _MOST_STEPS = 100
 _LONGEST_TEXT = 2**12
 _LONGEST_SIDE, _LARGEST_AREA = 2**16, 2**28  # in pixels of the decoded image
 _MOST_FRAMES_PER_LATENT = 64
+_LONGEST_SHOWN = 60
 # Files keep the names of the first version of the format: "scale", "stride", and this one.
 _IN_FILE = {"propagation_steps": "order"}
 _FROM_FILE = {stored: name for name, stored in _IN_FILE.items()}
 
 
 def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> None:
-    """Write a recording. The file is complete or does not appear at all. ``half``: store maps as float16, at half the size."""
+    """Write a recording. The file is complete or does not appear at all. ``half``: store maps as float16, at half the size.
+
+    Raises AttentionError when the file cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     layers = []
     for number, layer in enumerate(attention.layers):
@@ -77,12 +82,35 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
     metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
     if len(metadata["header"]) > _HEADER_LIMIT // 2:  # the file quotes it once more
         raise AttentionError("The prompt is too long for a file; record a shorter prompt.")
-    with complete(Path(path)) as new:
-        # safetensors makes files that only their owner can read; this one has the usual permissions.
-        new.touch()
-        mode = new.stat().st_mode
-        save_file(tensors, new, metadata=metadata)
-        new.chmod(stat.S_IMODE(mode))
+    path = Path(path)
+    try:
+        with complete(path) as new:
+            # safetensors makes files that only their owner can read; this one has the usual permissions.
+            new.touch()
+            mode = new.stat().st_mode
+            _write(tensors, new, metadata)
+            new.chmod(stat.S_IMODE(mode))
+    except OSError as error:
+        raise AttentionError(
+            f"The recording cannot be saved as {_short(path.name)} in {path.parent}: {why_not(error)}."
+        ) from error
+
+
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file. Raises OSError, which safetensors wraps so that only its text has the number."""
+    try:
+        save_file(tensors, path, metadata=metadata)
+    except SafetensorError as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code is None:
+            raise
+        number = int(code[1])
+        raise OSError(number, os.strerror(number), str(path), number) from error  # the last one is for Windows
+
+
+def _short(name: str) -> str:
+    """A file name as messages show it."""
+    return repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
 
 
 def load(path: str | os.PathLike) -> Attention:

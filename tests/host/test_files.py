@@ -60,7 +60,20 @@ def test_a_file_gives_the_same_masks(
 
 @pytest.mark.parametrize(
     "name",
-    ["../outside", "a/../../outside", "..", "", " ", "../goca_too/x", "/etc/x", "a:b", "cats/c:x", "a\nb", "a\0b"],
+    [
+        "../outside",
+        "a/../../outside",
+        "..",
+        "",
+        " ",
+        "../goca_too/x",
+        "/etc/x",
+        "a:b",
+        "cats/c:x",
+        "a\nb",
+        "a\0b",
+        "a\ud800",
+    ],
 )
 def test_names_that_leave_the_folder_are_not_saved(
     node: Callable[..., Any], attention: Any, host: SimpleNamespace, name: str
@@ -70,6 +83,43 @@ def test_names_that_leave_the_folder_are_not_saved(
     with pytest.raises(Exception, match="leads out of the folder output/goca"):
         node("SaveAttention", attention, name)
     assert sorted(path for path in output.rglob("*") if path.is_file()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "the name is too long"),
+        ("x" * 300 + "/cat", "the name is too long"),
+        ("taken.txt/cat", "a file or folder of that name is in the way"),
+        ("out/cat", "leads out of the folder"),
+        ("out/deep/cat", "leads out of the folder"),
+        ("circle/cat", "cannot be saved in"),
+    ],
+)
+def test_what_cannot_be_saved_is_one_sentence(
+    node: Callable[..., Any], attention: Any, host: SimpleNamespace, tmp_path: Path, name: str, said: str
+) -> None:
+    output = Path(host.folder_paths.get_output_directory())
+    root = output / "goca"
+    root.mkdir(exist_ok=True)
+    made = [root / "taken.txt", root / "out", root / "circle"]
+    made[0].write_text("kept")
+    made[1].symlink_to(tmp_path, target_is_directory=True)
+    made[2].symlink_to(made[2])
+    before = sorted(output.rglob("*"))
+    try:
+        with pytest.raises(ValueError, match=said) as caught:
+            node("SaveAttention", attention, name)
+        assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+        assert sorted(output.rglob("*")) == before and not list(tmp_path.iterdir())
+    finally:
+        for path in made:
+            path.unlink()
+
+
+def test_a_folder_of_that_name_is_passed_over(node: Callable[..., Any], attention: Any, host: SimpleNamespace) -> None:
+    (Path(host.folder_paths.get_output_directory()) / "goca" / "passed_00001.safetensors").mkdir(parents=True)
+    assert node("SaveAttention", attention, "passed") == "output/passed_00002.safetensors"
 
 
 @pytest.mark.parametrize(

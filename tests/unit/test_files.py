@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
+from goca_core.attention import AttentionError
 from goca_core.attention.file import load, save
-from goca_core.files import complete
+from goca_core.files import complete, why_not
 
 from .recordings import recording
 
@@ -84,3 +89,91 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with complete(tmp_path / "out" / "one.txt") as new:
         new.write_text("x")
     assert not link.is_symlink() and (tmp_path / "elsewhere" / "kept.txt").read_text() == "kept"
+
+
+# -- what the system refuses ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_file_larger_than(size: int) -> Iterator[None]:
+    """A real write that fails halfway, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(AttentionError) as caught:
+        save(str(path), recording())
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and message.startswith("The recording cannot be saved as")
+    return message
+
+
+def test_a_full_disk_keeps_the_older_file(tmp_path: Path) -> None:
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    before = path.read_bytes()
+    assert len(before) > 4096
+    with no_file_larger_than(4096):
+        assert "the disk is full" in refused(path) and str(tmp_path) in refused(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EROFS, "not permitted"),
+        (errno.EACCES, "not permitted"), (errno.EIO, os.strerror(errno.EIO)),
+    ],
+)  # fmt: skip
+def test_errors_of_the_system_in_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    """As they come from safetensors: the number is in the text."""
+
+    def fails(_tensors: object, path: Path, metadata: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})")
+
+    monkeypatch.setattr("goca_core.attention.file.save_file", fails)
+    assert said in refused(tmp_path / "one.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(self: Path, *_args: object, **_more: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
+    assert "writing is not permitted there" in refused(tmp_path / "one.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".safetensors", "a\0b.safetensors", "a\ud800.safetensors"])
+def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
+    message = refused(tmp_path / name)
+    assert "the name is too long or has characters that no file name can have" in message and len(message) < 400
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_names_are_saved(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 243 + ".safetensors")
+    save(str(path), recording())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_or_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "folder.safetensors").mkdir()
+    (tmp_path / "file").write_text("kept")
+    assert "is in the way" in refused(tmp_path / "folder.safetensors")
+    assert "is in the way" in refused(tmp_path / "file" / "one.safetensors")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder.safetensors"]
+
+
+def test_any_other_error_has_its_own_words() -> None:
+    assert why_not(OSError(errno.EIO, "Input/output error")).startswith("Input/output error;")
+    assert why_not(OSError("no number")) == "OSError; check the disk, or choose another folder"
