@@ -36,6 +36,13 @@ def why_not(error: OSError) -> str:
     return f"{error.strerror or type(error).__name__}; check the disk, or choose another folder"
 
 
+def is_file(path: str | os.PathLike) -> bool:
+    """Whether there is such a file. Path.is_file fails for some names that no file can have."""
+    with suppress(OSError, ValueError):
+        return Path(path).is_file()
+    return False
+
+
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """A path to write a file to, which takes the place of `path` when the block ends without an error.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from comfy_api.latest import io
 
 from ..goca_core import attention as core
 from ..goca_core.capture.source import recorded
-from ..goca_core.files import why_not
+from ..goca_core.files import is_file, why_not
 from . import inputs, types
 from .inputs import with_tooltip
 
@@ -21,13 +23,21 @@ _SUBFOLDER = "goca"
 _NO_NAME = re.compile(r"[:\x00-\x1f\ud800-\udfff]")
 
 
+def _folders() -> dict[str, Path]:
+    """Where recordings lie, by the first part of their names."""
+    roots = {"output": folder_paths.get_output_directory(), "input": folder_paths.get_input_directory()}
+    return {place: Path(root) / _SUBFOLDER for place, root in roots.items()}
+
+
 def _saved() -> list[str]:
     """Recordings in the output and input folders, as Load Attention lists them."""
     found = []
-    for place, root in (("output", folder_paths.get_output_directory()), ("input", folder_paths.get_input_directory())):
-        folder = Path(root) / _SUBFOLDER
+    for place, folder in _folders().items():
+        real = _real(folder)
         found += sorted(
-            f"{place}/{path.relative_to(folder).as_posix()}" for path in folder.rglob(f"*{_SUFFIX}") if path.is_file()
+            f"{place}/{path.relative_to(folder).as_posix()}"
+            for path in folder.rglob(f"*{_SUFFIX}")
+            if is_file(path) and _is_inside(_real(path), real)
         )
     return found
 
@@ -37,18 +47,27 @@ def _real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _inside(place: str, name: str) -> Path:
-    """The path of a recording. Raises AttentionError for a name that leads out of the folder."""
-    root = (
-        Path(folder_paths.get_output_directory() if place == "output" else folder_paths.get_input_directory())
-        / _SUBFOLDER
-    )
-    path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()) or path.suffix != _SUFFIX:
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.is_relative_to(folder) and path.suffix == _SUFFIX
+
+
+def _inside(file: Any) -> Path:
+    """The path of a recording by its name in the list. Raises AttentionError for what is no such name, or leads out."""
+    if not isinstance(file, str):
         raise core.AttentionError(
-            f"{name!r} is not a recording in the folder {place}/{_SUBFOLDER}; choose a {_SUFFIX} file in it."
+            f"The file must be the name of a recording, such as output/attention_00001{_SUFFIX}, and it is of type "
+            f"{type(file).__name__}; choose one from the list."
         )
-    return path
+    place, _, name = file.partition("/")
+    folder = _folders().get(place)
+    with suppress(ValueError):  # names that no file can have
+        if folder is not None and _is_inside(path := _real(folder / name), _real(folder)):
+            return path
+    shown = file if len(file) <= 100 else f"{file[:100]}..."
+    raise core.AttentionError(
+        f"{shown!r} is not a recording in the folder output/{_SUBFOLDER} or input/{_SUBFOLDER}; choose a {_SUFFIX} file in "
+        "it."
+    )
 
 
 def _check_name(name: str) -> None:
@@ -156,25 +175,25 @@ class LoadAttention(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: Any) -> bool | str:
         # A file may be newer than the list in an open editor, so any existing file is accepted.
+        if file is None:  # from another node, known when the graph runs
+            return True
         try:
-            place, _, name = file.partition("/")
-            return (
-                True
-                if _inside(place, name).is_file()
-                else f"There is no recording {file!r}; choose one that exists, or save one with Save Attention."
-            )
+            path = _inside(file)
         except core.AttentionError as error:
             return str(error)
+        if not is_file(path):
+            return f"There is no recording {file!r}; choose one that exists, or save one with Save Attention."
+        return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> tuple[str, int, int] | str:
-        place, _, name = file.partition("/")
-        path = _inside(place, name)
-        return (file, path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else file
+    def fingerprint_inputs(cls, file: Any) -> tuple[str, int, int] | str | float:
+        if file is None:
+            return math.nan  # equal to nothing, so that the file is read again
+        path = _inside(file)
+        return (file, path.stat().st_mtime_ns, path.stat().st_size) if is_file(path) else file
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        place, _, name = file.partition("/")
-        return io.NodeOutput(core.load(str(_inside(place, name))))
+    def execute(cls, file: Any) -> io.NodeOutput:
+        return io.NodeOutput(core.load(str(_inside(file))))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import complete, why_not
+from ..files import complete, is_file, why_not
 from ..heads import HEAD_METHODS
 from ..layers import INFORMATION, LAYER_METHODS, MASS_PRESERVING
 from ..masks import MASK_RULES
@@ -116,9 +116,9 @@ def _short(name: str) -> str:
 def load(path: str | os.PathLike) -> Attention:
     """Read a recording. Raises AttentionError for a file that is missing, damaged, too new, or not a recording."""
     name = Path(path).name
-    if not Path(path).is_file():
+    if not is_file(path):
         raise AttentionError(
-            f"There is no file {name!r}; save a recording with Save Attention first, or choose another file."
+            f"There is no file {_short(name)}; save a recording with Save Attention first, or choose another file."
         )
     try:
         _expect(_header_size(path) <= _HEADER_LIMIT, "header")
@@ -143,7 +143,12 @@ def load(path: str | os.PathLike) -> Attention:
         return _rebuild(header, tensors)
     except AttentionError:
         raise
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except OSError as error:
+        raise AttentionError(
+            f"{name!r} cannot be read ({error.strerror or type(error).__name__}); check its permissions, or choose another "
+            "file."
+        ) from error
+    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise AttentionError(
             f"{name!r} is damaged or incomplete ({type(error).__name__}); save the recording again."
         ) from error

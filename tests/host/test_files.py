@@ -123,15 +123,61 @@ def test_a_folder_of_that_name_is_passed_over(node: Callable[..., Any], attentio
 
 
 @pytest.mark.parametrize(
-    "name", ["output/../secret.safetensors", "/etc/passwd", "input/../../x.safetensors", "output/a.txt", "", "output/"]
-)
+    "name", ["output/../secret.safetensors", "/etc/passwd", "input/../../x.safetensors", "output/a.txt", "", "output/",
+     "elsewhere/a.safetensors", "output/a\0b.safetensors", "output/a\ud800.safetensors", "output/" + "x" * 300],
+)  # fmt: skip
 def test_names_that_leave_the_folder_are_not_loaded(node: Callable[..., Any], host: SimpleNamespace, name: str) -> None:
     secret = Path(host.folder_paths.get_output_directory()) / "secret.safetensors"
     save(str(secret), recording())
     load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
-    assert "not a recording in the folder" in load.validate_inputs(name)
+    said = load.validate_inputs(name)
+    assert "not a recording in the folder" in said and "\n" not in said and len(said) < 300
     with pytest.raises(ValueError, match="not a recording in the folder"):
         node("LoadAttention", name)
+
+
+def test_what_leads_out_is_not_offered(host: SimpleNamespace, tmp_path: Path) -> None:
+    """Only what can be loaded is in the list: links within the folder are, others are not."""
+    root = Path(host.folder_paths.get_input_directory()) / "goca"
+    save(str(root / "real.safetensors"), recording())
+    save(str(tmp_path / "outside.safetensors"), recording())
+    (root / "other.txt").write_bytes(b"")
+    (root / "folder.safetensors").mkdir()
+    links = {"within": "real.safetensors", "out": tmp_path / "outside.safetensors", "circle": "circle.safetensors"}
+    links |= {"gone": "gone.txt", "other": "other.txt"}
+    for name, target in links.items():
+        (root / f"{name}.safetensors").symlink_to(target)
+    (root / "deep").symlink_to(tmp_path, target_is_directory=True)
+    (root / f".goca.{'0' * 32}.part").mkdir()
+    (root / f".goca.{'0' * 32}.part" / "new").write_bytes(b"half")
+    load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
+    offered = load.GET_NODE_INFO_V1()["input"]["required"]["file"][1]["options"]
+    assert [name for name in offered if name.startswith("input/")] == [
+        "input/real.safetensors",
+        "input/within.safetensors",
+    ]
+    for name in offered:
+        assert load.validate_inputs(name) is True
+    for name in ("out", "circle", "gone", "other", "folder", "deep/outside"):
+        assert load.validate_inputs(f"input/{name}.safetensors") is not True
+
+
+@pytest.mark.parametrize("file", [5, True, ["output/a.safetensors"], {"a": 1}, 0.5])
+def test_a_file_that_is_no_text_is_one_sentence(node: Callable[..., Any], host: SimpleNamespace, file: Any) -> None:
+    load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
+    said = load.validate_inputs(file)
+    assert (
+        f"must be the name of a recording, such as output/attention_00001.safetensors, and it is of type {type(file).__name__};"
+        in said
+    )
+    assert "\n" not in said
+    with pytest.raises(ValueError, match="must be the name of a recording"):
+        node("LoadAttention", file)
+
+
+def test_a_file_from_another_node_is_checked_when_the_graph_runs(host: SimpleNamespace) -> None:
+    load = host.nodes.NODE_CLASS_MAPPINGS["GOCA_LoadAttention"]
+    assert load.validate_inputs(None) is True and load.fingerprint_inputs(None) != load.fingerprint_inputs(None)
 
 
 # -- the server -------------------------------------------------------------------------------------------------------
@@ -174,6 +220,8 @@ def test_the_server_reports_the_sentence_and_goes_on(server: ComfyServer) -> Non
     with pytest.raises(NodeError, match='"dog" is not in the prompt, whose words are') as caught:
         server.run(graph("output/good.safetensors", "dog"))
     assert caught.value.node_type == "GOCA_MaskFromTokens"
+    with pytest.raises(NodeError, match=r"must be the name of a recording.*of type int"):
+        server.run(graph(5, "cat"))  # type: ignore[arg-type]
     with pytest.raises(NodeError, match="no recording 'output/gone"):
         server.run(graph("output/gone.safetensors", "cat"))
     run = server.run(graph("output/good.safetensors", "red cat\ngrass"))

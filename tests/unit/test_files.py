@@ -157,6 +157,8 @@ def test_a_folder_that_may_not_be_written_to(tmp_path: Path, monkeypatch: pytest
 def test_names_that_no_file_can_have(tmp_path: Path, name: str) -> None:
     message = refused(tmp_path / name)
     assert "the name is too long or has characters that no file name can have" in message and len(message) < 400
+    with pytest.raises(AttentionError, match="There is no file"):
+        load(str(tmp_path / name))
     assert not list(tmp_path.iterdir())
 
 
@@ -177,3 +179,14 @@ def test_a_folder_or_a_file_in_the_way(tmp_path: Path) -> None:
 def test_any_other_error_has_its_own_words() -> None:
     assert why_not(OSError(errno.EIO, "Input/output error")).startswith("Input/output error;")
     assert why_not(OSError("no number")) == "OSError; check the disk, or choose another folder"
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_args: object, **_more: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = tmp_path / "one.safetensors"
+    save(str(path), recording())
+    monkeypatch.setattr(Path, "open", forbidden)  # root may read anything
+    with pytest.raises(AttentionError, match=r"'one\.safetensors' cannot be read \(Permission denied\); check its"):
+        load(str(path))
