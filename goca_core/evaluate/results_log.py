@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import why_not
 from ..metrics import Confusion
 
 FORMAT = 1
@@ -85,20 +87,23 @@ class ResultsLog:
 
     head: everything that the counts depend on, as plain JSON; a file with another head is refused.
     done: keys of the images already counted. failed: images that ended in an error, which are tried again.
-    Raises ResultsLogError for a file with other settings or one that cannot be read.
+    Raises ResultsLogError for a file with other settings or one that cannot be read, and when it cannot be written.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
         self.path, self.done, self.failed = path, set[str](), dict[str, Record]()
         self._head = json.loads(json.dumps(head))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_partial_line()
-        if path.is_file() and path.stat().st_size:
-            self._check_head()
-            for record in self.records():
-                self._note(record)
-        else:
-            self._append({_HEAD: FORMAT, **self._head})
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._drop_partial_line()
+            if path.is_file() and path.stat().st_size:
+                self._check_head()
+                for record in self.records():
+                    self._note(record)
+            else:
+                self._append({_HEAD: FORMAT, **self._head})
+        except OSError as error:
+            raise ResultsLogError(f"{path} cannot be read or written: {why_not(error)}.") from error
 
     def add(self, record: Record) -> bool:
         """Append a record. Does nothing and returns False if its image has already been counted."""
@@ -143,10 +148,17 @@ class ResultsLog:
 
     def _append(self, line: Mapping[str, Any]) -> None:
         # One write, flushed to disk before the next image: a killed process leaves at most the last line incomplete.
-        with self.path.open("ab") as file:
-            file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("ab") as file:
+                file.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._drop_partial_line()
+            raise ResultsLogError(
+                f"{self.path} cannot be written: {why_not(error)}. (Everything counted so far is kept.)"
+            ) from error
 
     def _drop_partial_line(self) -> None:
         if not self.path.is_file() or not self.path.stat().st_size:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..files import complete, why_not
 from . import report
 from .datasets.base import Dataset
 from .executors import Executor, make_executor
@@ -55,8 +57,9 @@ def evaluate(
     An evaluation that was stopped continues where it was. workers, ray: see `executors.make_executor`. skip_errors: skip
     images whose data is bad, and report how many. sheets: images on each sheet, 0 for no sheets. progress: a factory of
     progress bars such as tqdm, called with `total`, `initial` and `desc`.
-    Returns the content of results.json. Raises EvaluationError for an image whose data is bad, and DataError,
-    ComfyUIError, ResultsLogError or ExecutorError if the evaluation cannot start.
+    Returns the content of results.json. Raises EvaluationError for an image whose data is bad and for a file that cannot be
+    written, ResultsLogError if the log cannot, and DataError, ComfyUIError, ResultsLogError or ExecutorError if the
+    evaluation cannot start.
     """
     dataset = job.open()
     if job.captions is not None:
@@ -110,9 +113,23 @@ def title(job: Job, dataset: Dataset) -> str:
 
 
 def _write(out: Path, found: dict[str, Any]) -> None:
-    (out / RESULTS).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     parts = [report.table(found), report.class_table(found), report.skipped(found), report.unnamed(found)]
-    (out / TABLE).write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+    with _written(out / RESULTS) as new:
+        new.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with _written(out / TABLE) as new:
+        new.write_text("\n\n".join(filter(None, parts)) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Like `files.complete`, but raises EvaluationError when the file cannot be written."""
+    try:
+        with complete(path) as new:
+            yield new
+    except OSError as error:
+        raise EvaluationError(
+            f"{path} cannot be written: {why_not(error)}. (Everything counted so far is kept.)"
+        ) from error
 
 
 def _draw_sheets(
@@ -136,4 +153,6 @@ def _draw_sheets(
         shown[one.key] = one
     names = [name.name for name in dataset.classes]
     for name, ranked in chosen.items():
-        report.sheet([(shown[key], miou) for miou, key in ranked], names).save(out / f"{name}.png")
+        drawn = report.sheet([(shown[key], miou) for miou, key in ranked], names)
+        with _written(out / f"{name}.png") as new:
+            drawn.save(new, format="PNG")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from goca_core.attention import AttentionError
 from goca_core.attention.file import load, save
 from goca_core.files import complete, why_not
 
+from .full_disk import no_file_larger_than
 from .recordings import recording
 
 DAY = 24 * 60 * 60
@@ -92,18 +91,6 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
 
 
 # -- what the system refuses ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def no_file_larger_than(size: int) -> Iterator[None]:
-    """A real write that fails halfway, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def refused(path: Path) -> str:

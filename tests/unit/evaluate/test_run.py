@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from goca_core.evaluate.executors import ExecutorError, make_executor
 from goca_core.evaluate.methods import parse
 from goca_core.evaluate.results_log import ResultsLogError
 from goca_core.evaluate.worker import Job, Task, Worker, noise_seed
+
+from ..full_disk import no_file_larger_than
 
 
 class Empty(Dataset):
@@ -189,6 +193,67 @@ def test_an_interrupt_keeps_what_was_counted(
     assert main(command) == 0
     assert seen == [0, 1, 2, 2, 3, 4, 5]
     assert json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))["pictures"] == 6
+
+
+# -- files that cannot be written --------------------------------------------------------------------------------------
+
+
+def refused(out: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The sentence of a run that ends with an error."""
+    command = ["--data", "empty", "--root", str(out.parent), "--out", str(out), "--sheets", "2"]
+    capsys.readouterr()
+    assert main(command) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return said
+
+
+@pytest.mark.parametrize("name", ["file", "file/deeper", "x" * 300])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (tmp_path / "file").write_text("kept")
+    said = refused(tmp_path / name, capsys)
+    assert ("the name is too long" if name[0] == "x" else "a file or folder of that name is in the way") in said
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_that_may_not_be_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Path, *_args: Any, **_more: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)  # root may write anywhere
+    assert "writing is not permitted there" in refused(tmp_path / "out", capsys)
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "results.json", "results.md", "best.png"])
+def test_a_folder_in_the_way_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    out = tmp_path / "out"
+    (out / name).mkdir(parents=True)
+    assert f"{name} cannot be" in (said := refused(out, capsys)) and "is in the way" in said
+    assert not list(out.glob(".*"))
+    (out / name).rmdir()
+    command = ["--data", "empty", "--root", str(tmp_path), "--out", str(out), "--sheets", "2"]
+    assert main(command) == 0 and json.loads((out / "results.json").read_text("utf-8"))["pictures"] == 6
+
+
+@pytest.mark.parametrize("room", [0, 1000, 2500, 4500])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], room: int) -> None:
+    """A real write that fails halfway: in the head, in the log, or in the report. The same command then goes on."""
+    out = tmp_path / "out"
+    with no_file_larger_than(room):
+        said = refused(out, capsys)
+    assert "cannot be written: the disk is full" in said
+    log = (out / "log.jsonl").read_bytes()
+    assert not log or log.endswith(b"\n")
+    for line in log.splitlines():
+        json.loads(line)
+    for path in out.glob("results.json"):
+        json.loads(path.read_text("utf-8"))
+    assert not list(out.glob(".*"))
+    command = ["--data", "empty", "--root", str(tmp_path), "--out", str(out), "--sheets", "2"]
+    assert main(command) == 0
+    assert (out / "log.jsonl").read_bytes().startswith(log)
+    assert json.loads((out / "results.json").read_text("utf-8"))["pictures"] == 6
 
 
 def test_noise_is_of_the_picture() -> None:
