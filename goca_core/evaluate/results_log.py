@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 
 from ..files import why_not
 from ..metrics import Confusion
+from ..words.word import is_within
 
 FORMAT = 1
 _HEAD = "goca_evaluation"
+_MOST_PIXELS = 2**40
 
 Cells = tuple[int, ...]
 """The non-zero cells of a confusion matrix, as pairs of index (true class * classes + predicted class) and pixel count."""
@@ -82,15 +85,57 @@ def add_cells(counts: Confusion, row: Sequence[int]) -> Confusion:
     return counts
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What the lines of a log may hold: the keys of the images, method -> its number of thetas, the number of classes."""
+
+    keys: Collection[str]
+    thetas: Mapping[str, int]
+    classes: int
+
+    def fits(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line could have been written by this evaluation."""
+        if not all(type(line.get(name, "")) is str for name in ("key", "error", "kind", "on")):
+            return False
+        if line["key"] not in self.keys or not self._are_classes(line.get("unnamed", [])):
+            return False
+        counts = line.get("counts", {})
+        if line.get("error"):
+            return counts == {}
+        if type(counts) is not dict or counts.keys() != self.thetas.keys():
+            return False
+        if not all(type(counts[name]) is list and len(counts[name]) == many for name, many in self.thetas.items()):
+            return False
+        rows = [row for rows in counts.values() for row in rows]
+        # Every prediction covers the same pixels.
+        return all(self._are_cells(row) for row in rows) and len({sum(row[1::2]) for row in rows}) <= 1
+
+    def _are_classes(self, numbers: Any) -> bool:
+        if type(numbers) is not list or not all(is_within(number, 1, self.classes - 1) for number in numbers):
+            return False
+        return len(set(numbers)) == len(numbers)
+
+    def _are_cells(self, row: Any) -> bool:
+        if type(row) is not list or len(row) % 2:
+            return False
+        places, pixels = row[::2], row[1::2]
+        return (
+            all(is_within(place, 0, self.classes**2 - 1) for place in places)
+            and all(first < second for first, second in pairwise(places))
+            and all(is_within(count, 1, _MOST_PIXELS) for count in pixels)
+        )
+
+
 class ResultsLog:
     """The log file of one evaluation.
 
     head: everything that the counts depend on, as plain JSON; a file with another head is refused.
+    expected: what its lines may hold; a file with other lines is refused.
     done: keys of the images already counted. failed: images that ended in an error, which are tried again.
     Raises ResultsLogError for a file with other settings or one that cannot be read, and when it cannot be written.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, head: Mapping[str, Any], expected: Expected) -> None:
         self.path, self.done, self.failed = path, set[str](), dict[str, Record]()
         self._head = json.loads(json.dumps(head))
         try:
@@ -98,6 +143,7 @@ class ResultsLog:
             self._drop_partial_line()
             if path.is_file() and path.stat().st_size:
                 self._check_head()
+                self._check_lines(expected)
                 for record in self.records():
                     self._note(record)
             else:
@@ -169,30 +215,39 @@ class ResultsLog:
                 end = data.rfind(b"\n") + 1
             file.truncate(end)
 
-    def _lines(self, skip: int = 1) -> Iterator[dict[str, Any]]:
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """The lines after the head."""
         with self.path.open("rb") as file:
             for number, text in enumerate(file, start=1):
-                if number <= skip:
-                    continue
-                try:
-                    line = json.loads(text)
-                    if not isinstance(line, dict) or (number > 1 and "key" not in line):
-                        raise ValueError
-                except ValueError:
-                    if number == 1:
-                        raise self._wrong_version() from None
-                    raise ResultsLogError(
-                        f"Line {number} of {self.path.name} cannot be read: delete that line (its image is then counted again), "
-                        "or choose another folder."
-                    ) from None
-                yield line
+                if number > 1:
+                    yield self._read(number, text)
+
+    def _read(self, number: int, text: bytes) -> dict[str, Any]:
+        try:
+            line = json.loads(text, object_pairs_hook=_once)
+            if type(line) is dict and "key" in line:
+                return line
+        except (ValueError, RecursionError):
+            pass
+        raise self._wrong_line(number, "cannot be read")
+
+    def _wrong_line(self, number: int, why: str) -> ResultsLogError:
+        return ResultsLogError(
+            f"Line {number} of {self.path.name} {why}: delete that line (its image is then counted again), or choose "
+            "another folder."
+        )
 
     def _wrong_version(self) -> ResultsLogError:
         return ResultsLogError(f"{self.path} is not a results log of this version: choose another folder.")
 
     def _check_head(self) -> None:
-        found = next(self._lines(skip=0))
-        if found.pop(_HEAD, None) != FORMAT:
+        with self.path.open("rb") as file:
+            text = file.readline()
+        try:
+            found = json.loads(text, object_pairs_hook=_once)
+        except (ValueError, RecursionError):
+            found = None
+        if type(found) is not dict or found.pop(_HEAD, None) != FORMAT:
             raise self._wrong_version()
         for group in {**self._head, **found}:
             ours, theirs = (head.get(group) for head in (self._head, found))
@@ -203,6 +258,20 @@ class ResultsLog:
                 f"{self.path.parent} holds an evaluation with other settings ({where}): use the same settings to continue "
                 "it, or choose another folder."
             )
+
+    def _check_lines(self, expected: Expected) -> None:
+        """Refuse lines that no evaluation writes, such as those that were edited by hand: they would count wrongly."""
+        for number, line in enumerate(self._lines(), start=2):
+            if not expected.fits(line):
+                raise self._wrong_line(number, "does not hold the counts of an image of this evaluation")
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a name that occurs twice, of which Python would keep the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("repeated name")
+    return found
 
 
 def _difference(name: str, theirs: Any, ours: Any) -> str:

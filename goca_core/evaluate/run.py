@@ -11,10 +11,10 @@ from typing import Any
 
 from ..files import complete, why_not
 from . import report
-from .datasets.base import Dataset
+from .datasets.base import Dataset, Item
 from .executors import Executor, make_executor
 from .prompts.captions import load_captions
-from .results_log import Record, ResultsLog
+from .results_log import Expected, Record, ResultsLog
 from .worker import Job, Prediction, Task
 
 LOG, RESULTS, TABLE = "log.jsonl", "results.json", "results.md"
@@ -42,6 +42,12 @@ def head(job: Job, keys: Iterable[str]) -> dict[str, Any]:
     }
 
 
+def expected(job: Job, dataset: Dataset, items: Iterable[Item]) -> Expected:
+    """What the results log of a job may hold."""
+    thetas = {method.name: len(method.thetas) for method in job.methods}
+    return Expected(frozenset(item.key for item in items), thetas, len(dataset.classes))
+
+
 def evaluate(
     job: Job,
     out: Path,
@@ -67,7 +73,7 @@ def evaluate(
     items = job.items(dataset)
     number = {item.key: index for index, item in enumerate(items)}
     about = head(job, number)
-    log = ResultsLog(out / LOG, about)
+    log = ResultsLog(out / LOG, about, expected(job, dataset, items))
     pending = [Task(index) for key, index in number.items() if key not in log.done]
     with make_executor(job, workers, ray) as executor:
         _count(executor, pending, log, len(items), skip_errors, progress)

@@ -46,8 +46,9 @@ def job() -> Job:
 
 def matrices(folder: Path) -> dict[str, Any]:
     """Everything that was counted."""
-    made = run.head(job(), [item.key for item in job().open().items])
-    log = ResultsLog(folder / run.LOG, made)
+    dataset = job().open()
+    made = run.head(job(), [item.key for item in dataset.items])
+    log = ResultsLog(folder / run.LOG, made, run.expected(job(), dataset, dataset.items))
     assert len(log.done) == SCENES
     return {name: np.stack([sums.matrix for sums in row]) for name, row in log.totals(7).items()}
 

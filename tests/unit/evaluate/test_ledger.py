@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from goca_core.evaluate.results_log import Record, ResultsLog, ResultsLogError, add_cells, cells
+from goca_core.evaluate.results_log import Expected, Record, ResultsLog, ResultsLogError, add_cells, cells
 from goca_core.metrics import Confusion
 
 HEAD = {"settings": {"data": "scenes", "methods": [{"name": "goca"}]}, "versions": {"torch": "2"}}
 CLASSES, THETAS = 4, 3
+EXPECTED = Expected([f"picture-{seed}" for seed in range(10)], {"goca": THETAS, "vanilla": THETAS}, CLASSES)
 
 
 def counted(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, ...], ...]]:
@@ -25,11 +27,13 @@ def counted(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, ...], .
 
 
 def record(seed: int) -> Record:
-    return Record(f"picture-{seed}", {"goca": counted(seed)[2], "vanilla": counted(seed + 1000)[2]}, on="cpu")
+    _, truth, rows = counted(seed)
+    others = cells(counted(seed + 1000)[0], truth, CLASSES, -1)
+    return Record(f"picture-{seed}", {"goca": rows, "vanilla": others}, on="cpu")
 
 
 def log(folder: Path, head: dict[str, Any] = HEAD) -> ResultsLog:
-    return ResultsLog(folder / "log.jsonl", head)
+    return ResultsLog(folder / "log.jsonl", head, EXPECTED)
 
 
 def matrices(one: ResultsLog) -> dict[str, list[list[list[int]]]]:
@@ -131,6 +135,81 @@ def test_a_broken_line_within_is_an_error(tmp_path: Path) -> None:
         log(tmp_path)
 
 
+def cells_of(row: Any) -> Callable[[dict[str, Any]], None]:
+    """Other cells at one theta, where MANY stands for the number of pixels that count, so that the sum gives nothing away."""
+
+    def change(line: dict[str, Any]) -> None:
+        rows = line["counts"]["goca"]
+        many = sum(rows[1][1::2])
+        rows[1] = (
+            row if not isinstance(row, list) else [many + value[1] if type(value) is tuple else value for value in row]
+        )
+
+    return change
+
+
+MANY, MORE, LESS = (0, 0), (0, 5), (0, -5)
+
+
+def put(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda line: line.update(values)
+
+
+# What an editor may leave behind: of other types, other images, methods, thetas or classes, or cells that count wrongly.
+EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "a number as key": put(key=5), "a list as key": put(key=[]), "another image": put(key="picture-99"),
+    "text for counts": put(counts="abc"), "a list for counts": put(counts=[]), "no methods": put(counts={}),
+    "no counts": lambda line: line.pop("counts"), "a method less": lambda line: line["counts"].pop("goca"),
+    "a method more": lambda line: line["counts"].update(daam=line["counts"]["goca"]),
+    "a theta less": lambda line: line["counts"]["goca"].pop(), "a method of text": lambda line: line["counts"].update(goca="abc"),
+    "half a cell": cells_of([0]), "fewer than no pixels": cells_of([0, -5, 1, MORE]), "no pixels": cells_of([0, 0, 1, MANY]),
+    "the last class by a trick": cells_of([-1, MANY]), "a class too many": cells_of([CLASSES**2, MANY]),
+    "a cell twice": cells_of([0, 5, 0, LESS]), "cells in no order": cells_of([1, 5, 0, LESS]), "text as cells": cells_of(["a", "b"]),
+    "a part of a pixel": cells_of([0, 1.5]), "pairs": cells_of([[0, 1]]), "nothing": cells_of(None), "no pixel": cells_of([]),
+    "true as a number": cells_of([0, True]), "more than any image": cells_of([0, 2**70]), "other pixels": cells_of([0, 1000]),
+    "an error with counts": put(error="gone"), "a number as error": put(error=5), "a list as kind": put(kind=[]),
+    "a list as device": put(on=[1]), "text as classes": put(unnamed="ab"), "a class that is none": put(unnamed=[CLASSES]),
+    "a class from the end": put(unnamed=[-1]), "the background": put(unnamed=[0]), "a class twice": put(unnamed=[1, 1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_line_is_refused(tmp_path: Path, name: str) -> None:
+    """It would end in an error later, or count wrongly; without it, its image is counted again."""
+    one = log(tmp_path)
+    for seed in (1, 2, 3):
+        one.add(record(seed))
+    expected, whole = matrices(one), one.path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    line = json.loads(lines[2])
+    EDITS[name](line)
+    one.path.write_bytes(b"".join([*lines[:2], json.dumps(line).encode() + b"\n", *lines[3:]]))
+    with pytest.raises(ResultsLogError, match=r"Line 3 of log\.jsonl does not hold the counts of an image") as refused:
+        log(tmp_path)
+    assert "delete that line" in str(refused.value) and "\n" not in str(refused.value)
+    one.path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
+    again = log(tmp_path)
+    assert again.done == {"picture-1", "picture-3"}
+    again.add(record(2))
+    assert matrices(again) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{}", b"NaN", b"[]", b'"key"', b"[" * 100_000, b"\xff\xfe", b'{"counts":{}}',
+        b'{"key":"picture-2","key":"picture-3","error":"gone"}', b'{"key":"picture-2","error":"gone","error":""}',
+    ],
+)  # fmt: skip
+def test_a_line_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
+    one = log(tmp_path)
+    one.add(record(1))
+    with one.path.open("ab") as file:
+        file.write(text + b"\n")
+    with pytest.raises(ResultsLogError, match=r"Line 3 of log\.jsonl cannot be read: delete that line"):
+        log(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("head", "said"),
     [
@@ -150,7 +229,9 @@ def test_other_settings_are_refused(tmp_path: Path, head: dict[str, Any], said: 
     assert one.path.read_bytes() == before
 
 
-@pytest.mark.parametrize("text", ['{"key": "x"}\n', "nothing of ours\n", "[]\n", '{"goca_evaluation": 0}\n'])
+@pytest.mark.parametrize(
+    "text", ['{"key": "x"}\n', "nothing of ours\n", "[]\n", '{"goca_evaluation": 0}\n', "[" * 100_000 + "\n"]
+)
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "log.jsonl").write_text(text)
     with pytest.raises(ResultsLogError, match="not a results log"):

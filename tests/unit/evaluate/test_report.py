@@ -11,7 +11,7 @@ import pytest
 from goca_core.evaluate import report
 from goca_core.evaluate.datasets.base import ClassName, Dataset
 from goca_core.evaluate.methods import Method, parse
-from goca_core.evaluate.results_log import Record, ResultsLog, cells
+from goca_core.evaluate.results_log import Expected, Record, ResultsLog, cells
 from goca_core.evaluate.worker import Prediction
 
 
@@ -31,10 +31,11 @@ class Four(Dataset):
 
 METHOD = parse("goca").resolved("offset", "auto", 1, [0.0, 0.2])
 TRUTH = np.array([[0, 0], [1, 1]])
+EXPECTED = Expected(("first", "second", "third", "fourth"), {"goca": 2}, 3)
 
 
 def log(folder: Path) -> ResultsLog:
-    one = ResultsLog(folder / "log.jsonl", {"settings": {}})
+    one = ResultsLog(folder / "log.jsonl", {"settings": {}}, EXPECTED)
     # At theta 0 one of two cat pixels is found, at 0.2 both; the second picture is wrong throughout.
     found = np.array([[[0, 0], [1, 0]], [[0, 0], [1, 1]]])
     one.add(Record("first", {"goca": cells(found, TRUTH, 3, -1)}, on="cpu"))
@@ -101,7 +102,7 @@ def test_classes_without_words_are_counted_and_named(tmp_path: Path) -> None:
     one = log(tmp_path)
     for key, classes in (("third", (1, 2)), ("fourth", (2,))):
         one.add(Record(key, {"goca": cells(np.zeros((2, 2, 2), np.int64), TRUTH, 3, -1)}, unnamed=classes))
-    found = report.results([METHOD], Four(), ResultsLog(one.path, {"settings": {}}))
+    found = report.results([METHOD], Four(), ResultsLog(one.path, {"settings": {}}, EXPECTED))
     assert found["unnamed"] == {"dog": 2, "cat": 1}
     assert report.unnamed(found).endswith("such a class counts as not found: dog in 2, cat in 1.")
     assert report.unnamed(results(tmp_path / "whole")) == ""
