@@ -303,7 +303,7 @@ def information(
     maps: one [B, Nl, C] per layer, on `grids`, of the C words that count. affinity: [B, N, N], N = size[0]*size[1]; its rows
     are divided by their sum. None: no propagation. frames: this many consecutive samples are the frames of one video, and
     the second mean is that of the video.
-    Returns [B, L], not normalised, not negative up to rounding for each image or video. Raises ValueError when the shapes
+    Returns [B, L], not normalised, not negative up to rounding for each image or video; 0 without words. Raises ValueError when the shapes
     do not fit.
 
     >>> same, apart = torch.full((1, 2, 2), 0.5), torch.eye(2)[None]  # two pixels, two words
@@ -318,6 +318,8 @@ def information(
         transposed = finite(affinity, dtype).mT
         transposed = transposed / transposed.sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
     found = []
+    if maps[0].shape[-1] == 0:  # a prompt without words
+        return maps[0].new_zeros(len(maps[0]), len(maps), dtype=dtype)
     for layer, (layer_map, grid) in enumerate(zip(maps, grids, strict=True)):  # all at once would need the room of all
         check_ndim(f"map {layer}", layer_map, "B N C")
         check_tokens(f"map {layer}", layer_map.shape[1], grid)

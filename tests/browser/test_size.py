@@ -43,7 +43,7 @@ def sides(view: Any) -> tuple[float, float]:
 @RENDERERS
 def test_the_mask_node_is_mostly_its_viewer(editor: Editor) -> None:
     editor.demo().run()
-    assert editor.page.evaluate(NEW) <= 660
+    assert editor.page.evaluate(NEW) <= 670
     node = editor.centre(MASKS, "New")
     read = node.evaluate(READ)
     assert {"phrases", "background", "mode", "theta"} <= set(read)

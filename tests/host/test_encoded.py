@@ -89,8 +89,9 @@ def modules(pack: ModuleType) -> None:
 
 
 @pytest.fixture(autouse=True)
-def noted() -> Iterator[None]:
+def noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
+    monkeypatch.undo()
     assert ours.installed.install()
 
 

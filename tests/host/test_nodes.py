@@ -89,7 +89,7 @@ def test_inputs_that_came_later_are_optional_and_last(infos: dict[str, dict[str,
     """Saved graphs hold values of widgets by their place, and prompts need only what is required."""
     groups = infos["GOCA_MaskFromTokens"]["input"]
     assert list(groups["required"])[-1] == "height"
-    assert list(groups["optional"]) == ["words", "remove_small", "fill_holes", "latent"]
+    assert list(groups["optional"]) == ["words", "remove_small", "fill_holes", "image", "skip_absent", "latent"]
 
 
 def test_every_own_type_is_made_and_taken(infos: dict[str, dict[str, Any]]) -> None:

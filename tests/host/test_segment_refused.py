@@ -124,7 +124,7 @@ def test_numbers_that_make_no_sense() -> None:
 
 def test_a_conditioning_without_text() -> None:
     for positive in ([], [[None, {"pooled_output": torch.rand(1, 32)}]]):
-        refused("no text.*Encode Prompt", positive=positive)
+        refused("no text.*CLIP Text Encode", positive=positive)
 
 
 def test_a_conditioning_that_is_not_active_or_covers_a_part() -> None:
