@@ -101,7 +101,7 @@ class SemanticCFG(io.ComfyNode):
                 with_tooltip(
                     io.Int.Input("renew_every", default=1, min=1, max=100, optional=True, advanced=True),
                     "Find the regions in every so many evaluations of the model, and use them in those that follow. 1: in "
-                    "each, as published. 4 makes sampling faster, because regions change slowly.",
+                    "each, as published. With 4, sampling is faster, and regions are up to three evaluations old.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The guided model. Connect it to the sampler.")],
