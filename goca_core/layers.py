@@ -286,6 +286,17 @@ def aggregate_layers(
     return mixed / mixed.sum(1, keepdim=True)
 
 
+def averaging(affinity: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix [B, N, N] that maps [B, K, N] are multiplied with so that each pixel becomes a mean of the pixels that it
+    attends to: an affinity [B, N, N] with its rows divided by their sums, transposed.
+
+    >>> (torch.tensor([[[1.0, 0.0]]]) @ averaging(torch.tensor([[[0.5, 0.5], [0.0, 0.1]]]), torch.float32)).tolist()
+    [[[0.5, 0.0]]]
+    """
+    transposed = finite(affinity, dtype).mT
+    return transposed / transposed.sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+
+
 def information(
     maps: Sequence[Tensor],
     grids: Sequence[Grid],
@@ -303,8 +314,8 @@ def information(
     maps: one [B, Nl, C] per layer, on `grids`, of the C words that count. affinity: [B, N, N], N = size[0]*size[1]; its rows
     are divided by their sum. None: no propagation. frames: this many consecutive samples are the frames of one video, and
     the second mean is that of the video.
-    Returns [B, L], not normalised, not negative up to rounding for each image or video; 0 without words. Raises ValueError when the shapes
-    do not fit.
+    Returns [B, L], not normalised, not negative up to rounding for each image or video; 0 without words. Raises ValueError
+    when the shapes do not fit.
 
     >>> same, apart = torch.full((1, 2, 2), 0.5), torch.eye(2)[None]  # two pixels, two words
     >>> [round(nats, 3) for nats in information([same, apart], [(1, 2)] * 2, (1, 2))[0].tolist()]  # log(2) for the second
@@ -312,14 +323,13 @@ def information(
     """
     _check_lengths(maps, grids)
     dtype = working_dtype(*maps)
+    if maps[0].shape[-1] == 0:  # a prompt without words
+        return maps[0].new_zeros(len(maps[0]), len(maps), dtype=dtype)
     transposed = None
     if affinity is not None and steps:
         _check_self_map(affinity, size, "affinity")
-        transposed = finite(affinity, dtype).mT
-        transposed = transposed / transposed.sum(1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)
+        transposed = averaging(affinity, dtype)
     found = []
-    if maps[0].shape[-1] == 0:  # a prompt without words
-        return maps[0].new_zeros(len(maps[0]), len(maps), dtype=dtype)
     for layer, (layer_map, grid) in enumerate(zip(maps, grids, strict=True)):  # all at once would need the room of all
         check_ndim(f"map {layer}", layer_map, "B N C")
         check_tokens(f"map {layer}", layer_map.shape[1], grid)

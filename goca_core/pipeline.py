@@ -282,13 +282,12 @@ def _present(
     scoring: Scoring, objects: Sequence[Phrase], words: WordMap, affinity: Affinity | None, steps: int
 ) -> Tensor:
     """Which phrases are in the image, bool [B, K] (`classes.find_present`), by what propagation leaves of their attention."""
-    evidence = []
-    for method in ("raw", "sum-1 rescaling"):
-        maps = phrase_scores(replace(scoring, method=method, pool="mean"), objects, words)
-        if affinity is not None:
-            maps = spread(resize_bilinear(maps, (affinity.height, affinity.width)), affinity.matrix.to(maps), steps)
-        evidence.append(maps)
-    attention, shares = evidence
+    kinds = (replace(scoring, method=method, pool="mean") for method in ("raw", "sum-1 rescaling"))
+    evidence = torch.cat([phrase_scores(kind, objects, words) for kind in kinds], 1)
+    if affinity is not None:
+        evidence = resize_bilinear(evidence, (affinity.height, affinity.width))
+        evidence = spread(evidence, affinity.matrix.to(evidence), steps)
+    attention, shares = evidence.chunk(2, 1)
     return find_present(attention, shares, scoring.maps.source.frames)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..layers import resize_self_map
+from ..layers import averaging, resize_self_map
 from ..tensors import Grid, Range, check_ndim, finite, stack_frames, stretch, unstack_frames, working_dtype
 
 
@@ -45,8 +45,7 @@ def spread(maps: Tensor, affinity: Tensor, order: int) -> Tensor:
     """
     _check_fit(maps, affinity)
     dtype = working_dtype(maps, affinity)
-    x, rows = finite(maps, dtype).flatten(2), finite(affinity, dtype)
-    transposed = (rows / rows.sum(-1, keepdim=True).clamp_min(torch.finfo(dtype).tiny)).mT
+    x, transposed = finite(maps, dtype).flatten(2), averaging(affinity, dtype)
     for _ in range(order):
         x = x @ transposed
     return x.reshape(maps.shape)
