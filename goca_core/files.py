@@ -36,6 +36,11 @@ def why_not(error: OSError) -> str:
     return f"{error.strerror or type(error).__name__}; check the disk, or choose another folder"
 
 
+def quoted(name: str, letters: int = 60) -> str:
+    """A file name as messages show it, shortened if it has more letters."""
+    return repr(name if len(name) <= letters else f"{name[:letters]}...")
+
+
 def is_file(path: str | os.PathLike) -> bool:
     """Whether there is such a file. Path.is_file fails for some names that no file can have."""
     with suppress(OSError, ValueError):

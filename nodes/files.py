@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from ..goca_core import attention as core
 from ..goca_core.capture.source import recorded
-from ..goca_core.files import is_file, why_not
+from ..goca_core.files import is_file, quoted, why_not
 from . import inputs, types
 from .inputs import with_tooltip
 
@@ -63,9 +63,8 @@ def _inside(file: Any) -> Path:
     with suppress(ValueError):  # names that no file can have
         if folder is not None and _is_inside(path := _real(folder / name), _real(folder)):
             return path
-    shown = file if len(file) <= 100 else f"{file[:100]}..."
     raise core.AttentionError(
-        f"{shown!r} is not a recording in the folder output/{_SUBFOLDER} or input/{_SUBFOLDER}; choose a {_SUFFIX} file in "
+        f"{quoted(file, 100)} is not a recording in the folder output/{_SUBFOLDER} or input/{_SUBFOLDER}; choose a {_SUFFIX} file in "
         "it."
     )
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import complete, is_file, why_not
+from ..files import complete, is_file, quoted, why_not
 from ..heads import HEAD_METHODS
 from ..layers import INFORMATION, LAYER_METHODS, MASS_PRESERVING
 from ..masks import MASK_RULES
@@ -35,7 +35,6 @@ _MOST_STEPS = 100
 _LONGEST_TEXT = 2**12
 _LONGEST_SIDE, _LARGEST_AREA = 2**16, 2**28  # in pixels of the decoded image
 _MOST_FRAMES_PER_LATENT = 64
-_LONGEST_SHOWN = 60
 # Files keep the names of the first version of the format: "scale", "stride", and this one.
 _IN_FILE = {"propagation_steps": "order"}
 _FROM_FILE = {stored: name for name, stored in _IN_FILE.items()}
@@ -92,7 +91,7 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
             new.chmod(stat.S_IMODE(mode))
     except OSError as error:
         raise AttentionError(
-            f"The recording cannot be saved as {_short(path.name)} in {path.parent}: {why_not(error)}."
+            f"The recording cannot be saved as {quoted(path.name)} in {path.parent}: {why_not(error)}."
         ) from error
 
 
@@ -108,17 +107,12 @@ def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> 
         raise OSError(number, os.strerror(number), str(path), number) from error  # the last one is for Windows
 
 
-def _short(name: str) -> str:
-    """A file name as messages show it."""
-    return repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
-
-
 def load(path: str | os.PathLike) -> Attention:
     """Read a recording. Raises AttentionError for a file that is missing, damaged, too new, or not a recording."""
     name = Path(path).name
     if not is_file(path):
         raise AttentionError(
-            f"There is no file {_short(name)}; save a recording with Save Attention first, or choose another file."
+            f"There is no file {quoted(name)}; save a recording with Save Attention first, or choose another file."
         )
     try:
         _expect(_header_size(path) <= _HEADER_LIMIT, "header")

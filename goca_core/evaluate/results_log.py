@@ -143,9 +143,7 @@ class ResultsLog:
             self._drop_partial_line()
             if path.is_file() and path.stat().st_size:
                 self._check_head()
-                self._check_lines(expected)
-                for record in self.records():
-                    self._note(record)
+                self._read_lines(expected)
             else:
                 self._append({_HEAD: FORMAT, **self._head})
         except OSError as error:
@@ -167,7 +165,7 @@ class ResultsLog:
         counted: set[str] = set()
         errors: dict[str, Record] = {}
         for line in self._lines():
-            record = Record(**{one.name: line[one.name] for one in fields(Record) if one.name in line})
+            record = _record(line)
             if record.error:
                 errors[record.key] = record
             elif record.key not in counted:
@@ -186,8 +184,10 @@ class ResultsLog:
         return sums
 
     def _note(self, record: Record) -> None:
+        """Take a line of the file into account; an error after the counts of its image does not matter."""
         if record.error:
-            self.failed[record.key] = record
+            if record.key not in self.done:
+                self.failed[record.key] = record
         else:
             self.failed.pop(record.key, None)
             self.done.add(record.key)
@@ -259,11 +259,17 @@ class ResultsLog:
                 "it, or choose another folder."
             )
 
-    def _check_lines(self, expected: Expected) -> None:
-        """Refuse lines that no evaluation writes, such as those that were edited by hand: they would count wrongly."""
+    def _read_lines(self, expected: Expected) -> None:
+        """Note what was counted. Lines that no evaluation writes are refused, such as those that were edited by hand: they
+        would count wrongly."""
         for number, line in enumerate(self._lines(), start=2):
             if not expected.fits(line):
                 raise self._wrong_line(number, "does not hold the counts of an image of this evaluation")
+            self._note(_record(line))
+
+
+def _record(line: Mapping[str, Any]) -> Record:
+    return Record(**{one.name: line[one.name] for one in fields(Record) if one.name in line})
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
