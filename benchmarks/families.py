@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from goca_core.attention.global_map import aggregate
 from goca_core.attention.record import Attention
-from goca_core.capture.options import RecordOptions
+from goca_core.capture.options import RECORD_METHODS, RecordOptions
 from goca_core.pipeline import MaskRequest, Scoring, as_scoring, make_masks, sharpened
 from scripts.boot import boot
 
@@ -86,22 +86,19 @@ def plain_with_background(record: Attention, _image: torch.Tensor, phrases: str)
     return _plain(record, phrases, record.defaults.propagation_steps)
 
 
-PAPER = "paper"
-PAPER_IMAGE = "paper, with the image"
+AUTO, PAPER = (RecordOptions(method=method) for method in RECORD_METHODS)
 
-SETTINGS: dict[str, Setting] = {
-    "auto": auto,
-    "auto, with the image": auto_with_image,
-    "auto, no phrase skipped": every_phrase,
-    PAPER: auto,
-    PAPER_IMAGE: auto_with_image,
-    "plain averaging, threshold at one half": plain,
-    "plain averaging, threshold at one half, no propagation": plain_without_propagation,
-    "plain averaging, the paper's background rule": plain_with_background,
+# What is recorded for a setting, and how masks are made of it.
+SETTINGS: dict[str, tuple[RecordOptions, Setting]] = {
+    "auto": (AUTO, auto),
+    "auto, with the image": (AUTO, auto_with_image),
+    "auto, no phrase skipped": (AUTO, every_phrase),
+    "paper": (PAPER, auto),
+    "paper, with the image": (PAPER, auto_with_image),
+    "plain averaging, threshold at one half": (PAPER, plain),
+    "plain averaging, threshold at one half, no propagation": (PAPER, plain_without_propagation),
+    "plain averaging, the paper's background rule": (PAPER, plain_with_background),
 }
-
-# What is recorded for a setting.
-RECORDED = {name: RecordOptions(method="auto" if name.startswith("auto") else "paper") for name in SETTINGS}
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------------
@@ -121,11 +118,11 @@ def measure(subject: Subject, seed: int, kind: str, number: int, settings: Itera
     case = subject.case(seed, number, kind)
     line, recordings = dict[str, Any](seed=seed, kind=kind, scene=number), dict[RecordOptions, Attention]()
     for name in settings:
-        options = RECORDED[name]
+        options, setting = SETTINGS[name]
         if options not in recordings:
             recordings[options] = record(subject, case, options)
         with torch.inference_mode():
-            masks = SETTINGS[name](recordings[options], case.pixels, "\n".join(case.phrases))
+            masks = setting(recordings[options], case.pixels, "\n".join(case.phrases))
         area = float(masks[:, -1].mean()) if case.absent else None
         line[name] = {"counts": confusion(case, masks, subject.classes).tolist(), "absent": area}
     return line

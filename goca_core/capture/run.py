@@ -41,16 +41,12 @@ class RecordingRun(SamplingRun):
         # Guiders with and without a negative have a "positive"; of guiders with other names the first list is recorded.
         first: list[Any] = next(iter(guider.conds.values()), []) if options.prompt == "positive" else []
         conditionings = guider.conds.get(options.prompt, first)
-        self.tokens = {
-            entry["uuid"]: _tokens_to_keep(length_of(entry["cross_attn"], entry), words_of(entry["cross_attn"], entry))
-            for entry in conditionings
-            if entry.get("cross_attn") is not None
-        }
-        self._unusable = {
-            entry["uuid"]: reason
-            for entry in conditionings
-            if entry.get("cross_attn") is not None and (reason := unusable(entry["cross_attn"], entry, options.prompt))
-        }
+        self._unusable: dict[Any, str] = {}
+        for entry in conditionings:
+            cond = entry.get("cross_attn")
+            if cond is not None:
+                self.tokens[entry["uuid"]] = _tokens_to_keep(length_of(cond, entry), words_of(cond, entry))
+                self._unusable[entry["uuid"]] = unusable(cond, entry, options.prompt)
         # Whether the latent that sampling began with is finite. It is read only after the run, which waits for the device anyway.
         self._began_finite: Tensor | bool = True
         self.evaluations = 0

@@ -7,12 +7,16 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from .editor import Editor
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
+
+# A test of what both renderers of nodes do; its `editor` is one of each.
+RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 
 def chips(panel: ElementHandle) -> dict[str, ElementHandle]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from .editor import FOLLOW, Editor
+from .panels import RENDERERS
 
 MASKS, AGGREGATE = "GOCA_MaskFromTokens", "GOCA_Aggregate"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 # What is told on a node, as far as it can be seen there.
 TOLD = """(node) => (node.widgets ?? []).flatMap((widget) => [...(widget.element?.querySelectorAll(".goca-said p") ?? [])])
   .filter((line) => line.checkVisibility()).map((line) => line.innerText)"""

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from .editor import Editor
-from .panels import canvas, hover, legend, pressed
+from .panels import RENDERERS, canvas, hover, legend, pressed
 
 SEARCH = "() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 MASKS, OVERLAY = "Mask From Tokens (GoCA)", "Overlay (GoCA)"
 NODE = "GOCA_MaskFromTokens"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 STEPS = "() => window.app.extensionManager.workflow.activeWorkflow.changeTracker.undoQueue.length"
 RESTED = "() => !window.app.extensionManager.workflow.activeWorkflow.changeTracker._restoringState"
 # The editor opens its graph again in the other language.

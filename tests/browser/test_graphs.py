@@ -16,7 +16,7 @@ from PIL import Image
 from scripts.comfy_server import ComfyServer, Run
 
 from .editor import Editor
-from .panels import chips, hover, legend, pressed
+from .panels import RENDERERS, chips, hover, legend, pressed
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
@@ -32,7 +32,6 @@ FACES = (
 ROW = 24  # pixels of a widget in the classic renderer
 WIDGETS = """() => Object.fromEntries(window.app.graph.nodes.map((node) =>
   [node.id, (node.widgets ?? []).filter((widget) => widget.serialize !== false).length]))"""
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 
 def saved_sizes(graph: dict[str, Any]) -> dict[str, list[int]]:

@@ -7,14 +7,12 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from .editor import Editor
-from .panels import chips, legend, pressed
+from .panels import RENDERERS, chips, legend, pressed
 
 MASKS = "GOCA_MaskFromTokens"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 TEXT = "a red circle and a blue square on grass"
 # Loader, two prompts, latent, sampler, decoder, Save Image.
 BUILD = """(text) => {

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from .editor import PANEL, Editor
-from .panels import legend
+from .panels import RENDERERS, legend
 
 MASKS = "GOCA_MaskFromTokens"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 ADVANCED = ("background_rule", "smooth", "largest_component", "width", "height", "remove_small", "fill_holes")
 NEW = """() => {
   const node = window.LiteGraph.createNode("GOCA_MaskFromTokens");

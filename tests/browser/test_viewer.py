@@ -15,14 +15,13 @@ from goca_core.picture.colours import COLOUR_MAPS, colour_of
 from scripts.comfy_server import ComfyServer
 
 from .editor import Editor
-from .panels import canvas, hover, legend, pixels
+from .panels import RENDERERS, canvas, hover, legend, pixels
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
 
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 OVER, HEAT = "Masks over the image", "Heat map of every word"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 
 def choose(editor: Editor, panel: ElementHandle, label: str, value: str) -> None:

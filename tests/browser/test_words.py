@@ -17,7 +17,7 @@ from goca_core.words.word_map import WordMap
 from scripts.comfy_server import ComfyServer
 
 from .editor import DEMO, WORKFLOWS, Editor
-from .panels import chips, legend, pressed
+from .panels import RENDERERS, chips, legend, pressed
 
 if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle
@@ -28,7 +28,6 @@ PROMPT, MASKS, OVERLAY = "GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overl
 PASS = "GOCA_RegionalPass"
 WORDS_JS = "(name) => import('/extensions/comfyui-goca/js/words.js').then((words) => { window.words = words; })"
 EVIL = "<img src=x onerror=window.hacked=1>"
-RENDERERS = pytest.mark.parametrize("editor", [False, True], ids=["classic", "vue"], indirect=True)
 
 
 # -- clicking ----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from ...layers import LayerScore, overlap, resize_keys, resize_self_map
 from ...tensors import CPUS, Grid, bilinear_matrix, finite, nearest_index
 from .spec import ReductionSpec
 
+S = TypeVar("S", bound="_OfSeveral")
 # Rows of a stored map that are compared with the reference at a time.
 _ROWS = 512
 # Elements of maps that an accelerator weights together, because it starts a dozen small kernels for them: 64 MB in float32.
@@ -164,17 +166,23 @@ class PartsSink(MapSink):
         self._found.update(zip(self._names, self.result().chunk(len(self._names)), strict=True))
 
 
-class MeanSink(MapSink):
+class _OfSeveral:
+    """What is told how many layers come at once."""
+
+    _coming = 1
+
+    def of(self: S, layers: int) -> S:
+        """Itself, told how many layers come at once next: their rows are [layers * B, ...]."""
+        self._coming = layers
+        return self
+
+
+class MeanSink(_OfSeveral, MapSink):
     """The running mean over layers; ``finish`` is called after each of them, or after several that come at once."""
 
     def __init__(self, target: Grid, frames: int) -> None:
         super().__init__(target, frames)
-        self._layers, self._coming = 0, 1
-
-    def of(self, layers: int) -> MeanSink:
-        """Itself, told how many layers come at once next: their rows are [layers * B, ...]."""
-        self._coming = layers
-        return self
+        self._layers = 0
 
     def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
         if part.device.type in CPUS:  # elsewhere it is reported, see SelfMaps
@@ -191,7 +199,7 @@ class MeanSink(MapSink):
         self._layers += self._coming
 
 
-class PerplexitySink:
+class PerplexitySink(_OfSeveral):
     """The mean over layers of self-attention whose rows sum to one, weighted by the square of each layer's perplexity.
 
     Perplexity is the exponential of the mean entropy of the rows, in tokens: the number of places that a pixel attends to.
@@ -202,17 +210,12 @@ class PerplexitySink:
     """
 
     def __init__(self, target: Grid, frames: int) -> None:
-        self.target, self._frames, self._coming = target, frames, 1
+        self.target, self._frames = target, frames
         self._kept: KeptRows | None = None
         self._maps: Tensor | None = None
         self._complete: list[Tensor] = []
         self._total: Tensor | None = None
         self._weights: Tensor | None = None
-
-    def of(self, layers: int) -> PerplexitySink:
-        """Itself, told how many layers come at once next: their rows are [layers * B, ...]."""
-        self._coming = layers
-        return self
 
     def take(self, frame: int | slice, rows: slice, part: Tensor) -> None:
         if not isinstance(frame, int) and part.shape[1:] == (self._frames, part.shape[-1], part.shape[-1]):
