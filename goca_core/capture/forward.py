@@ -82,7 +82,7 @@ class ForwardRecorder:
         token = _recording.set((*_recording.get(), self))
         try:
             for block in self.plan.blocks:
-                for site in block.sites:
+                for site in self._sites(block):
                     for module in filter(None, (site.around, site.query)):
                         handles.append(module.register_forward_pre_hook(partial(self._before_query, block, site)))
                     handles.append(site.out.register_forward_pre_hook(partial(self._before_out, block, site)))
@@ -101,6 +101,11 @@ class ForwardRecorder:
             self._open = None
             self._pending.clear()
             self._projected.clear()
+
+    def _sites(self, block: Block) -> list[Site]:
+        """The attention of a layer that is observed: all of it where each site is reported, or what is recorded."""
+        wanted = self._on_site is not None or any(cond.compares(block) for cond in self._conds.values())
+        return [site for site in block.sites if wanted or site is not block.self_attn]
 
     def _modules_to_keep(self, block: Block) -> list[nn.Module]:
         """Projections whose outputs are needed: for the reference feature, and as the inputs of attention that another

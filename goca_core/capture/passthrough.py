@@ -49,6 +49,10 @@ class Watcher:
     totals: Callable[[], bool] = lambda: True
 
 
+# Saw nothing, for calls that nobody watches: a new one takes longer than a small kernel.
+_UNWATCHED = watch_totals()
+# Arguments that are never boxes.
+_PLAIN = (Tensor, int, float, str, dict)
 _watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("goca_watchers", default=())
 
 
@@ -74,8 +78,9 @@ def _shown(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
     token = _watchers.set(())
     try:
         # Watching makes every operator of the call slower, so it is only done where it saves a second attention call.
-        seen = watch_totals()
-        with seen if any(watcher.totals() for watcher in watchers) else nullcontext():
+        watched = any(watcher.totals() for watcher in watchers)
+        seen = watch_totals() if watched else _UNWATCHED
+        with seen if watched else nullcontext():
             out = function(*args, **kwargs)
     finally:
         _watchers.reset(token)
@@ -86,7 +91,7 @@ def _shown(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 def _opened(value: Any) -> Any:
     """The tensor in a box from which an attention kernel takes it; other arguments as they are."""
-    if value is None or isinstance(value, Tensor | int | float | str | dict):
+    if value is None or isinstance(value, _PLAIN):
         return value
     peek = getattr(value, "peek", None)
     return peek() if callable(peek) else value

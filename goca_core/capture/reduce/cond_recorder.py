@@ -104,28 +104,34 @@ class CondRecorder:
         if call.k.shape[2] % self.tokens.length:
             return  # other conditionings were appended to the keys, so the columns of this one are unknown
         call = replace(call.rows(self.rows).queries(image), total=None)
-        if output is None:
-            value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
-            value = value.transpose(1, 2).flatten(2)
-        else:
-            value = output[self.rows, image]
-        site, weighted, values = block.cross_attn, self._weighted(block.cross_attn), list[Tensor]()
+        site, weighted = block.cross_attn, self._weighted(block.cross_attn)
+        # Only weights of heads need the output, and a stack would copy it for each layer.
+        value = self._output(call, output, image) if weighted else None
+        extra = [] if value is None else [value]
         if any("VW" in method for method in weighted):
-            values.append(call.v)
+            extra.append(call.v)
 
         def reduce(layers: Sequence[Waiting], parts: Sequence[Tensor]) -> None:
-            q, k, found, *v = (part.flatten(0, 1) for part in parts)
+            q, k, *kept = (part.flatten(0, 1) for part in parts)
             weights = [layer.weight for layer in layers if layer.weight is not None]
             weight = weights[0] if len(weights) == 1 else torch.stack(weights) if weights else None
-            heads = self._head_weights(site.heads, found, v[0] if v else None, weight)
-            text = self._text_maps(heads, call.k.shape[2], value.device)
+            output, v = (*kept, None, None)[:2]
+            heads = self._head_weights(site.heads, output, v, weight)
+            text = self._text_maps(heads, call.k.shape[2], q.device)
             whole = AttentionCall(q, k, k, call.mask, call.scale)
             text_pass(whole, text, self._block_elements(whole))
             self._keep(layers, text, grid)
 
         kind = ("text", grid, site.heads, call.scale, bool(weighted))
-        with effective_weight(site.out, value) if weighted else nullcontext() as weight:
-            self._reduce(kind, call, Waiting(block, weight), [call.q, call.k, value, *values], reduce)
+        with nullcontext() if value is None else effective_weight(site.out, value) as weight:
+            self._reduce(kind, call, Waiting(block, weight), [call.q, call.k, *extra], reduce)
+
+    def _output(self, call: AttentionCall, output: Tensor | None, image: slice) -> Tensor:
+        """The attention output [B, N, C] of the rows and queries of ``call``; computed where another node replaced it."""
+        if output is not None:
+            return output[self.rows, image]
+        value = torch.nn.functional.scaled_dot_product_attention(call.q, call.k, call.v, scale=call.scale)
+        return value.transpose(1, 2).flatten(2)
 
     def take_self(self, block: Block, call: AttentionCall, grid: Grid, image: slice) -> None:
         """Record the self-attention of a layer; ``image``: the image's queries and keys."""
@@ -230,15 +236,15 @@ class CondRecorder:
         return [method for method in self.spec.heads if method != "average"]
 
     def _head_weights(
-        self, heads: int, output: Tensor, values: Tensor | None, weight: Tensor | None
+        self, heads: int, output: Tensor | None, values: Tensor | None, weight: Tensor | None
     ) -> dict[str, Tensor | None]:
         """Head weights [B, N, H] for each method, from the attention output [B, N, C] and the values [B, H, T, d].
 
-        ``weight``: [C_out, C] of the projection, or one for each of several layers. None for the plain average, which does
-        not need the projection. So it also works where its weight cannot be read.
+        ``weight``: [C_out, C] of the projection, or one for each of several layers. None for the plain average, which needs
+        neither the projection nor the output. So it also works where its weight cannot be read.
         """
         found: dict[str, Tensor | None] = dict.fromkeys(self.spec.heads)
-        if weight is None:
+        if weight is None or output is None:
             return found
         # In full precision the attention output is large, so a CPU takes frame by frame.
         exact = output.device.type in CPUS
@@ -267,6 +273,10 @@ class CondRecorder:
         for number, layer in enumerate(layers):
             name = layer.block.name
             self._maps[name] = Layer(name, *grid, {method: parts[number] for method, parts in found.items()}, {})
+
+    def compares(self, block: Block) -> bool:
+        """Whether the self-attention of a layer is needed."""
+        return bool(self._targets(block))
 
     def _targets(self, block: Block) -> tuple[Grid, ...]:
         """The grids on which the self-attention of a layer is needed."""
