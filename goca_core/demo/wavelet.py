@@ -1,8 +1,9 @@
-"""The demo model's VAE: one level of the LeGall 5/3 wavelet, which is exactly invertible.
+"""The demo models' VAE: one or two levels of the LeGall 5/3 wavelet, which is exactly invertible.
 
-An image becomes four half-size bands (one smooth, three with details), 12 channels in all. Unlike pixel shuffling, the
-transform overlaps neighbouring pixels and separates details, so small errors of the model look like soft shading instead
-of a checkerboard. Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
+An image becomes four half-size bands (one smooth, three with details), 12 channels in all. A second level splits each of
+them again (a wavelet packet): 48 channels at a quarter of the size. Unlike pixel shuffling, the transform overlaps
+neighbouring pixels and separates details, so small errors of the model look like soft shading instead of a checkerboard.
+Source: Le Gall and Tabatabai 1988, in the lifting form of Sweldens 1996.
 """
 
 from __future__ import annotations
@@ -37,28 +38,49 @@ def _backward(smooth: Tensor, detail: Tensor, dim: int) -> Tensor:
     return torch.stack((even, odd), dim).flatten(dim - 1, dim)
 
 
-class WaveletCodec(nn.Module):
-    """``encode``: images ``[B, 3, H, W]`` in -1..1 with even sides -> latents ``[B, 12, H/2, W/2]``. ``decode`` inverts it."""
+def _split(x: Tensor) -> Tensor:
+    """Four half-size bands for each channel, all smooth ones first: [B, C, H, W] -> [B, 4 C, H/2, W/2]."""
+    low, high = _forward(x, -1)
+    return torch.cat((*_forward(low, -2), *_forward(high, -2)), 1)
 
-    def __init__(self) -> None:
+
+def _join(bands: Tensor) -> Tensor:
+    smooth, down, across, both = bands.chunk(4, 1)
+    return _backward(_backward(smooth, down, -2), _backward(across, both, -2), -1)
+
+
+class WaveletCodec(nn.Module):
+    """``encode``: images ``[B, 3, H, W]`` in -1..1 -> latents ``[B, 3 * 4**levels, H / 2**levels, W / 2**levels]``.
+
+    The sides must be multiples of ``2**levels``. ``decode`` inverts it. The first three channels are the smooth band.
+    """
+
+    def __init__(self, levels: int = 1) -> None:
         super().__init__()
+        self.levels = levels
         # ComfyUI finds the device and size of a VAE through its parameters, so this constant is one.
         self.scale = nn.Parameter(torch.tensor([SMOOTH_SCALE, DETAIL_SCALE]), requires_grad=False)
 
+    @property
+    def cell(self) -> int:
+        """Side in pixels of one latent cell."""
+        return int(2**self.levels)
+
+    @property
+    def channels(self) -> int:
+        return int(3 * 4**self.levels)
+
     def encode(self, pixels: Tensor) -> Tensor:
-        if pixels.shape[-1] % 2 or pixels.shape[-2] % 2:
-            raise ValueError(
-                f"The wavelet needs even sides, got {pixels.shape[-2]}x{pixels.shape[-1]}; crop the image by one pixel."
-            )
-        low, high = _forward(pixels, -1)
-        smooth, down = _forward(low, -2)
-        across, both = _forward(high, -2)
-        smooth = (smooth - SMOOTH_MEAN) * self.scale[0]
-        return torch.cat((smooth, down * self.scale[1], across * self.scale[1], both * self.scale[1]), 1)
+        height, width = pixels.shape[-2:]
+        if height % self.cell or width % self.cell:
+            sides = "even sides" if self.levels == 1 else f"sides that are multiples of {self.cell}"
+            raise ValueError(f"The wavelet needs {sides}, got {height}x{width}; crop the image by a few pixels.")
+        for _ in range(self.levels):
+            pixels = _split(pixels)
+        return torch.cat(((pixels[:, :3] - SMOOTH_MEAN) * self.scale[0], pixels[:, 3:] * self.scale[1]), 1)
 
     def decode(self, latents: Tensor) -> Tensor:
-        smooth, down, across, both = latents.chunk(4, 1)
-        smooth = smooth / self.scale[0] + SMOOTH_MEAN
-        low = _backward(smooth, down / self.scale[1], -2)
-        high = _backward(across / self.scale[1], both / self.scale[1], -2)
-        return _backward(low, high, -1)
+        bands = torch.cat((latents[:, :3] / self.scale[0] + SMOOTH_MEAN, latents[:, 3:] / self.scale[1]), 1)
+        for _ in range(self.levels):
+            bands = _join(bands)
+        return bands

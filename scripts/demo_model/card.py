@@ -1,10 +1,12 @@
 """Make the images of the demo model's card (loss curve, contact sheet) and of the README.
 
 python scripts/demo_model/card.py        needs matplotlib; reads training/loss.json, writes to demo/ and docs/images/
+python scripts/demo_model/card.py --weights FILE --sheet FILE    only a contact sheet of these weights
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -34,15 +36,33 @@ PROMPTS = (
     "a purple square and a yellow heart on asphalt",
     "a red star, a blue circle and a green heart on sand",
 )
+THINGS = (
+    "a cat and a red balloon on grass",
+    "a dog on sand",
+    "a panda and a penguin on snow",
+    "a house and a tree on grass",
+    "a rocket on asphalt",
+    "a fox and an apple on wood",
+    "a red circle and a blue square on grass",
+    "a yellow star and a purple heart on water",
+    "a blue car and a yellow balloon on asphalt",
+    "an owl, a mushroom and a frog on wood",
+    "a duck on water",
+    "a robot and a pumpkin on sand",
+    "a rabbit, a pink book and a banana on grass",
+    "a green umbrella and a lion on sand",
+    "a snowman and a train on snow",
+)
 SEEDS = (1, 2)
 README = ("a red circle and a blue square on grass", "red circle\nblue square", 3)
 
 
 def contact_sheet(sampler: DemoSampler, path: Path) -> None:
-    batches = [sampler.sample(sampler.model, sampler.encode(prompt), SEEDS) for prompt in PROMPTS]
+    prompts, scale = (PROMPTS, 3) if sampler.side == 64 else (THINGS, 2)
+    batches = [sampler.sample(sampler.model, sampler.encode(prompt), SEEDS) for prompt in prompts]
     images = [image for samples in batches for image in sampler.vae.decode(samples)]
-    captions = [prompt for prompt in PROMPTS for _ in SEEDS]
-    drawing.contact_sheet(images, captions, columns=6, scale=3).save(path, optimize=True)
+    captions = [prompt for prompt in prompts for _ in SEEDS]
+    drawing.contact_sheet(images, captions, columns=6, scale=scale).save(path, optimize=True)
 
 
 def readme_image(sampler: DemoSampler, path: Path) -> None:
@@ -72,6 +92,15 @@ def loss_curve(losses: list[float], path: Path) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, help="other weights of the demo model, for --sheet")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet here, and nothing else")
+    options = parser.parse_args()
+    if options.sheet:
+        boot("--use-pytorch-cross-attention")
+        with torch.inference_mode():
+            contact_sheet(DemoSampler(options.weights), options.sheet)
+        return
     source = ROOT / "training" / "loss.json"
     if not source.is_file():
         sys.exit("There is no training/loss.json. Run scripts/demo_model/train.py first.")

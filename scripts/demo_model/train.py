@@ -1,151 +1,54 @@
-"""Train the bundled demo model on scenes that this script draws.
+"""Train a demo model on scenes that this script draws.
 
-    python scripts/demo_model/train.py                      the full recipe (about two hours on two cores)
+    python scripts/demo_model/train.py --kind shapes        64x64 shapes: about two hours on two cores
+    python scripts/demo_model/train.py --kind things --minutes 10    128x128 things: on a GPU, for so many minutes
     python scripts/demo_model/train.py --resume             continue after an interruption
-    python scripts/demo_model/train.py --steps 20 --repair 0 --smoke   check that everything runs; the pack stays as it is
+    python scripts/demo_model/train.py --steps 20 --smoke   check that everything runs; the pack stays as it is
 
 Run it with ComfyUI's interpreter. ComfyUI is in ``COMFYUI_DIR`` or ``.host``.
 """
 
+# ruff: noqa: E402 - a budget in minutes includes the time that the imports take
 from __future__ import annotations
 
+import time
+
+BEGIN = time.time()
+
 import argparse
-import copy
 import json
 import math
+import signal
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from goca_core.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, corrupt, draw
-from goca_core.demo.wavelet import WaveletCodec
+from goca_core.demo.storage import compress, expand
 from scripts.boot import boot
+from scripts.demo_model.networks import TextEncoder, initialise
+from scripts.demo_model.optimiser import Optimiser
+from scripts.demo_model.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
-# AdamW's learning rate as a fraction of Muon's, and the fraction of all steps over which the rate falls.
-ADAM_RATE, COOLING = 0.5, 0.4
-# The repair stage: its learning rate as a fraction, the fraction of images with a wrong object, and the noise level above
-# which they are used.
-REPAIR_RATE, CORRUPTED, REPAIR_FROM = 0.4, 0.4, 0.45
-RECIPE = ("steps", "repair", "batch", "rate", "warmup", "average", "seed")
+RECORDED = ("kind", "steps", "minutes", "repair", "batch", "rate", "warmup", "average", "seed")
+# Compiling the forward pass (the backward pass takes as long again) does not pay in a run of minutes if it takes longer.
+COMPILE_SECONDS = 45
+# Between two reports, the CPU never waits for the GPU.
+REPORT_SECONDS, SAVE_SECONDS = 5, 60
 
 
-def vocabulary() -> list[int]:
-    from comfy.sd1_clip import SD1Tokenizer
-
-    text = " ".join([*COLOURS, *SHAPES, *BACKGROUNDS, "a an and on ,"])
-    ids = {token for token, _ in SD1Tokenizer().tokenize_with_weights(text)["l"][0]}
-    return sorted(ids)
+class TooSlow(BaseException):
+    """Compiling takes too long. Not an Exception, which a compiler may catch."""
 
 
-class TextEncoder(nn.Module):
-    """ComfyUI's CLIP text model with a small embedding table. ComfyUI's forward adds residuals in place and blocks gradients."""
-
-    def __init__(self, ids: list[int]) -> None:
-        super().__init__()
-        from comfy.sd1_clip import SD1Tokenizer
-
-        from goca_core.capture.demo_model import WIDTH, DemoTextModel
-
-        model = DemoTextModel(device="cpu", dtype=torch.float32)
-        self.body = model.clip_l.transformer.text_model
-        self.projection = model.clip_l.transformer.text_projection
-        self.body.embeddings.token_embedding = nn.Embedding(len(ids), WIDTH)
-        self.register_buffer("ids", torch.tensor(ids))
-        self.row = {token: row for row, token in enumerate(ids)}
-        self.tokenizer = SD1Tokenizer()
-        self.cache: dict[str, list[int]] = {}
-
-    def tokens(self, captions: list[str]) -> Tensor:
-        for caption in captions:
-            if caption not in self.cache:
-                pairs = self.tokenizer.tokenize_with_weights(caption)["l"][0]
-                self.cache[caption] = [self.row[token] for token, _ in pairs]
-        return torch.tensor([self.cache[caption] for caption in captions])
-
-    def forward(self, rows: Tensor) -> Tensor:
-        x = self.body.embeddings.token_embedding(rows) + self.body.embeddings.position_embedding.weight
-        mask = torch.full((x.shape[1], x.shape[1]), -1e9, device=x.device).triu_(1)
-        for layer in self.body.encoder.layers:
-            h = layer.layer_norm1(x)
-            q, k, v = (
-                p(h).unflatten(-1, (layer.self_attn.heads, -1)).transpose(1, 2)
-                for p in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj)
-            )
-            h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask.to(q.dtype)).transpose(1, 2).flatten(2)
-            x = x + layer.self_attn.out_proj(h)
-            x = x + layer.mlp(layer.layer_norm2(x))
-        return self.body.final_layer_norm(x)
-
-
-def initialise(unet: nn.Module, text: nn.Module) -> None:
-    for module in [*unet.modules(), *text.modules()]:
-        for kind in (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm):
-            if isinstance(module, kind):
-                kind.reset_parameters(module)  # ComfyUI's own classes skip this to load faster
-        if isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, 0, 0.3)
-    embeddings = text.body.embeddings
-    nn.init.normal_(embeddings.position_embedding.weight, 0, 0.1)
-    # Residual branches start at zero, so that each block is an identity at first.
-    for name, module in unet.named_modules():
-        if name.endswith(("out_layers.3", "proj_out", "out.2")):
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-
-
-class Optimiser:
-    """Muon for the matrices inside the networks (convolutions count as matrices), AdamW for the rest.
-
-    Muon gives every direction of a weight the same step size. Here it needs half as many steps as AdamW alone.
-    """
-
-    def __init__(self, live: nn.ModuleDict, *, iterations: int) -> None:
-        # Muon takes only matrices. These share memory with the weights and only have another shape.
-        self.matrices: list[tuple[nn.Parameter, Tensor]] = []
-        others = []
-        for name, weight in live.named_parameters():
-            if weight.ndim < 2 or "embedding" in name or name in ("unet.input_blocks.0.0.weight", "unet.out.2.weight"):
-                others.append(weight)
-            else:
-                self.matrices.append((weight, self._matrix(weight.data)))
-        flat = [matrix for _, matrix in self.matrices]
-        # Scale its steps to the size of AdamW's, so that one learning rate works for both.
-        self.muon = torch.optim.Muon(
-            flat, weight_decay=0.01, momentum=0.95, ns_steps=iterations, adjust_lr_fn="match_rms_adamw"
-        )
-        self.adam = torch.optim.AdamW(others, betas=(0.9, 0.99), weight_decay=0.0)
-
-    @staticmethod
-    def _matrix(weight: Tensor) -> Tensor:
-        if not weight.is_contiguous():
-            weight = weight.permute(0, 2, 3, 1)  # channels last, as the network's convolutions are stored
-        return weight.view(len(weight), -1)
-
-    def step(self, rate: float) -> None:
-        for optimiser, factor in ((self.muon, 1.0), (self.adam, ADAM_RATE)):
-            optimiser.param_groups[0]["lr"] = factor * rate
-        for weight, matrix in self.matrices:
-            if weight.grad is not None:
-                # A gradient may have another memory layout than its weight.
-                matrix.grad = self._matrix(torch.empty_like(weight).copy_(weight.grad))
-        self.muon.step()
-        self.adam.step()
-
-    def state(self) -> dict:
-        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
-
-    def resume(self, state: dict) -> None:
-        self.muon.load_state_dict(state["muon"])
-        self.adam.load_state_dict(state["adam"])
+def _stop(*_: object) -> None:
+    raise TooSlow(f"compiling the forward pass took more than {COMPILE_SECONDS} seconds")
 
 
 class Trainer:
@@ -153,106 +56,142 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.options = options
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.benchmark = True
         # Without AVX-512, a CPU needs ten times as long for a convolution in bfloat16 as for one in float32.
         self.fast_bfloat16 = self.device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
-        from goca_core.capture.demo_model import build_unet
+        from goca_core.capture.demo_model import build_unet, network_config
 
-        self.base = build_unet(torch.float32, "cpu").to(self.device)
+        self.recipe = RECIPES[options.kind](options, self.device)
+        self.spread: Tensor | None = None
+        if (spread := self.recipe.measure_spread()) is not None:
+            self.use_spread(spread)
+        config = network_config(self.recipe.levels, self.recipe.width, self.recipe.multipliers, self.recipe.blocks)
+        self.base = build_unet(torch.float32, "cpu", config, self.spread).to(self.device)
         self.unet = self.base.diffusion_model.requires_grad_(True).train()
-        self.text = TextEncoder(vocabulary()).to(self.device).requires_grad_(True)
+        self.text = TextEncoder(self.recipe.words).to(self.device).requires_grad_(True)
         initialise(self.unet, self.text)
         self.unet.to(memory_format=torch.channels_last)  # about a tenth faster on a CPU
-        self.codec = WaveletCodec()
         self.live = nn.ModuleDict({"unet": self.unet, "text": self.text})
-        self.average = {name: value.detach().clone() for name, value in self.live.named_parameters()}
-        # Muon computes in bfloat16, and most of a smoke run's time would go there.
-        self.optimiser = Optimiser(self.live, iterations=1 if options.smoke else 5)
-        sigmas = self.base.model_sampling.sigmas.to(self.device)
-        self.alpha, self.sigma = 1 / (1 + sigmas**2).sqrt(), sigmas / (1 + sigmas**2).sqrt()
+        self.weights = dict(self.live.named_parameters())
+        self.average = {name: value.detach().clone() for name, value in self.weights.items()}
+        # Muon computes in bfloat16, and most of a smoke run's time on a CPU would go there.
+        self.optimiser = Optimiser(self.live, iterations=1 if options.smoke and self.device.type == "cpu" else 5)
+        self.sigmas = self.base.model_sampling.sigmas.to(self.device)
+        self.forward = self.eager
         self.losses: list[float] = []
-        self.step = 0
+        self.fresh: list[Tensor] = []
+        self.step, self.before = 0, 0.0
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
-        """Target latents, latents to add noise to, and captions.
+    def use_spread(self, spread: Tensor) -> None:
+        self.spread = spread
+        self.recipe.use_spread(spread)
 
-        The two kinds of latents differ in the repair stage: then the second kind contains one wrong object each.
-        """
-        # Seeded by the step, so that a resumed run uses the same images as an uninterrupted one.
-        rng = np.random.default_rng([self.options.seed, step])
-        # Scenes with a single object teach shapes fastest, because there is nothing else to mix it up with.
-        drawn = [draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
-        captions = [scene.caption if rng.random() >= 0.1 else "" for scene in drawn]
-        latents = self.encode([scene.image for scene in drawn])
-        if not self.repairs(step):
-            return latents, latents, captions
-        return latents, self.encode([corrupt(scene, rng) for scene in drawn]), captions
+    # -- one step ----------------------------------------------------------------------------------------------------------
 
-    def repairs(self, step: int) -> bool:
-        return step >= self.options.steps
-
-    def encode(self, images: list[np.ndarray]) -> Tensor:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return self.codec.encode(pixels.float() / 127.5 - 1).to(self.device)
-
-    def loss(self, step: int) -> Tensor:
-        latents, noised, captions = self.batch(step)
-        generator = torch.Generator().manual_seed(self.options.seed * 1_000_003 + step)
-        # One draw per equal slice of the schedule has less variance than independent draws.
-        slices = torch.arange(len(latents)) + torch.rand(len(latents), generator=generator)
-        # Two thirds of the draws come from 40 to 90 percent of the schedule, where positions are visible and shapes settle.
-        # In the repair stage, a fifth comes from the start of sampling, where colours settle.
-        levels = (
-            ((0, 0.22, 0.80, 1), (0, 0.4, 0.85, 1)) if self.repairs(step) else ((0, 0.28, 0.95, 1), (0, 0.4, 0.9, 1))
-        )
-        fraction = np.interp((slices / len(latents)).double().numpy(), *levels)
-        t = (torch.from_numpy(fraction) * len(self.alpha)).long().clamp_max(len(self.alpha) - 1).to(self.device)
-        noise = torch.randn(latents.shape, generator=generator).to(self.device)
-        alpha, sigma = self.alpha[t].view(-1, 1, 1, 1), self.sigma[t].view(-1, 1, 1, 1)
-        if self.repairs(step):
-            wrong = (torch.rand(len(latents), generator=generator) < CORRUPTED) & (
-                torch.from_numpy(fraction) > REPAIR_FROM
-            )
-            noised = torch.where(wrong.view(-1, 1, 1, 1).to(self.device), noised, latents)
-        noisy = alpha * noised + sigma * noise
-        # The wrong object counts as noise.
-        target = alpha * (noisy - alpha * latents) / sigma - sigma * latents
+    def eager(self, noisy: Tensor, level: Tensor, rows: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast_bfloat16):
-            context = self.text(self.text.tokens(captions).to(self.device))
-            guess = self.unet(noisy, t.float(), context=context)
-        # Weighted by alpha, because at high noise most of the error is random.
-        smooth, details = (alpha * (guess.float() - target) ** 2).split((3, 9), 1)
-        return (smooth.mean() + details.mean()) / 2
+            # Not through `forward`, whose wrappers for other packs a compiler cannot follow.
+            return self.unet._forward(noisy, level, self.text(rows), transformer_options={})
 
-    def rate(self, step: int) -> float:
-        """The learning rate: it warms up, stays constant, and falls to zero over the last part.
+    def loss(self, step: int, repairs: bool) -> Tensor:
+        with torch.no_grad():
+            batch = self.recipe.batch(step, repairs, self.text)
+            sigma = self.sigmas[batch.step]
+            noised = batch.noised + sigma.view(-1, 1, 1, 1) * batch.noise
+            sampling = self.base.model_sampling
+            noisy = sampling.calculate_input(sigma, noised).contiguous(memory_format=torch.channels_last)
+            target = self.target(sigma, noised, batch.wanted)
+        guess = self.forward(noisy, batch.step.float(), batch.rows)
+        return self.recipe.error((guess.float() - target) ** 2, sigma)
 
-        While it is constant, a run can still be made longer. In the repair stage it warms up again and falls at once.
-        """
-        total = self.options.steps
-        if self.repairs(step):
-            left = 1 - (step - total) / self.options.repair
-            return REPAIR_RATE * self.options.rate * min(1.0, (step - total + 1) / self.options.warmup, left)
-        return self.options.rate * min(1.0, (step + 1) / self.options.warmup, (total - step) / (total * COOLING))
+    def target(self, sigma: Tensor, noised: Tensor, wanted: Tensor) -> Tensor:
+        """What the network should return, so that ComfyUI's sampling denoises to ``wanted``: v. A wrong object is noise."""
+        if self.spread is not None:
+            return self.base.model_sampling.target(sigma, noised, wanted)
+        level = sigma.view(-1, 1, 1, 1)
+        both = (1 + level**2).sqrt()
+        return (noised / both**2 - wanted) * both / level
 
-    def advance(self) -> float:
-        loss = self.loss(self.step)
+    def advance(self, progress: float) -> None:
+        loss = self.loss(self.step, self.recipe.repairs(self.step, progress))
         self.live.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.live.parameters(), 1.0)
-        self.optimiser.step(self.rate(self.step))
+        nn.utils.clip_grad_norm_(self.weights.values(), 1.0, foreach=True)
+        self.optimiser.step(self.recipe.rate(self.step, progress))
         self.step += 1
         keep = min(self.options.average, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            for name, value in self.live.named_parameters():
-                self.average[name].lerp_(value, 1 - keep)
-        return loss.item()
+            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), 1 - keep)
+        self.fresh.append(loss.detach())
+
+    def flush(self) -> None:
+        """Read the losses since the last time from the device, which waits for it."""
+        if self.fresh:
+            self.losses += torch.stack(self.fresh).tolist()
+            self.fresh = []
+        if self.losses and not math.isfinite(self.losses[-1]):
+            sys.exit(f"The loss at step {self.step} is not finite. Start again with a lower --rate.")
+
+    @property
+    def seconds(self) -> float:
+        """Since the start of the process, and of all runs that this one continues."""
+        return self.before + time.time() - BEGIN
+
+    def progress(self) -> float:
+        return self.recipe.progress(self.step, self.seconds)
+
+    # -- compiled or not ---------------------------------------------------------------------------------------------------
+
+    def timed(self, steps: int) -> float:
+        """Seconds per step over some real steps. The first is left out."""
+        self.advance(self.progress())
+        self.flush()
+        start = time.time()
+        for _ in range(steps):
+            self.advance(self.progress())
+        self.flush()
+        return (time.time() - start) / steps
+
+    def choose_forward(self) -> None:
+        """Compile the networks and keep the faster way, measured on real steps."""
+        self.advance(self.progress())  # the first step also chooses cuDNN's algorithms
+        plain = self.timed(4)
+        start = time.time()
+        try:
+            self.forward = torch.compile(self.eager, dynamic=False)
+            signal.signal(signal.SIGALRM, _stop)
+            signal.alarm(COMPILE_SECONDS)
+            self.loss(self.step, False)
+            signal.alarm(0)
+            self.advance(self.progress())
+            self.flush()
+            took = time.time() - start
+            fast = self.timed(4)
+        except (Exception, TooSlow) as error:
+            signal.alarm(0)
+            self.forward = self.eager
+            print(f"not compiled: {type(error).__name__}: {str(error)[:400]}", flush=True)
+            return
+        if fast > 0.97 * plain:
+            self.forward = self.eager
+        print(
+            f"{1000 * plain:.0f} ms/step; compiled in {took:.0f} s: {1000 * fast:.0f} ms/step, "
+            f"{'used' if self.forward is not self.eager else 'not used'}",
+            flush=True,
+        )
+
+    # -- files -------------------------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: Path) -> None:
+        self.flush()
         path.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "step": self.step,
+            "seconds": self.seconds,
             "live": self.live.state_dict(),
             "average": self.average,
+            "spread": self.spread,
             "optimiser": self.optimiser.state(),
             "losses": self.losses,
         }
@@ -262,83 +201,160 @@ class Trainer:
     def resume(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.live.load_state_dict(state["live"])
-        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+        for name, value in state["average"].items():
+            self.average[name].copy_(value)
+        if state["spread"] is not None:
+            self.use_spread(state["spread"])
+            self.base.model_sampling.spread.copy_(state["spread"].view(1, -1, 1, 1))
         self.optimiser.resume(state["optimiser"])
-        self.step, self.losses = state["step"], state["losses"]
+        self.step, self.before, self.losses = state["step"], state["seconds"], state["losses"]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The averaged weights, named as ``goca_core/capture/demo_model.py`` reads them."""
+        found = {**self.live.state_dict(), **self.average}
+        tensors = {name: value for name, value in found.items() if name.startswith("unet.")}
+        for name, value in found.items():
+            if name.startswith("text.body.") and not name.endswith("token_embedding.weight"):
+                tensors[name.replace("text.body.", "text.text_model.")] = value
+        rows = self.average["text.body.embeddings.token_embedding.weight"]
+        # Not trained, because nothing uses the pooled output, but ComfyUI's class expects it.
+        tensors["text.text_projection.weight"] = torch.eye(rows.shape[1])
+        tensors["text.token_rows"], tensors["text.token_ids"] = rows, self.text.ids.to(torch.int32)
+        if self.spread is not None:
+            tensors["latent.spread"] = self.spread
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
     def export(self, path: Path) -> None:
-        """Write the averaged weights in half precision, named as ``goca_core/capture/demo_model.py`` reads them."""
-        live = copy.deepcopy(self.live).cpu()
-        live.load_state_dict({name: value.cpu() for name, value in self.average.items()}, strict=False)
-        tensors = {f"unet.{name}": value for name, value in live["unet"].state_dict().items()}
-        text = live["text"]
-        for name, value in text.body.state_dict().items():
-            if name != "embeddings.token_embedding.weight":
-                tensors[f"text.text_model.{name}"] = value
-        # Not trained, because nothing uses the pooled output, but ComfyUI's class expects it.
-        tensors["text.text_projection.weight"] = torch.eye(text.body.embeddings.token_embedding.embedding_dim)
-        tensors["text.token_rows"] = text.body.embeddings.token_embedding.weight.detach()
-        half = {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}
-        half["text.token_ids"] = text.ids.cpu().to(torch.int32)
+        """Write the averaged weights: the UNet's in 8 bits for things, all in half precision for shapes."""
+        tensors = self.tensors()
+        unet = {name: value for name, value in tensors.items() if name.startswith("unet.")}
+        stored = {
+            name: value if name in unet or not value.is_floating_point() else value.half()
+            for name, value in tensors.items()
+        }
+        if self.options.kind == "things":
+            stored.update(compress(unet))
+        else:
+            stored.update({name: value.half() for name, value in unet.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
-        recipe = {name: str(value) for name, value in vars(self.options).items() if name in RECIPE}
-        save_file(
-            half, path, metadata={"format": "pt", "step": str(self.step), "recipe": json.dumps(recipe, sort_keys=True)}
-        )
+        recipe = {name: str(value) for name, value in vars(self.options).items() if name in RECORDED}
+        about = {"format": "pt", "kind": self.options.kind, "step": str(self.step), "seconds": str(round(self.seconds))}
+        save_file(stored, path, metadata={**about, "recipe": json.dumps(recipe, sort_keys=True)})
+
+    @torch.no_grad()
+    def storage_report(self) -> str:
+        """The loss on unseen scenes of the averaged weights, in full precision and as they are stored."""
+        self.forward = self.eager  # compiled code would be compiled again, for no gradients
+        kept = {name: value.clone() for name, value in self.weights.items()}
+        half = {name: value.half().float() for name, value in self.average.items()}
+        eight = {name: value.float() for name, value in expand(compress(self.average)).items()}
+        eight = {name: value if name.startswith("unet.") else half[name] for name, value in eight.items()}
+        found = []
+        for chosen in (self.average, half, eight):
+            for name, value in self.weights.items():
+                value.data.copy_(chosen[name])
+            found.append(torch.stack([self.loss(10**7 + number, False) for number in range(4)]).mean().item())
+        for name, value in self.weights.items():
+            value.data.copy_(kept[name])
+        return "loss on unseen scenes: {:.5f}; in 16 bits {:.5f}; in 8 bits {:.5f}".format(*found)
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000, help="steps of the main training")
-    parser.add_argument("--repair", type=int, default=1500, help="steps of the repair stage after the main training")
-    parser.add_argument("--batch", type=int, default=12, help="scenes per step")
-    parser.add_argument("--rate", type=float, default=1.5e-3, help="peak learning rate (see Optimiser)")
-    parser.add_argument("--warmup", type=int, default=100, help="warm-up steps of the learning rate")
-    parser.add_argument("--average", type=float, default=0.999, help="decay of the averaged weights")
-    parser.add_argument("--seed", type=int, default=1, help="random seed")
-    parser.add_argument("--folder", type=Path, default=ROOT / "training", help="folder for checkpoints and stages")
-    parser.add_argument("--stages", type=int, default=500, help="save the weights every STAGES steps")
+    parser.add_argument("--kind", choices=tuple(RECIPES), default="shapes", help="what the scenes show")
+    parser.add_argument("--minutes", type=float, help="things: stop after so many minutes, starting up included")
+    parser.add_argument("--steps", type=int, help="steps of the main training (shapes: 6000)")
+    parser.add_argument("--repair", type=int, help="shapes: steps of the second stage, after the main training (1500)")
+    parser.add_argument("--batch", type=int, help="scenes per step (shapes: 12, things: 256)")
     parser.add_argument(
-        "--output", type=Path, default=ROOT / "demo" / "goca_demo.safetensors", help="file for the final weights"
+        "--rate", type=float, help="peak learning rate, see optimiser.py (shapes: 1.5e-3, things: 3e-3)"
+    )
+    parser.add_argument("--warmup", type=int, default=100, help="warm-up steps of the learning rate")
+    parser.add_argument("--average", type=float, help="decay of the averaged weights (shapes: 0.999, things: 0.998)")
+    parser.add_argument("--seed", type=int, default=1, help="random seed")
+    parser.add_argument("--side", type=int, help="things: side of the images, if not 128, for experiments")
+    parser.add_argument("--folder", type=Path, default=ROOT / "training", help="folder for checkpoints and stages")
+    parser.add_argument("--stages", type=int, help="save the weights so many times on the way (shapes: 15, things: 8)")
+    parser.add_argument(
+        "--output", type=Path, help="file for the final weights (default: the bundled ones of the kind)"
     )
     parser.add_argument("--until", type=int, help="stop at this step, to resume later")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", help="a quick run: save to --folder, not to --output")
+    parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile on a GPU")
     options = parser.parse_args()
+    if options.smoke and options.kind == "things" and not torch.cuda.is_available():
+        options.batch, options.side = options.batch or 4, options.side or 32
+    for name, value in RECIPES[options.kind].defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.kind == "things" and options.steps is None and options.minutes is None:
+        options.minutes = 10.0
+    if options.output is None:
+        options.output = ROOT / "demo" / ("goca_demo.safetensors" if options.kind == "shapes" else "things.safetensors")
+    return options
+
+
+def train(trainer: Trainer, options: argparse.Namespace) -> bool:
+    """Train until the run ends or --until. Whether the run has ended."""
+    marks = [mark for mark in trainer.recipe.stage_marks(options.stages) if mark > trainer.progress()]
+    checkpoint = options.folder / "checkpoint.pt"
+    shown = saved = start = time.time()
+    first = trainer.step
+
+    def report() -> None:
+        trainer.flush()
+        recent = trainer.losses[-100:]
+        print(
+            f"step {trainer.step:5d}  {100 * trainer.progress():3.0f} %  loss {sum(recent) / len(recent):.4f}  "
+            f"{1000 * (time.time() - start) / (trainer.step - first):.0f} ms/step",
+            flush=True,
+        )
+
+    if trainer.device.type == "cuda" and not options.no_compile:
+        trainer.choose_forward()
+        start, first = time.time() - 1e-3, trainer.step - 1
+    while trainer.progress() < 1 and trainer.step != options.until:
+        trainer.advance(trainer.progress())
+        if time.time() - shown > REPORT_SECONDS:
+            shown = time.time()
+            report()
+        if time.time() - saved > SAVE_SECONDS:
+            saved = time.time()
+            trainer.save_checkpoint(checkpoint)
+        if marks and trainer.progress() >= marks[0]:
+            del marks[0]
+            trainer.export(options.folder / f"stage_{trainer.step:05d}.safetensors")
+    report()
+    trainer.save_checkpoint(checkpoint)
+    return trainer.progress() >= 1
+
+
+def main() -> None:
+    options = parse()
     boot("--use-pytorch-cross-attention")  # ComfyUI's own attention for CPUs has no gradients
     trainer = Trainer(options)
     checkpoint = options.folder / "checkpoint.pt"
     if options.resume and checkpoint.is_file():
         trainer.resume(checkpoint)
         print(f"resumed at step {trainer.step}", flush=True)
-    size = sum(p.numel() for p in trainer.live.parameters())
-    print(f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}", flush=True)
-    start, first = time.time(), trainer.step
-    whole = options.steps + options.repair
-    last = min(whole, options.until or whole)
-    while trainer.step < last:
-        trainer.losses.append(trainer.advance())
-        if not math.isfinite(trainer.losses[-1]):
-            sys.exit(f"The loss at step {trainer.step} is not finite. Start again with a lower --rate.")
-        if trainer.step % 20 == 0 or trainer.step == last:
-            each = (time.time() - start) / (trainer.step - first)
-            print(
-                f"step {trainer.step:5d}/{whole}  loss {np.mean(trainer.losses[-100:]):.4f}  "
-                f"{each:.2f} s/step  {each * (last - trainer.step) / 60:.0f} min left",
-                flush=True,
-            )
-        if trainer.step % 100 == 0:
-            trainer.save_checkpoint(checkpoint)
-        if trainer.step % options.stages == 0:
-            trainer.export(options.folder / f"stage_{trainer.step:05d}.safetensors")
-    trainer.save_checkpoint(checkpoint)
-    (options.folder / "loss.json").write_text(json.dumps([round(loss, 5) for loss in trainer.losses]))
-    if last < whole:
+    size = sum(value.numel() for value in trainer.weights.values())
+    print(
+        f"{size / 1e6:.2f} M parameters, {len(trainer.text.ids)} tokens, on {trainer.device}, "
+        f"ready after {time.time() - BEGIN:.0f} s",
+        flush=True,
+    )
+    ended = train(trainer, options)
+    losses: list[Any] = [round(loss, 5) for loss in trainer.losses]
+    (options.folder / "loss.json").write_text(json.dumps(losses))
+    if not ended:
         print(f"stopped at step {trainer.step}; continue with --resume", flush=True)
         return
     output = options.folder / "smoke.safetensors" if options.smoke else options.output
     trainer.export(output)
     print(f"wrote {output.name}, {output.stat().st_size / 1e6:.1f} MB", flush=True)
+    if options.kind == "things":
+        print(trainer.storage_report(), flush=True)
 
 
 if __name__ == "__main__":
