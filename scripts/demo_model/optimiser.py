@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Muon:
     @torch.no_grad()
     def step(self, rate: float) -> None:
         for (shape, group), momentum in zip(self.groups, self.momentum, strict=True):
-            gradient = torch.stack([self._rows(weight.grad).reshape(shape) for weight in group])
+            gradient = torch.stack([self._rows(cast(Tensor, weight.grad)).reshape(shape) for weight in group])
             momentum.lerp_(gradient, 1 - _MOMENTUM)
             update = orthogonalise(gradient.lerp_(momentum, _MOMENTUM), self.iterations)
             views = [self._rows(weight.data) for weight in group]
