@@ -16,14 +16,16 @@ import time
 BEGIN = time.time()
 
 import argparse
+import contextlib
 import json
 import math
-import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -37,18 +39,45 @@ from scripts.demo_model.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDED = ("kind", "steps", "minutes", "repair", "batch", "rate", "warmup", "average", "seed")
-# Compiling the forward pass (the backward pass takes as long again) does not pay in a run of minutes if it takes longer.
-COMPILE_SECONDS = 45
+# Compiling that takes longer does not pay in a run of minutes.
+COMPILE_SECONDS = 120
 # Between two reports, the CPU never waits for the GPU.
 REPORT_SECONDS, SAVE_SECONDS = 5, 60
 
 
-class TooSlow(BaseException):
-    """Compiling takes too long. Not an Exception, which a compiler may catch."""
+class Compiler:
+    """Compiles the networks in another process, while this one already trains. It can be stopped, and may fail.
 
+    What it compiles is kept in torch's cache, so that this process then needs only seconds for the same.
+    """
 
-def _stop(*_: object) -> None:
-    raise TooSlow(f"compiling the forward pass took more than {COMPILE_SECONDS} seconds")
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--only-compile"]
+        self.process: subprocess.Popen | None = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+    def wait(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(max(0.1, BEGIN + COMPILE_SECONDS - time.time()))
+
+    def done(self) -> bool:
+        """Whether it has just succeeded. It answers that once."""
+        if self.process is None:
+            return False
+        if self.process.poll() is None:
+            if time.time() > BEGIN + COMPILE_SECONDS:
+                self.stop()
+                print(f"not compiled: it took more than {COMPILE_SECONDS} seconds", flush=True)
+            return False
+        code, self.process = self.process.returncode, None
+        if code:
+            print(f"not compiled: it failed with exit code {code}", flush=True)
+        return code == 0
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
 
 
 class Trainer:
@@ -60,8 +89,12 @@ class Trainer:
         torch.backends.cudnn.benchmark = True
         # Without AVX-512, a CPU needs ten times as long for a convolution in bfloat16 as for one in float32.
         self.fast_bfloat16 = self.device.type != "cpu" or "AVX512" in torch.backends.cpu.get_cpu_capability()
+        import comfy.ops
+
         from goca_core.capture.demo_model import build_unet, network_config
 
+        # On a GPU, ComfyUI's own sets the order of torch's kernels each time, which a compiler may not follow.
+        comfy.ops.scaled_dot_product_attention = F.scaled_dot_product_attention
         self.recipe = RECIPES[options.kind](options, self.device)
         self.spread: Tensor | None = None
         if (spread := self.recipe.measure_spread()) is not None:
@@ -153,31 +186,27 @@ class Trainer:
         self.flush()
         return (time.time() - start) / steps
 
+    def compiled(self) -> None:
+        self.forward = torch.compile(self.eager, dynamic=False)
+        self.advance(self.progress())
+        self.flush()
+
     def choose_forward(self) -> None:
-        """Compile the networks and keep the faster way, measured on real steps."""
-        self.advance(self.progress())  # the first step also chooses cuDNN's algorithms
+        """Keep the faster way, measured on real steps: compiled or not."""
         plain = self.timed(4)
         start = time.time()
         try:
-            self.forward = torch.compile(self.eager, dynamic=False)
-            signal.signal(signal.SIGALRM, _stop)
-            signal.alarm(COMPILE_SECONDS)
-            self.loss(self.step, False)
-            signal.alarm(0)
-            self.advance(self.progress())
-            self.flush()
-            took = time.time() - start
-            fast = self.timed(4)
-        except (Exception, TooSlow) as error:
-            signal.alarm(0)
+            self.compiled()
+            took, fast = time.time() - start, self.timed(4)
+        except Exception as error:
             self.forward = self.eager
             print(f"not compiled: {type(error).__name__}: {str(error)[:400]}", flush=True)
             return
         if fast > 0.97 * plain:
             self.forward = self.eager
         print(
-            f"{1000 * plain:.0f} ms/step; compiled in {took:.0f} s: {1000 * fast:.0f} ms/step, "
-            f"{'used' if self.forward is not self.eager else 'not used'}",
+            f"{1000 * plain:.0f} ms/step; compiled (in {took:.0f} s) {1000 * fast:.0f} ms/step: "
+            f"{'used' if self.forward is not self.eager else 'not used'} from step {self.step}",
             flush=True,
         )
 
@@ -281,7 +310,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--until", type=int, help="stop at this step, to resume later")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
     parser.add_argument("--smoke", action="store_true", help="a quick run: save to --folder, not to --output")
-    parser.add_argument("--no-compile", action="store_true", help="do not try torch.compile on a GPU")
+    parser.add_argument("--no-compile", action="store_true", help="do not use torch.compile on a GPU")
+    parser.add_argument("--only-compile", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.smoke and options.kind == "things" and not torch.cuda.is_available():
         options.batch, options.side = options.batch or 4, options.side or 32
@@ -295,7 +325,7 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def train(trainer: Trainer, options: argparse.Namespace) -> bool:
+def train(trainer: Trainer, options: argparse.Namespace, compiler: Compiler | None) -> bool:
     """Train until the run ends or --until. Whether the run has ended."""
     marks = [mark for mark in trainer.recipe.stage_marks(options.stages) if mark > trainer.progress()]
     checkpoint = options.folder / "checkpoint.pt"
@@ -311,10 +341,14 @@ def train(trainer: Trainer, options: argparse.Namespace) -> bool:
             flush=True,
         )
 
-    if trainer.device.type == "cuda" and not options.no_compile:
-        trainer.choose_forward()
-        start, first = time.time() - 1e-3, trainer.step - 1
+    if options.smoke and trainer.device.type == "cuda":
+        print(f"{1000 * trainer.timed(5):.0f} ms/step at batch {options.batch}, not compiled", flush=True)
+        if compiler is not None:
+            compiler.wait()
     while trainer.progress() < 1 and trainer.step != options.until:
+        if compiler is not None and compiler.done():
+            trainer.choose_forward()
+            start, first = time.time() - 1e-3, trainer.step - 1
         trainer.advance(trainer.progress())
         if time.time() - shown > REPORT_SECONDS:
             shown = time.time()
@@ -332,8 +366,22 @@ def train(trainer: Trainer, options: argparse.Namespace) -> bool:
 
 def main() -> None:
     options = parse()
+    compiler = None
+    if torch.cuda.is_available() and not options.no_compile and not options.only_compile:
+        compiler = Compiler()
+    try:
+        run(options, compiler)
+    finally:
+        if compiler is not None:
+            compiler.stop()
+
+
+def run(options: argparse.Namespace, compiler: Compiler | None) -> None:
     boot("--use-pytorch-cross-attention")  # ComfyUI's own attention for CPUs has no gradients
     trainer = Trainer(options)
+    if options.only_compile:
+        trainer.compiled()
+        return
     checkpoint = options.folder / "checkpoint.pt"
     if options.resume and checkpoint.is_file():
         trainer.resume(checkpoint)
@@ -344,7 +392,7 @@ def main() -> None:
         f"ready after {time.time() - BEGIN:.0f} s",
         flush=True,
     )
-    ended = train(trainer, options)
+    ended = train(trainer, options, compiler)
     losses: list[Any] = [round(loss, 5) for loss in trainer.losses]
     (options.folder / "loss.json").write_text(json.dumps(losses))
     if not ended:
