@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from comfy_api.latest import io
@@ -62,7 +63,8 @@ class Aggregate(io.ComfyNode):
 
         def combine(place: Workplace) -> Maps:
             maps = aggregate(attention, head_method, layer_method, device=place.device)
-            return maps.to(place.results or attention.device)
+            results = place.results or attention.device
+            return replace(maps.to(results), weights=maps.weights.to(results))
 
         return io.NodeOutput(on_device(combine))
 

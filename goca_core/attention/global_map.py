@@ -39,8 +39,8 @@ class Maps:
         return self.source.tokens
 
     def to(self, device: torch.device) -> Maps:
-        """The same with maps and weights on another device; the recording stays where it is."""
-        return replace(self, maps=self.maps.to(device), weights=self.weights.to(device))
+        """The same with the maps on another device; the recording stays where it is."""
+        return replace(self, maps=self.maps.to(device))
 
 
 def _resolve_method(

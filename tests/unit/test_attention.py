@@ -232,12 +232,6 @@ def test_aggregate_takes_the_finest_grid_and_sums_to_one() -> None:
     assert torch.allclose(maps.weights.sum(-1), torch.ones(()))
 
 
-def test_maps_move_with_their_weights() -> None:
-    maps = aggregate(recording(text=None)).to(torch.device("meta"))
-    assert maps.maps.device.type == maps.weights.device.type == "meta"
-    assert maps.source.device.type == "cpu"
-
-
 def test_aggregate_by_hand() -> None:
     record = with_scores(recording(batch=1), 1.0, 0.0, 3.0)
     mixed = record.layers[0].maps["average"] / 4 + record.layers[2].maps["average"] * 3 / 4
