@@ -140,7 +140,7 @@ def one_pass(start_percent: float) -> Method:
 
 
 def inpainting(shape: Callable[[Edit], str]) -> Method:
-    """Inpaint the grown mask with a soft edge, using ComfyUI's nodes, as in the graph replace_by_word."""
+    """Inpaint the grown mask with a soft edge, using ComfyUI's nodes, as in the graph "Replace an object"."""
 
     def run(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.timing import median_of, seconds_of
 from scripts.boot import boot
+from scripts.graphs.files import api_file
 
 MARK = "figure: "
 STEPS = 20
@@ -284,7 +285,7 @@ def server(smoke: bool) -> None:
     """The bundled model in ComfyUI's server, with the memory management that it chooses itself."""
     from scripts.comfy_server import ComfyServer
 
-    file = Path(__file__).resolve().parents[1] / "workflows" / "api" / "masks_from_words_demo.json"
+    file = api_file("Every step")
     graph = json.loads(file.read_text(encoding="utf-8"))
     with ComfyServer(arguments=("--front-end-root", str(_empty_page()))) as running:
         dynamic = "DynamicVRAM support detected and enabled" in running.tail(1000)

@@ -15,6 +15,7 @@ from .aggregate import Aggregate, Rescale
 from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
 from .guidance import SemanticCFG
+from .image_masks import MaskFromImage
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
 from .refine import Refine
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     Rescale,
     Refine,
     MaskFromTokens,
+    MaskFromImage,
     Overlay,
     RegionalPrompt,
     RegionalPass,

@@ -8,6 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..goca_core.capture.options import GRIDS, RECORD_METHODS, RecordOptions
+from ..goca_core.picture.colours import tables
+from ..goca_core.words.text import STOP_WORDS
 from . import types
 
 _AUTO_OR_ALL = ["auto", "all"]
@@ -98,6 +100,21 @@ def latent() -> io.Input:
     return with_tooltip(
         io.Latent.Input("latent", optional=True),
         "The LATENT output of the sampler, unchanged. Needed only with a recorder: it says which sampling run to use.",
+    )
+
+
+def phrases() -> io.Input:
+    return with_tooltip(
+        io.String.Input(
+            "phrases",
+            multiline=True,
+            default="",
+            # The browser colours words before there are masks. The colours come with the node definition.
+            extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
+        ),
+        "One object per line, in words of the prompt. Commas combine several phrases into one object. "
+        "cat means every cat of the prompt, cat#2 only the second one. Click words of the prompt below "
+        "to add or remove them.",
     )
 
 

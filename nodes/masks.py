@@ -12,9 +12,7 @@ from ..goca_core.capture.source import recorded
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.masks import MASK_RULES
 from ..goca_core.picture.batch import draw, flatten, overlay_layers
-from ..goca_core.picture.colours import tables
 from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks, sharpened
-from ..goca_core.words.text import STOP_WORDS
 from . import inputs, types
 from . import ui as browser
 from .inputs import with_tooltip
@@ -50,18 +48,7 @@ class MaskFromTokens(io.ComfyNode):
                     "Scores from Rescale or Refine. Maps or attention work too; the missing steps are then done "
                     "with the settings that auto stands for.",
                 ),
-                with_tooltip(
-                    io.String.Input(
-                        "phrases",
-                        multiline=True,
-                        default="",
-                        # The browser colours words before there are masks. The colours come with the node definition.
-                        extra_dict={"goca": {**tables(), "stop": sorted(STOP_WORDS)}},
-                    ),
-                    "One object per line, in words of the prompt. Commas combine several phrases into one object. "
-                    "cat means every cat of the prompt, cat#2 only the second one. Click words of the prompt below "
-                    "to add or remove them.",
-                ),
+                inputs.phrases(),
                 inputs.background_phrases(),
                 with_tooltip(
                     io.Combo.Input("mode", options=list(MODES), default="partition"),
@@ -176,7 +163,7 @@ class MaskFromTokens(io.ComfyNode):
             scoring = as_scoring(source, place.device)
             scoring = scoring if image is None else sharpened(scoring, image)
             result = make_masks(scoring, request, words, each_word=True, place=place)
-            shown = browser.masks(result, scoring, words)
+            shown = browser.masks(result, scoring, words, image)
             masks, background = (part.to(place.results) for part in (result.masks, result.background))
             return flatten(masks), background, "\n".join(result.labels), shown
 

@@ -17,8 +17,8 @@ def words(found: Any) -> dict[str, Any]:
     return {"text": (found.describe(),), "goca_words": [view.word_table(found)]}
 
 
-def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
-    """Mask areas, the masks with their intermediate steps, layer weights, and a heat map for each prompt word."""
+def masks(result: MaskResult, scores: Any, given: Any, image: Any = None) -> dict[str, Any]:
+    """Mask areas, the masks with their steps, layer weights, a heat map for each prompt word, and the image if there is one."""
     shown = {
         "words": view.word_table(scores.maps.tokens.word_map(given)),
         "masks": _sheet(view.mask_sheet(result)),
@@ -28,17 +28,19 @@ def masks(result: MaskResult, scores: Any, given: Any) -> dict[str, Any]:
     heat = view.heat_sheet(result, scores, given)
     if heat is not None:
         shown["heat"] = _sheet(heat)
+    if image is not None:
+        shown["picture"] = _picture(image)
     return {"goca_masks": [result.table()], "goca_view": [shown]}
 
 
 def overlay(pictures: Any, layers: OverlayLayers) -> dict[str, Any]:
     """The images, and the masks or heat maps over them."""
     kind = "heat" if layers.heat else "masks"
-    return {
-        "goca_view": [
-            {kind: _sheet(view.overlay_sheet(layers)), "picture": {"files": _saved(view.thumbnail(pictures))}}
-        ]
-    }
+    return {"goca_view": [{kind: _sheet(view.overlay_sheet(layers)), "picture": _picture(pictures)}]}
+
+
+def _picture(images: Any) -> dict[str, Any]:
+    return {"files": _saved(view.thumbnail(images))}
 
 
 def _sheet(found: view.Sheet) -> dict[str, Any]:

@@ -17,7 +17,7 @@ NO_CLIP = (
 )
 
 
-def _text_input(tooltip: str) -> io.String.Input:
+def text_input(tooltip: str) -> io.String.Input:
     return io.String.Input("text", multiline=True, dynamic_prompts=True, tooltip=tooltip)
 
 
@@ -35,7 +35,7 @@ class EncodePrompt(io.ComfyNode):
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the model that generates the image."),
-                _text_input(
+                text_input(
                     "The prompt. Weights such as (red cat:1.3) and embeddings work as usual. Its words appear as "
                     "buttons on the node: click one to make it a phrase of Mask From Tokens or Regional Pass."
                 ),
@@ -73,7 +73,7 @@ class Words(io.ComfyNode):
             ),
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder that encodes the prompt elsewhere in the graph."),
-                _text_input(
+                text_input(
                     "The prompt, exactly as the encode node gets it. Feed both nodes from one text node, because a "
                     "dynamic prompt that is typed twice can come out differently."
                 ),

@@ -4,7 +4,7 @@
     make demo
     make demo ARGS='--seed 7 --phrases "red circle; blue square"'
 
-The graph is workflows/api/masks_from_words_demo.json. It gives an image, one mask per phrase, an overlay and a table.
+The graph is the template "Every step". It gives an image, one mask per phrase, an overlay and a table.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
 from scripts.comfy_server import ComfyServer, NodeError, Prompt, Run, ServerError  # noqa: E402
+from scripts.graphs.files import api_file  # noqa: E402
 
-GRAPH = ROOT / "workflows" / "api" / "masks_from_words_demo.json"
+GRAPH = api_file("Every step")
 OUTPUT = ROOT / "output"
 MASK_NODE = "GOCA_MaskFromTokens"
 TEXT_NODES = ("GOCA_EncodePrompt", "GOCA_Words", "CLIPTextEncode")

@@ -31,7 +31,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT))
 
-GRAPH = "masks_from_words_demo"
+from scripts.graphs.files import api_file, graph_file  # noqa: E402
+
+GRAPH = "Every step"
 # Prompt, phrases and the size of the latent: small, since a recording holds a map from every cell to every other one.
 DEMO = ("a red circle and a blue square on grass", "red circle\nblue square", (12, 20))
 VIDEO = ("a red cat on grass", "red cat\ngrass", (8, 12))
@@ -46,8 +48,8 @@ SEED = 3
 def main(version: str) -> None:
     folder = ROOT / "tests" / "fixtures" / version
     folder.mkdir(parents=True)
-    shutil.copyfile(ROOT / "workflows" / f"{GRAPH}.json", folder / "graph.json")
-    shutil.copyfile(ROOT / "workflows" / "api" / f"{GRAPH}.json", folder / "graph_api.json")
+    shutil.copyfile(graph_file(GRAPH), folder / "graph.json")
+    shutil.copyfile(api_file(GRAPH), folder / "graph_api.json")
     masks, nodes = _graph(json.loads((folder / "graph_api.json").read_text(encoding="utf-8")))
     text = ",\n".join(f"{json.dumps(name)}: {json.dumps(node)}" for name, node in nodes.items())
     (folder / "nodes.json").write_text(f"{{\n{text}\n}}\n", encoding="utf-8")

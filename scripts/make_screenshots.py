@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from scripts.graphs.files import graph_file
 from tests.browser.browser import open_editor
-from tests.browser.editor import WORKFLOWS, Editor
+from tests.browser.editor import Editor
 
 ROOT = Path(__file__).resolve().parents[1]
 HELP, PAGES = ROOT / "web" / "docs" / "images", ROOT / "docs" / "images"
@@ -68,19 +69,19 @@ class View:
         return (HELP if self.name.startswith("GOCA_") else PAGES) / f"{self.name}.png"
 
 
-DEMO = "masks_from_words_demo"
+FIRST, DEMO = "Masks from words", "Every step"
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 NODES = {
     DEMO: "DemoModel EncodePrompt RecordAttention CollectAttention Aggregate Rescale MaskFromTokens",
-    "segment_photo_demo": "SegmentImage",
-    "sharper_masks_demo": "Refine",
-    "regional_prompts_demo": "RegionalPrompt",
-    "regional_one_pass_demo": "RegionalPass CollectMasks",
-    "semantic_cfg_demo": "SemanticCFG",
-    "save_and_reuse_attention_demo": "Words SaveAttention LoadAttention",
+    "Masks of a photo": "SegmentImage MaskFromImage",
+    "Sharper masks": "Refine",
+    "Regional prompts": "RegionalPrompt",
+    "Regional prompts in one pass": "RegionalPass CollectMasks",
+    "Semantic guidance": "SemanticCFG",
+    "Save attention": "Words SaveAttention LoadAttention",
 }
 VIEWS = [
-    View("editor", DEMO),
+    View("editor", FIRST),
     *(View(f"GOCA_{name}", graph, f"GOCA_{name}") for graph, names in NODES.items() for name in names.split()),
     View("GOCA_Overlay", DEMO, OVERLAY, "Heat map of every word"),
     View("viewer_steps", DEMO, MASKS, show="steps"),
@@ -130,7 +131,7 @@ def main() -> None:
     views = [view for view in VIEWS if not names or view.name in names]
     with open_editor(vue=True, width=NEAR["width"], height=NEAR["height"]) as editor:
         for graph in dict.fromkeys(view.graph for view in views):
-            editor.load(WORKFLOWS / f"{graph}.json").queue()
+            editor.load(graph_file(graph)).queue()
             editor.page.wait_for_timeout(1000)  # images of the run are still on their way
             for view in views:
                 if view.graph == graph:

@@ -2,7 +2,7 @@
 """Export the example graphs of workflows/ in API format to workflows/api/, through the editor's own export.
 
     .host/venv/bin/python scripts/graphs/export.py                          # all of them
-    .host/venv/bin/python scripts/graphs/export.py masks_from_words_demo    # these
+    .host/venv/bin/python scripts/graphs/export.py "01 Masks from words"   # those whose names begin so
 
 The files in workflows/ are the source: to change a graph, open it in the editor, save it over its file, and run this. It also
 gives the saved file the line breaks of the others. Needs a Chromium and playwright, as tests/browser does; tests/browser fails
@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from scripts.graphs.files import WORKFLOWS
 from tests.browser.browser import open_editor
-from tests.browser.editor import WORKFLOWS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,11 +35,13 @@ def write(path: Path, content: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Export the example graphs in API format.")
-    parser.add_argument("names", nargs="*", help="graphs to export (default: all)")
-    names = parser.parse_args().names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    parser.add_argument(
+        "names", nargs="*", default=[""], help="how the names of the graphs to export begin (default: all)"
+    )
+    names = tuple(parser.parse_args().names)
     with open_editor() as editor:
-        for name in names:
-            source, target = WORKFLOWS / f"{name}.json", WORKFLOWS / "api" / f"{name}.json"
+        for source in sorted(path for path in WORKFLOWS.glob("*.json") if path.name.startswith(names)):
+            target = WORKFLOWS / "api" / source.name
             write(source, read(source))
             prompt = editor.load(source).prompt()
             if not target.is_file() or read(target) != prompt:

@@ -2,7 +2,7 @@
 """Make the thumbnails of the example graphs, which the template browser of the editor shows.
 
     .host/venv/bin/python scripts/graphs/thumbnails.py                          # all of them, a few minutes
-    .host/venv/bin/python scripts/graphs/thumbnails.py masks_from_words_demo    # these
+    .host/venv/bin/python scripts/graphs/thumbnails.py "01 Masks from words"   # those whose names begin so
 
 Graphs with the demo model are run, and the thumbnail shows what they made. Graphs for checkpoints cannot be run here; theirs
 shows the graph itself, as it opens. Needs a Chromium and playwright, as tests/browser does.
@@ -22,23 +22,26 @@ if TYPE_CHECKING:
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from scripts.graphs.files import WORKFLOWS
 from tests.browser.browser import open_editor
-from tests.browser.editor import WORKFLOWS, Editor
+from tests.browser.editor import Editor
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH, SIDE, GAP = 400, 196, 8  # pixels: of a screenshot, of one of two images, between them
 
-# Which nodes' images the thumbnail shows, by their titles: one as it is, or two side by side.
+# Which nodes' images the thumbnail shows, by their titles: one as it is, or two side by side. MASKS: what its viewer shows.
+MASKS = "GOCA_MaskFromTokens"
 SHOWN = {
-    "masks_from_words_demo": ("Overlay",),
-    "masks_into_other_nodes_demo": ("First image", "Second image"),
-    "regional_one_pass_demo": ("Plain image", "Image"),
-    "regional_prompts_demo": ("First image", "Second image"),
-    "replace_by_word_demo": ("First image", "Second image"),
-    "save_and_reuse_attention_demo": ("Overlay",),
-    "segment_photo_demo": ("Overlay",),
-    "semantic_cfg_demo": ("Plain guidance", "GoCA's regions"),
-    "sharper_masks_demo": ("pamr",),
+    "Masks from words": (MASKS,),
+    "Masks of a photo": ("Masks over the image",),
+    "Sharper masks": ("As they are", "pamr"),
+    "Replace an object": ("First image", "Second image"),
+    "Regional prompts": ("First image", "Second image"),
+    "Regional prompts in one pass": ("Plain image", "Image"),
+    "Masks into other nodes": ("First image", "Second image"),
+    "Semantic guidance": ("Plain guidance", "GoCA's regions"),
+    "Save attention": ("Overlay",),
+    "Every step": ("Heat maps",),
 }
 # Below the buttons of the editor.
 VIEW = {"x": 60, "y": 90, "width": 800, "height": 560}
@@ -51,6 +54,8 @@ def images_of_run(editor: Editor, titles: tuple[str, ...]) -> Image:
 
     keys = {node["_meta"]["title"]: key for key, node in editor.prompt().items() if node["class_type"] != "KSampler"}
     outputs = editor.run()
+    if titles == (MASKS,):
+        return viewer(editor)
     contents = [editor.server.fetch(outputs[keys[title]]["images"][0]) for title in titles]
     images = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
     if len(images) == 1:
@@ -59,6 +64,14 @@ def images_of_run(editor: Editor, titles: tuple[str, ...]) -> Image:
     for place, image in enumerate(images):
         sheet.paste(image.resize((SIDE, SIDE), Image.Resampling.NEAREST), (place * (SIDE + GAP), 0))
     return sheet
+
+
+def viewer(editor: Editor) -> Image:
+    from PIL import Image
+
+    canvas = editor.look_at(MASKS).query_selector("canvas")
+    assert canvas is not None
+    return Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")
 
 
 def screenshot(editor: Editor) -> Image:
@@ -82,17 +95,19 @@ def pretend_models(editor: Editor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the thumbnails of the example graphs.")
-    parser.add_argument("names", nargs="*", help="graphs (default: all)")
-    names = parser.parse_args().names or sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    parser.add_argument("names", nargs="*", default=[""], help="how the names of the graphs begin (default: all)")
+    names = tuple(parser.parse_args().names)
     with open_editor(vue=True, width=1600, height=1000) as editor:
         pretend_models(editor)
         editor.open()
-        for name in names:
-            editor.load(WORKFLOWS / f"{name}.json")
-            image = images_of_run(editor, SHOWN[name]) if name in SHOWN else screenshot(editor)
+        for path in sorted(path for path in WORKFLOWS.glob("*.json") if path.name.startswith(names)):
+            editor.load(path)
+            titles = SHOWN.get(path.stem[3:].partition(" (")[0])
+            image = images_of_run(editor, titles) if titles else screenshot(editor)
             image.thumbnail((WIDTH, WIDTH))
-            image.save(WORKFLOWS / f"{name}.jpg", quality=88)
-            print(f"workflows/{name}.jpg: {(WORKFLOWS / f'{name}.jpg').stat().st_size / 1000:.0f} kB")
+            target = path.with_suffix(".jpg")
+            image.save(target, quality=88)
+            print(f"workflows/{target.name}: {target.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.comfy_server import PACK, ComfyServer
 from scripts.comfy_server import PATIENCE as TIMES
+from scripts.graphs.files import graph_file
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
 
 # Milliseconds: a page of the editor is six megabytes of script.
 PATIENCE = 60_000 * TIMES
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
-DEMO = WORKFLOWS / "masks_from_words_demo.json"
+DEMO = graph_file("Every step")
 # No tour for a new user, and nothing drawn that is not looked at.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 # The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.
@@ -115,7 +115,7 @@ class Editor:
     def template(self, name: str) -> Editor:
         """Open an example graph by hand: Templates, Extensions, this pack, a click on its picture."""
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-        self.page.get_by_text(PACK, exact=True).first.click()
+        self.page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
         card = self.page.get_by_test_id(f"template-workflow-{name}")
         card.scroll_into_view_if_needed()
         self.page.wait_for_function(PICTURE, arg=name)
@@ -126,7 +126,7 @@ class Editor:
         return self
 
     def demo(self) -> Editor:
-        """The first example graph, as it is shipped."""
+        """The example graph with every step from attention to masks, as it is shipped."""
         return self.load(DEMO)
 
     def load(self, graph: Path | dict[str, Any]) -> Editor:

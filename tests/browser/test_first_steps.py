@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
+from scripts.graphs.files import graph_file
+
 from .editor import Editor
-from .panels import RENDERERS, canvas, hover, legend, pressed
+from .panels import RENDERERS, canvas, chips, hover, legend, pressed
 
 SEARCH = "() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')"
 MASKS, OVERLAY = "Mask From Tokens (GoCA)", "Overlay (GoCA)"
@@ -101,3 +103,23 @@ def test_panels_speak_the_language_of_the_editor(editor: Editor) -> None:
     finally:
         editor.page.evaluate(LOCALE, "en")
         editor.page.wait_for_load_state("networkidle")
+
+
+@RENDERERS
+def test_one_node_makes_masks_of_an_image(editor: Editor) -> None:
+    """Words to click, error and viewer are in it; the words are those of its own prompt."""
+    editor.load(graph_file("Masks of a photo"))
+    kind = "GOCA_MaskFromImage"
+    editor.set_value(kind, "phrases", "")
+    editor.set_value(kind, "text", "a blue heart on snow")
+    panel = editor.look_at(kind)
+    assert list(chips(panel)) == ["a", "blue", "heart", "on", "snow"]
+    for word in ("blue", "heart"):
+        chips(panel)[word].click()
+        editor.settle()
+    assert editor.value(kind, "phrases") == "blue heart" and pressed(panel) == ["blue", "heart"]
+    editor.run()
+    assert "blue heart" in legend(panel)[0]
+    assert panel.query_selector("input[type=range]").is_visible(), "the masks are not shown over the image"
+    editor.set_value(kind, "phrases", "dog")
+    assert "dog" in panel.query_selector(".goca-warning").inner_text()

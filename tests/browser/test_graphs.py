@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from scripts.comfy_server import ComfyServer, Run
+from scripts.comfy_server import PACK, ComfyServer, Run
 
 from .editor import Editor
+from .layout import Layout
 from .panels import RENDERERS, chips, hover, legend, pressed
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
-DEMO = "masks_from_words_demo"
 BLUEPRINT = ROOT / "subgraphs" / "Masks from words.json"
 OLD = ROOT / "tests" / "fixtures" / "0.1.0" / "graph.json"
 MASKS = "GOCA_MaskFromTokens"
@@ -67,8 +67,32 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
                 del wanted[key]
         assert {key: sizes[key] for key in wanted} == wanted, f"nodes of {path.stem} grew"
         api = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
-        assert editor.prompt() == api, f"run scripts/graphs/export.py {path.stem}"
+        layout = Layout.of(editor)
+        assert not layout.backward() and not layout.under_titles() and not layout.overlapping(), path.stem
+        assert editor.prompt() == api, f"run scripts/graphs/export.py '{path.stem}'"
         assert not editor.errors, path.stem
+
+
+@RENDERERS
+def test_the_first_graph_is_readable_as_it_opens(editor: Editor) -> None:
+    """The first card of the templates: few nodes, no wire under one, at a size at which words can be read; no file is saved."""
+    editor.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    editor.page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
+    cards = editor.page.locator("[data-testid^='template-workflow-'] h3")
+    editor.page.get_by_test_id(f"template-workflow-{GRAPHS[-1].stem}").wait_for()
+    assert cards.all_inner_texts() == [path.stem for path in GRAPHS], "the cards are not in their order"
+    editor.page.keyboard.press("Escape")
+    editor.template(GRAPHS[0].stem)
+    editor.page.wait_for_timeout(500)  # the view moves there
+    layout = Layout.of(editor)
+    assert len(layout.nodes) <= 8 and layout.scale >= 0.6
+    assert not layout.under_nodes() and not layout.backward() and not layout.overlapping()
+    kinds = {node["class_type"] for node in editor.prompt().values()}
+    assert MASKS in kinds and not [kind for kind in kinds if kind.startswith("Save")]
+    editor.run()
+    panel = editor.look_at(MASKS)
+    assert "red circle" in legend(panel)[0]
+    assert panel.query_selector("input[type=range]").is_visible(), "the masks are not shown over the image"
 
 
 def forget(server: ComfyServer) -> None:
@@ -89,22 +113,27 @@ def pixels(png: bytes) -> tuple[tuple[int, int], bytes]:
     return picture.size, picture.tobytes()
 
 
-@pytest.mark.parametrize("name", [path.stem for path in GRAPHS if path.stem.endswith("_demo")])
-def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, name: str) -> None:
+def runs(path: Path) -> bool:
+    """Whether a graph needs nothing but the pack."""
+    return "GOCA_DemoModel" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", [path for path in GRAPHS if runs(path)], ids=lambda path: path.stem[:2])
+def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, path: Path) -> None:
     """Opened, run, a word clicked, its mask seen, the words at a pixel ranked; and the API gives the same without a browser."""
-    editor.template(name)
+    editor.template(path.stem)
     assert not missing(editor)
-    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    prompt = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
     # The host's own nodes may grow when they show a picture.
     faces = {key for key, node in prompt.items() if node["class_type"] in FACES}
     before = editor.sizes()
     outputs = editor.run()
     after = editor.sizes()
     assert {key: after[key] for key in faces} == {key: before[key] for key in faces}, "running a graph makes nodes grow"
-    if name == DEMO:
+    if path == GRAPHS[0]:
         forget(server)
     other = run_by_api(server, prompt)
-    if name == DEMO:
+    if path == GRAPHS[0]:
         assert next(key for key, node in prompt.items() if node["class_type"] == "KSampler") in other.executed
     assert outputs.keys() == other.outputs.keys()
     for node, shown in outputs.items():

@@ -15,8 +15,9 @@ from goca_core.words.match import PhraseError
 from goca_core.words.text import STOP_WORDS, split_words
 from goca_core.words.word_map import WordMap
 from scripts.comfy_server import ComfyServer
+from scripts.graphs.files import graph_file
 
-from .editor import DEMO, WORKFLOWS, Editor
+from .editor import DEMO, Editor
 from .panels import RENDERERS, chips, legend, pressed
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def drag(editor: Editor, start: ElementHandle, end: ElementHandle) -> None:
 
 
 def test_the_words_of_a_regional_pass_are_those_of_its_sampler(editor: Editor) -> None:
-    editor.load(WORKFLOWS / "regional_one_pass_demo.json")
+    editor.load(graph_file("Regional prompts in one pass"))
     panel = editor.look_at(PASS)
     assert list(chips(panel)) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
     assert pressed(panel) == ["red", "circle", "blue", "square"]
@@ -247,7 +248,7 @@ def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
 
 
 def test_markup_in_a_file_name_stays_text(editor: Editor) -> None:
-    editor.load(WORKFLOWS / "save_and_reuse_attention_demo.json")
+    editor.load(graph_file("Save attention"))
     editor.set_value("GOCA_SaveAttention", "filename_prefix", EVIL)
     editor.run()
     said, parts = editor.node("GOCA_SaveAttention").evaluate(

@@ -13,7 +13,7 @@ from .test_graphs import ancestors, by_type, check_masks
 
 __all__ = ["weights"]  # a fixture that every test here uses
 
-GRAPH = "masks_from_words_demo"
+GRAPH = "Every step"
 MASKS, RECORD, PROMPT = "GOCA_MaskFromTokens", "GOCA_RecordAttention", "GOCA_EncodePrompt"
 
 

@@ -14,7 +14,7 @@ from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import need
 
 from .device import repeated
-from .test_graphs import WEIGHTS, ancestors, by_type, graph, pictures, queued, saved_graph
+from .test_graphs import WEIGHTS, ancestors, by_type, graph, pictures
 
 
 @pytest.fixture(autouse=True)
@@ -48,18 +48,11 @@ def steady(server: ComfyServer, prompt: Prompt, title: str) -> Run:
     return server.run(prompt)
 
 
-def with_demo_model(prompt: Prompt, side: int = 64) -> Prompt:
-    """No checkpoint is at hand, so the demo model takes the loader's place: its outputs have the same order."""
-    prompt[by_type(prompt, "CheckpointLoaderSimple")] |= {"class_type": "GOCA_DemoModel", "inputs": {}}
-    assert demo.put(prompt, side, ["width", "height"], ["EmptyLatentImage"]) == 2
-    return prompt
-
-
 # -- regional prompts -------------------------------------------------------------------------------------------------
 
 
 def test_regional_prompts(server: ComfyServer) -> None:
-    prompt = short("regional_prompts_demo")
+    prompt = short("Regional prompts")
     run = steady(server, prompt, "First image")
     (told,) = run.outputs[by_type(prompt, "GOCA_RegionalPrompt")]["text"]
     assert told.splitlines()[0].startswith("red circle (") and "a yellow circle and a blue square" in told
@@ -72,12 +65,6 @@ def test_regional_prompts(server: ComfyServer) -> None:
     run = server.run(prompt)
     assert by_type(prompt, "KSampler", "First pass") in run.cached
     assert np.array_equal(saved(server, run, prompt, "Second image"), first)
-
-
-def test_regional_prompts_with_another_model(server: ComfyServer) -> None:
-    prompt = with_demo_model(short("regional_prompts_sd15_sdxl", 2))
-    run = server.run(prompt)
-    assert saved(server, run, prompt, "Second image").shape == (64, 64, 3)
 
 
 # -- replace by word --------------------------------------------------------------------------------------------------
@@ -94,7 +81,7 @@ def changed_only_inside(server: ComfyServer, run: Run, prompt: Prompt) -> None:
 
 
 def test_replace_by_word(server: ComfyServer) -> None:
-    prompt = short("replace_by_word_demo")
+    prompt = short("Replace an object")
     run = server.run(prompt)
     changed_only_inside(server, run, prompt)
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
@@ -104,7 +91,7 @@ def test_replace_by_word(server: ComfyServer) -> None:
 
 def test_outside_the_mask_the_sampler_itself_changes_little(server: ComfyServer) -> None:
     """Without the final composite: what is far from the mask is denoised once from the least noise, no more."""
-    prompt = short("replace_by_word_demo", 12)
+    prompt = short("Replace an object", 12)
     last = by_type(prompt, "SaveImage", "Second image")
     prompt[last]["inputs"]["images"] = [by_type_of_input(prompt, "ImageCompositeMasked", "source"), 0]
     run = server.run(prompt)
@@ -121,34 +108,11 @@ def by_type_of_input(prompt: Prompt, kind: str, name: str) -> str:
     return source
 
 
-def test_replace_by_word_with_another_model(server: ComfyServer) -> None:
-    prompt = with_demo_model(short("replace_by_word_sd15_sdxl", 2))
-    prompt[by_type(prompt, "GrowMask")]["inputs"]["expand"] = 2
-    prompt[by_type(prompt, "ImageBlur")]["inputs"] |= {"blur_radius": 2, "sigma": 1.0}
-    # What the early demo model takes for a dog may be nothing or everything; a word it knows has a place.
-    prompt[by_type(prompt, "GOCA_EncodePrompt", "Prompt")]["inputs"]["text"] = "a red circle and a blue square on grass"
-    prompt[by_type(prompt, "GOCA_MaskFromTokens")]["inputs"]["phrases"] = "blue square"
-    run = server.run(prompt)
-    changed_only_inside(server, run, prompt)
-
-
-def test_the_inpainting_row(server: ComfyServer) -> None:
-    """The muted row of the checkpoint graph, with the demo model in place of both checkpoints."""
-    prompt = queued(saved_graph("replace_by_word_sd15_sdxl"), server.object_info(), muted=True)
-    for node in prompt.values():
-        if node["class_type"] == "CheckpointLoaderSimple":
-            node |= {"class_type": "GOCA_DemoModel", "inputs": {}}
-    assert demo.put(prompt, 64, ["width", "height"], ["EmptyLatentImage"]) == 2
-    assert demo.put(prompt, 2, ["steps"]) == 3
-    run = server.run(prompt)
-    assert saved(server, run, prompt, "Image of the inpainting model").shape == (64, 64, 3)
-
-
 # -- semantic guidance ------------------------------------------------------------------------------------------------
 
 
 def test_semantic_guidance(server: ComfyServer) -> None:
-    prompt = short("semantic_cfg_demo", 3)
+    prompt = short("Semantic guidance", 3)
     titles = ("Plain guidance", "S-CFG's regions", "GoCA's regions")
     run = steady(server, prompt, titles[0])
     plain, published, ours = (saved(server, run, prompt, title) for title in titles)

@@ -27,9 +27,9 @@ def of_colour(picture: np.ndarray, name: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("name", "before", "after", "old", "new", "other", "size"),
     [
-        ("regional_prompts_demo", "First image", "Second image", "red", "yellow", "blue", 0.6),
-        ("regional_one_pass_demo", "Plain image", "Image", "red", "yellow", "blue", 0.6),
-        ("replace_by_word_demo", "First image", "Second image", "red", "blue", "green", 0.25),
+        ("Regional prompts", "First image", "Second image", "red", "yellow", "blue", 0.6),
+        ("Regional prompts in one pass", "Plain image", "Image", "red", "yellow", "blue", 0.6),
+        ("Replace an object", "First image", "Second image", "red", "blue", "green", 0.25),
     ],
 )
 def test_the_named_thing_changes_and_only_it(

@@ -13,9 +13,10 @@ from PIL import Image
 
 from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt
+from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
 
-GRAPH = ROOT / "workflows" / "api" / "masks_from_words_demo.json"
+GRAPH = api_file("Every step")
 SAVED = ROOT / "tests" / "fixtures" / "0.1.0" / "graph.json"
 
 
@@ -76,7 +77,8 @@ def test_masks_words_and_pictures_of_a_run(server: ComfyServer) -> None:
     (over,) = shown(outputs, prompt, "GOCA_Overlay", "Masks over the image")["goca_view"]
     assert over["masks"]["digest"] == view["masks"]["digest"]
     painted = shown(outputs, prompt, "SaveImage", "Image")["images"]
-    for file, original in zip(over["picture"]["files"], painted, strict=True):
+    files = [*over["picture"]["files"], *view["picture"]["files"]]
+    for file, original in zip(files, [*painted, *painted], strict=True):
         difference = np.asarray(picture(server, file), int) - np.asarray(picture(server, original), int)
         assert np.abs(difference).max() <= 1, "the host cuts off where this rounds"
     (heat,) = shown(outputs, prompt, "GOCA_Overlay", "Heat map of every word")["goca_view"]
@@ -90,7 +92,7 @@ def test_files_are_temporary_small_and_say_nothing_else(server: ComfyServer) -> 
         for seed in (4, 5)
     )
     names = [file["filename"] for file in (*first, *second)]
-    assert len(names) == 28 and len(set(names)) == 28, "files of two runs are mixed up"
+    assert len(names) == 32 and len(set(names)) == 32, "files of two runs are mixed up"
     for file in first:
         assert file["type"] == "temp" and not file["subfolder"]
         assert Path(file["filename"]).name == file["filename"] and len(file["filename"]) > 32

@@ -11,6 +11,7 @@ import pytest
 from goca_core.capture.families import plan_of
 from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt, ServerError
+from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
 
 from . import tiny
@@ -22,13 +23,13 @@ Seen = list[tuple[str, int, int]]  # node, how far, of how much
 def graph(name: str, seed: int) -> Prompt:
     """A graph of the demo model with a seed that no other test has, so that nothing of it has run before."""
     need((ROOT / "demo" / "goca_demo.safetensors").is_file(), "the demo model has no weights yet")
-    prompt = demo.load_graph(ROOT / "workflows" / "api" / f"{name}.json")
+    prompt = demo.load_graph(api_file(name))
     assert demo.put(prompt, seed, ["seed"])
     return prompt
 
 
 def segmenting(seed: int, draws: int) -> tuple[Prompt, str]:
-    prompt = graph("segment_photo_demo", seed)
+    prompt = graph("Masks of a photo", seed)
     assert demo.put(prompt, 2, ["steps"]) and demo.put(prompt, draws, ["draws"])
     (node,) = [key for key, node in prompt.items() if node["class_type"] == "GOCA_SegmentImage"]
     return prompt, node
@@ -36,7 +37,7 @@ def segmenting(seed: int, draws: int) -> tuple[Prompt, str]:
 
 def guiding(seed: int, steps: int) -> tuple[Prompt, str]:
     """One sampler under semantic guidance."""
-    prompt = graph("semantic_cfg_demo", seed)
+    prompt = graph("Semantic guidance", seed)
     assert demo.put(prompt, steps, ["steps"])
     guided = [key for key, node in prompt.items() if node["class_type"] == "GOCA_SemanticCFG"]
     samplers = [key for key, node in prompt.items() if node["class_type"] == "KSampler"]

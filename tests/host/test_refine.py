@@ -12,6 +12,7 @@ import torch
 
 from scripts import demo
 from scripts.comfy_server import ComfyServer, NodeError, Prompt
+from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
 
 from . import tiny
@@ -111,7 +112,7 @@ def test_what_the_node_offers_is_what_there_is(host: SimpleNamespace, pack: Modu
 def graph() -> Prompt:
     """The demo graph with few steps, its masks refined."""
     need((ROOT / "demo" / "goca_demo.safetensors").is_file(), "the demo model has no weights yet")
-    prompt = demo.load_graph(ROOT / "workflows" / "api" / "masks_from_words_demo.json")
+    prompt = demo.load_graph(api_file("Every step"))
     assert demo.put(prompt, 2, ["steps"])
     types = {node["class_type"]: name for name, node in prompt.items()}
     prompt["100"] = {

@@ -4,17 +4,17 @@ import { app } from "../../../scripts/app.js";
 import { foldAdvanced, limitBox, nameBoxes } from "./compact.js";
 import { settle } from "./dom.js";
 import { panelOf, Masks, Overlay, Phrases, Prompt, TextOutput, Words } from "./panels.js";
-import { MASKS, OVERLAY, PASS, PLAIN, PROMPT, widgetOf, WORDS } from "./graph.js";
+import { MASKS, OVERLAY, PASS, PHOTO, PLAIN, PROMPT, widgetOf, WORDS } from "./graph.js";
 import { Failed, Said } from "./said.js";
 
 const SAID = ["CollectAttention", "SegmentImage", "SaveAttention", "RegionalPrompt", "CollectMasks"].map((name) => `GOCA_${name}`);
 const FACES = {
   ...Object.fromEntries(SAID.map((name) => [name, TextOutput])),
-  [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
+  [PROMPT]: Prompt, [WORDS]: Words, [MASKS]: Masks, [PHOTO]: Masks, [PASS]: Phrases, [OVERLAY]: Overlay,
 };
 // Widgets that affect the panels, and the extra height of new nodes.
 const WATCHED = ["text", "phrases", "background", "labels", "opacity"];
-const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 60, [OVERLAY]: 160 };
+const ROOM = { [PROMPT]: 24, [PASS]: 24, [MASKS]: 60, [PHOTO]: 60, [OVERLAY]: 160 };
 
 let tables = { colours: [[128, 128, 128]], light: [0.3, 0.6, 0.1], contrast: 0.3, maps: {}, stop: [] };
 let waiting = false;
@@ -90,6 +90,18 @@ function fail({ node_id: path, node_type: type, exception_message: message }) {
   refresh();
 }
 
+/** ComfyUI lists the example graphs of a pack as its folder has them on the disk; their names begin with numbers. */
+function sortTemplates() {
+  const pack = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3) ?? "");
+  const list = api.getWorkflowTemplates;
+  if (!list) return;
+  api.getWorkflowTemplates = async function () {
+    const found = await list.call(this);
+    found?.[pack]?.sort?.();
+    return found;
+  };
+}
+
 function forget() {
   for (const face of failed) {
     face.said.fail("");
@@ -102,6 +114,7 @@ app.registerExtension({
   name: "goca.panels",
 
   setup() {
+    sortTemplates();
     api.addEventListener("execution_start", forget);
     api.addEventListener("execution_error", ({ detail }) => fail(detail));
   },
@@ -127,7 +140,7 @@ app.registerExtension({
     const face = new Face(node, tables);
     const { panel } = face;
     face.said = new Said(panel);
-    if (node.comfyClass === MASKS) {
+    if (Face === Masks) {
       foldAdvanced(node, panel);
       limitBox(node, "phrases");
     }

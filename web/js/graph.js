@@ -4,6 +4,7 @@ export const PROMPT = "GOCA_EncodePrompt";
 export const PLAIN = "CLIPTextEncode"; // ComfyUI's own, whose words are known too
 export const WORDS = "GOCA_Words";
 export const MASKS = "GOCA_MaskFromTokens";
+export const PHOTO = "GOCA_MaskFromImage"; // has its prompt itself
 export const PASS = "GOCA_RegionalPass";
 export const OVERLAY = "GOCA_Overlay";
 
@@ -78,6 +79,7 @@ function samplersOf(node, seen = new Set()) {
 
 /** The prompt nodes whose words the phrases of a node refer to. */
 export function promptsOf(node) {
+  if (node.comfyClass === PHOTO) return [node];
   const words = inputNode(node, "words");
   if (words) return words.comfyClass === WORDS ? [words] : [];
   const [found, seen] = [[], new Set()];

@@ -1,7 +1,7 @@
 // The panels on the pack's nodes: word chips, viewers and the text output of the last run.
 import { Chips } from "./chips.js";
 import { addPanel, change, keep } from "./dom.js";
-import { inputNode, isWired, MASKS, overlaysOf, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
+import { inputNode, isWired, MASKS, overlaysOf, PHOTO, phrasedOf, promptsOf, textOf, widgetOf } from "./graph.js";
 import { say } from "./texts.js";
 import { Text } from "./text.js";
 import { Viewer } from "./viewer.js";
@@ -171,6 +171,7 @@ export class Phrases {
   /** The words of the prompt, and whether they are only estimated. */
   words() {
     const [prompt] = promptsOf(this.node);
+    if (prompt === this.node) return { words: estimate(textOf(prompt) ?? "", new Set(this.tables.stop)), guess: true };
     return prompt ? (panelOf(prompt) ?? new Known(prompt, this.tables)).words() : { words: [], guess: true };
   }
 
@@ -313,7 +314,7 @@ export class Overlay {
     this.node.hideOutputImages = true;
     this.viewer.open(view);
     const masks = inputNode(this.node, "source");
-    if (masks?.comfyClass === MASKS && panelOf(masks)?.view) panelOf(masks).look();
+    if ([MASKS, PHOTO].includes(masks?.comfyClass) && panelOf(masks)?.view) panelOf(masks).look();
   }
 
   refresh() {

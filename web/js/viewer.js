@@ -106,7 +106,8 @@ export class Viewer {
     const { view } = this;
     const ticket = ++this.ticket;
     const maps = (layout) => (layout ? Maps.of(layout, sample) : null);
-    const file = view.picture?.files[sample];
+    const files = view.picture?.files ?? [];
+    const file = files.length === 1 ? files[0] : files[sample]; // one image may stand for a whole batch
     try {
       const [heat, masks, steps, picture] = await Promise.all(
         [maps(view.heat), maps(view.masks), maps(view.steps), file ? load(file) : null]);
