@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the table of supported models in README.md from the list of model families.
+"""Write the table of supported models in docs/models.md from the list of model families.
 
     .host/venv/bin/python scripts/support_table.py            # write it
     .host/venv/bin/python scripts/support_table.py --check    # fail if it is out of date
@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from goca_core.capture.families import FAMILIES
 from goca_core.capture.families.base import Support
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 START, END = "<!-- families: scripts/support_table.py -->", "<!-- end of families -->"
 HEAD = ("models", "recorded", "heads", "words of", "layers and settings", "tested with")
 
@@ -36,25 +36,28 @@ def _models(row: Support) -> str:
 
 
 def renewed(text: str) -> str:
-    """The README with an up-to-date table. Raises ValueError if the marks for it are missing."""
+    """The page with an up-to-date table. Raises ValueError if the marks for it are missing."""
     before, _, rest = text.partition(START)
     _, mark, after = rest.partition(END)
     if not mark:
-        raise ValueError(f"README.md has no place for the table: it needs the lines {START!r} and {END!r}.")
+        raise ValueError(f"docs/models.md has no place for the table: it needs the lines {START!r} and {END!r}.")
     return f"{before}{START}\n\n{table()}\n\n{END}{after}"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Write the table of supported models in README.md, or check it.")
+    parser = argparse.ArgumentParser(description="Write the table of supported models in docs/models.md, or check it.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the table is out of date")
     options = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     new = renewed(text)
     if options.check:
         if new != text:
-            print("support_table: the table in README.md is out of date; run scripts/support_table.py", file=sys.stderr)
+            print(
+                "support_table: the table in docs/models.md is out of date; run scripts/support_table.py",
+                file=sys.stderr,
+            )
         return int(new != text)
-    README.write_text(new, encoding="utf-8")
+    PAGE.write_text(new, encoding="utf-8")
     return 0
 
 

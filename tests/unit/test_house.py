@@ -175,6 +175,37 @@ def test_requirements_agree() -> None:
     assert listed("check") == file("requirements-check.txt")
 
 
+def test_the_readme_is_short_and_says_how_to_start() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert len(readme.encode()) < 7600, "long tables belong into docs/"
+    for wanted in (
+        "git clone --depth 1 ",
+        "make demo",
+        "make test",
+        "blueprint",
+        "Mask From Image",
+        "docs/images/demo.png",
+    ):
+        assert wanted in readme, wanted
+
+
+LINK = re.compile(r"\]\((?:<([^>]+)>|([^)\s]+))\)")
+
+
+def test_links_lead_somewhere() -> None:
+    """To files of the pack and to headings in them. Help pages are served alone, so their links are not followed here."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        links = [found[0] or found[1] for found in LINK.findall(page.read_text("utf-8"))]
+        for link in (link for link in links if not re.match(r"https?:|mailto:", link)):
+            name, _, heading = link.partition("#")
+            target = (page.parent / name).resolve() if name else page
+            assert target.exists(), f"{relative(page)}: {link}"
+            if heading:
+                titles = re.findall(r"^#+ (.+)$", target.read_text("utf-8"), re.MULTILINE)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert heading in slugs, f"{relative(page)}: {link}"
+
+
 def tracked_texts() -> Iterator[tuple[str, str]]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

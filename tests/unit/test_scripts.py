@@ -168,9 +168,9 @@ def test_the_graph_of_the_demo_saves_what_it_promises() -> None:
 
 
 def test_the_support_table_is_up_to_date() -> None:
-    readme = support_table.README.read_text(encoding="utf-8")
-    assert support_table.renewed(readme) == readme, "run scripts/support_table.py"
-    assert all(family.support.models in readme for family in FAMILIES)
+    page = support_table.PAGE.read_text(encoding="utf-8")
+    assert support_table.renewed(page) == page, "run scripts/support_table.py"
+    assert all(family.support.models in page for family in FAMILIES)
     with pytest.raises(ValueError, match="no place for the table"):
         support_table.renewed("# Nothing here")
 

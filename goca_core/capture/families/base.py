@@ -166,7 +166,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Support:
-    """A family's row in the README.
+    """A family's row in docs/models.md.
 
     ``words``: the text encoders; a star marks those whose vocabulary does not come with ComfyUI. ``settings``: where its
     layers and methods come from. ``recorded``: the kind of attention, where ``heads`` does not imply it (heads of joint
@@ -196,7 +196,7 @@ class Support:
 class Family(ABC):
     """A kind of diffusion model, recognised by the class of its network.
 
-    ``label``: its name in error messages. ``support``: its row in the README. ``network_class``: ComfyUI's class, with its
+    ``label``: its name in error messages. ``support``: its row in docs/models.md. ``network_class``: ComfyUI's class, with its
     module; by name, because older versions may not have it. ``exact``: its subclasses do not belong to the family.
     ``added_text``: parts of a conditioning's dictionary whose tokens the model adds to the text: (key, number of copies).
     """
