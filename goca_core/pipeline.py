@@ -221,7 +221,7 @@ def make_masks(
     record = scoring.maps.source
     known = scoring.maps.tokens.word_map(words)
     objects, background = resolve_request(request, known)
-    singles = _content_words(known) if each_word else []
+    singles = [phrase for phrase, _ in known.single()] if each_word else []
     rescaled = phrase_scores(scoring, [*objects, *background, *singles], known)
     rescaled, word_maps = rescaled.tensor_split([len(objects) + len(background)], 1)
     count = len(objects)
@@ -319,11 +319,6 @@ def resolve_request(request: MaskRequest, words: WordMap) -> tuple[list[Phrase],
     """The objects and the background phrases of a request, found in a prompt. Raises a ValueError for a word not in it."""
     objects = resolve(request.phrases, words)
     return objects, _background(request.background, objects, words)
-
-
-def _content_words(words: WordMap) -> list[Phrase]:
-    """Every content word by itself; words that occur several times are taken one by one."""
-    return [Phrase(word.name, (word.text,), word.positions) for word in words.words if word.content]
 
 
 def _background(text: str, objects: Sequence[Phrase], words: WordMap) -> list[Phrase]:

@@ -74,10 +74,12 @@ def fitted(size: Grid, side: int, area: int) -> Grid:
 def heat_sheet(result: MaskResult, scores: Scoring, words: WordMap | None = None) -> Sheet | None:
     """A map for each content word of the prompt, numbered where it is repeated; None when there are no such words.
 
+    Words that share a token, such as characters of Chinese, have one map together.
+
     The samples are those of the result, which for a video are either its latent frames or its decoded frames.
     """
     known, record = scores.maps.tokens.word_map(words), scores.maps.source
-    names = tuple(name for name, word in zip(known.names(), known.words, strict=True) if word.content)
+    names = tuple(phrase.label for phrase, _ in known.single())
     if not names or result.word_maps is None:
         return None
     size = fitted(
@@ -125,7 +127,11 @@ def thumbnail(images: Tensor) -> Tensor:
 
 
 def word_table(words: WordMap) -> dict[str, Any]:
-    """The words of a prompt with their tokens and sub-word pieces, as plain data. ``keys``: spellings that name a word."""
+    """The words of a prompt with their tokens and sub-word pieces, as plain data. ``keys``: spellings that name a word.
+
+    ``map``: the name of its heat map, which words that share a token have together.
+    """
+    maps = {index: phrase.label for phrase, group in words.single() for index in group}
     texts = {piece.position: piece.text for piece in words.pieces}
     return {
         "text": words.text,
@@ -140,8 +146,9 @@ def word_table(words: WordMap) -> dict[str, Any]:
                 # Embedding vectors have no text.
                 "pieces": [] if word.text.startswith(EMBEDDING) else [texts[p] for p in word.positions],
                 "content": word.content,
+                "map": maps.get(index, name),
             }
-            for name, word in zip(words.names(), words.words, strict=True)
+            for index, (name, word) in enumerate(zip(words.names(), words.words, strict=True))
         ],
     }
 

@@ -206,10 +206,7 @@ class WordMap:
         >>> [(phrase.label, phrase.tokens) for phrase in build("红色的", "红色的", "toy", 2, tokens).each()]
         [('红色', (0,)), ('的', (1,))]
         """
-        groups: list[tuple[int, ...]] = []
-        for i in (i for i, word in enumerate(self.words) if word.content):
-            shares = groups and not set(self._positions(groups[-1])).isdisjoint(self.words[i].positions)
-            groups[-1:] = [(*groups[-1], i)] if shares else [*groups[-1:], (i,)]
+        groups = self._groups()
         places: dict[str, list[tuple[int, ...]]] = {}
         found: dict[str, Phrase] = {}
         texts = [self._spelled(group) for group in groups]
@@ -223,6 +220,24 @@ class WordMap:
             tokens = self._positions(i for one in (same if number == 1 else [group]) for i in one)
             found.setdefault(name, Phrase(label_of((name,)), (name,), tokens))
         return list(found.values())
+
+    def single(self) -> list[tuple[Phrase, tuple[int, ...]]]:
+        """Every content word by itself, with its index: `cat#1`, `cat#2`. Words that share a token are one, as in `each`."""
+        groups, names = self._groups(), self.names()
+        texts = [self._spelled(group) if len(group) > 1 else names[group[0]] for group in groups]
+        found = []
+        for k, (group, text) in enumerate(zip(groups, texts, strict=True)):
+            name = f"{text}#{texts[:k].count(text) + 1}" if texts.count(text) > 1 else text
+            found.append((Phrase(name, (name,), self._positions(group)), group))
+        return found
+
+    def _groups(self) -> list[tuple[int, ...]]:
+        """The content words as indices; those that share a token are together."""
+        groups: list[tuple[int, ...]] = []
+        for i in (i for i, word in enumerate(self.words) if word.content):
+            shares = groups and not set(self._positions(groups[-1])).isdisjoint(self.words[i].positions)
+            groups[-1:] = [(*groups[-1], i)] if shares else [*groups[-1:], (i,)]
+        return groups
 
     def check(self, length: int) -> None:
         """Raise WordMapError if this map cannot belong to a conditioning or recording of `length` tokens."""

@@ -76,6 +76,24 @@ def test_every_content_word_has_a_map() -> None:
     assert view.heat_sheet(make_masks(empty, MaskRequest("the")), empty) is None
 
 
+def test_words_that_share_a_token_have_one_map() -> None:
+    """As characters of Chinese do: named together, and each of them says the name of the map."""
+    record = recording(text="a red cat and a dog")
+    known = record.tokens.word_map(None)
+    tokens = {word.text: word.positions for word in known.words}
+    joined = replace(
+        known, words=tuple(replace(w, positions=tokens["red"]) if w.text == "cat" else w for w in known.words)
+    )
+    scores = as_scoring(record)
+    result = make_masks(scores, MaskRequest("dog"), joined, each_word=True)
+    found = view.heat_sheet(result, scores, joined)
+    assert found is not None and found.names == ("red cat", "dog")
+    expected, _ = word_scores(scores, "red", joined)
+    assert np.array_equal(tiles(found)[:, 0], np.rint(expected[:, 0].numpy() * 255))
+    maps = {word["text"]: word["map"] for word in view.word_table(joined)["words"] if word["content"]}
+    assert maps == {"red": "red cat", "cat": "red cat", "dog": "dog"}
+
+
 def test_masks_are_those_of_the_cut_and_of_the_overlay() -> None:
     result = make_masks(recording(), MaskRequest("red cat\ngrass"))
     found = view.mask_sheet(result)
@@ -147,7 +165,7 @@ def test_words_as_plain_data() -> None:
     assert [word["name"] for word in told["words"]] == list(words.names())
     assert words.names() == ("a#1", "red", "cat#1", ",", "a#2", "<", "b", ">", "cat#2")
     assert told["words"][1] == {
-        "text": "red", "name": "red", "keys": [["red"]], "tokens": [2], "pieces": ["red"], "content": True,
+        "text": "red", "name": "red", "keys": [["red"]], "tokens": [2], "pieces": ["red"], "content": True, "map": "red",
     }  # fmt: skip
     assert told["words"][3]["keys"] == []
     for name, word in zip(words.names(), words.words, strict=True):

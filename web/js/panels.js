@@ -213,7 +213,7 @@ export class Masks extends Phrases {
 
   constructor(node, tables) {
     super(node, tables, {
-      look: (index) => this.viewer.preview(index < 0 ? "" : this.words().words[index].name),
+      look: (index) => this.viewer.preview(index < 0 ? "" : this.#mapOf(index)),
       height: 320,
       empty: say("laterPhrases"),
     });
@@ -237,11 +237,20 @@ export class Masks extends Phrases {
     this.look();
   }
 
-  /** As a click on this word does. A bare word ranks for all of its kind. */
+  /** The name of the heat map of a word. */
+  #mapOf(index) {
+    const word = this.words().words[index];
+    return word.map ?? word.name;
+  }
+
+  /** As a click on this word does, or dragging over words that have one map together. A bare word ranks for all of its kind. */
   #take(name) {
     const { words } = this.words();
-    const index = words.findIndex((word) => word.name === name || word.text === name);
-    if (index >= 0 && !fixed(this.node)) this.change((all, text) => toggled(all, text, index, "next"));
+    const together = words.flatMap((word, i) => (word.map === name ? [i] : []));
+    const index = together[0] ?? words.findIndex((word) => word.name === name || word.text === name);
+    if (index < 0 || fixed(this.node)) return;
+    if (together.length > 1) this.change((all, text) => spanning(all, text, index, together.at(-1)));
+    else this.change((all, text) => toggled(all, text, index, "next"));
   }
 
   /** What the phrases were when these masks were made. After an undo the new node gets the output of the earlier one. */
