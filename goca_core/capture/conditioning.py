@@ -18,7 +18,7 @@ from ..words.word_map import WordMap, WordMapError
 from .encoded.note import ENCODED, KEY
 from .families import FAMILIES
 from .tokenizers import TOKENIZERS
-from .tokenizers.t5 import ANIMA_LENGTH
+from .tokenizers.t5 import ANIMA_LENGTH, ltx2_length
 
 # Text that models add to the conditioning [B, ..., T, C], as each family declares it: key -> how many copies.
 _ADDED = dict(part for family in FAMILIES for part in family.added_text)
@@ -47,6 +47,8 @@ def length_of(cond: Any, extra: Mapping[str, Any]) -> int:
     if extra.get("t5xxl_ids") is not None:
         # Anima gives one vector per T5 token and pads them to a fixed length.
         return max(ANIMA_LENGTH, int(extra["t5xxl_ids"].shape[-1]))
+    if extra.get("unprocessed_ltxav_embeds"):
+        return ltx2_length(int(cond.shape[1]))
     added = ((extra[key], copies) for key, copies in _ADDED.items() if extra.get(key) is not None)
     return int(cond.shape[1] + sum(copies * part.shape[-2] for part, copies in added))
 

@@ -166,7 +166,7 @@ class ForwardRecorder:
         options = kwargs.get("transformer_options") or {}
         if kwargs.get("skip_output_reshape"):
             out = out.transpose(1, 2).flatten(2)
-        if self._replaced and site.replaceable:
+        if site.gated or (self._replaced and site.replaceable):
             self._pending.append((call, out, options))
         else:
             self._take(block, site, call, out, options)
@@ -178,6 +178,11 @@ class ForwardRecorder:
         if self._replaced and site.replaceable:
             with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
                 self._take_replaced(block, site, args[0])
+        elif site.gated:
+            pending, self._pending = self._pending, []
+            with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
+                for call, _, options in pending[-1:]:
+                    self._take(block, site, call, args[0], options)
         for module in (site.query, site.key, site.value):
             self._projected.pop(module, None)
         if self._on_site is not None:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..attention.record import Tokens
+from ..attention.record import AttentionError, Tokens
 from . import passthrough
 from .comfy_graphs import drop_captured
 from .families import find_family, network_of
@@ -39,9 +40,15 @@ class ModelCall:
     given: Mapping[str, Any]
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the latent, [rows, C, ...]: that of the video, where ``x`` holds a video and its sound."""
+        streams: Sequence[Sequence[int]] = self.given.get("latent_shapes") or ()
+        return (self.x.shape[0], *streams[0][1:]) if len(streams) > 1 else tuple(self.x.shape)
+
+    @property
     def frames(self) -> int:
         """Frames of the latent; 1 for an image."""
-        return self.x.shape[2] if self.x.ndim == 5 else 1
+        return self.shape[2] if len(self.shape) == 5 else 1
 
 
 class SamplingRun(ABC):
@@ -111,7 +118,7 @@ class SamplingRun(ABC):
         conditionings and the result is empty.
         """
         uuids, size = call.options.get("uuids") or (), self.batch
-        if call.x.ndim not in (4, 5) or call.x.shape[0] != size * len(uuids):
+        if len(call.shape) not in (4, 5) or call.x.shape[0] != size * len(uuids):
             return {}
         return {
             uuid: (slice(i * size, (i + 1) * size), self.tokens[uuid])
@@ -130,16 +137,21 @@ class SamplingPatch(ABC, Generic[R]):
     """
 
     key: str
+    takes_sound: ClassVar[bool] = True
+    """Whether the runs may be of a video with its sound, which ComfyUI samples as one packed latent."""
 
     def __init__(self) -> None:
         self._active: list[R] = []
 
     @abstractmethod
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> R:
-        """A new run, for a sampler that is about to start."""
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> R:
+        """A new run, for a sampler that is about to start on a latent of this shape."""
 
     def finish_run(self, run: R, samples: Tensor) -> None:
-        """Called when a run is complete and has returned this latent; not if it was interrupted or failed."""
+        """Called when a run is complete and has returned this latent; not if it was interrupted or failed.
+
+        Of a video with sound, ``samples`` and the shape are those of the video.
+        """
 
     def install(self, model: Any) -> Any:
         """A copy of a MODEL (ModelPatcher) with the wrappers.
@@ -180,11 +192,17 @@ class SamplingPatch(ABC, Generic[R]):
         # Before a compiler traces the model: it would trace it again if a function were replaced later.
         passthrough.install()
         schedule = torch.tensor(schedule_of(sampler, sigmas.tolist()))
-        run = self.open_run(executor.class_obj, noise, schedule)
+        streams: Sequence[Sequence[int]] = kwargs.get("latent_shapes") or ()
+        if len(streams) > 1 and not self.takes_sound:
+            raise AttentionError(
+                "The latent holds a video and its sound, which cannot be divided into regions; use Record Attention, or "
+                "sample the video without sound."
+            )
+        shape = tuple(streams[0]) if len(streams) > 1 else tuple(noise.shape)
+        run = self.open_run(executor.class_obj, shape, schedule)
         _log.debug(
-            "GoCA: %s opens a run over %d steps for a latent of size %s.",
-            type(self).__name__, len(sigmas) - 1, tuple(noise.shape),
-        )  # fmt: skip
+            "GoCA: %s opens a run over %d steps for a latent of size %s.", type(self).__name__, len(sigmas) - 1, shape
+        )
         # Without a schedule that the run knows as numbers, it reads the levels.
         if run.levels:
             run.steps = steps_of(sampler, run.levels)
@@ -197,8 +215,9 @@ class SamplingPatch(ABC, Generic[R]):
             self._active.append(run)
         try:
             samples: Tensor = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
-            run.denoised = _denoised_output(executor.class_obj, run.steps, samples)
-            self.finish_run(run, samples)
+            denoised = _denoised_output(executor.class_obj, run.steps, samples, len(streams) > 1)
+            run.denoised = None if denoised is None else _first_stream(denoised, streams)
+            self.finish_run(run, _first_stream(samples, streams))
             return samples
         finally:
             with _lock:
@@ -243,13 +262,23 @@ class SamplingPatch(ABC, Generic[R]):
         return out
 
 
-def _denoised_output(guider: Any, steps: Steps | None, samples: Tensor) -> Tensor | None:
-    """What ComfyUI's custom samplers return as denoised_output beside ``samples`` [B, C, ...]; None if it is not known."""
+def _first_stream(samples: Tensor, shapes: Sequence[Sequence[int]]) -> Tensor:
+    """The first of the latents of these ``shapes`` that were packed into one [B, 1, N]; one that holds no others as it is."""
+    if len(shapes) < 2:
+        return samples
+    size = math.prod(shapes[0][1:])
+    return samples[:, :, :size].reshape(samples.shape[0], *shapes[0][1:])
+
+
+def _denoised_output(guider: Any, steps: Steps | None, samples: Tensor, packed: bool) -> Tensor | None:
+    """What ComfyUI's custom samplers return as denoised_output beside ``samples`` [B, C, ...]; None if it is not known.
+
+    ``packed``: several latents are packed into ``samples`` [B, 1, N].
+    """
     if steps is None:
         return None
     denoised, steps.denoised = steps.denoised, None
-    # Several latents packed into one have another shape here than where they are unpacked.
-    if not isinstance(denoised, Tensor) or denoised.ndim < 4 or denoised.shape != samples.shape:
+    if not isinstance(denoised, Tensor) or denoised.ndim < (3 if packed else 4) or denoised.shape != samples.shape:
         return None
     latent: Tensor = guider.model_patcher.model.process_latent_out(denoised.cpu())
     return latent

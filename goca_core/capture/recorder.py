@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
@@ -38,9 +38,16 @@ class RunRecorder(SamplingPatch[R]):
         self.finished.add(self.asked, latents, run)
 
     def find(self, samples: Tensor) -> R:
-        """The run that returned ``samples`` (of a LATENT). Raises AttentionError when there is none."""
-        if not isinstance(samples, Tensor) or getattr(samples, "is_nested", False):
-            raise AttentionError("A latent that holds several latents cannot be recorded; use an image model.")
+        """The run that returned ``samples`` (of a LATENT), or a video with sound whose video they are.
+
+        Raises AttentionError when there is none.
+        """
+        if getattr(samples, "is_nested", False):
+            samples = samples.unbind()[0]
+        if not isinstance(samples, Tensor):
+            raise AttentionError(
+                f"The latent is a {type(samples).__name__} instead of a tensor; connect the sampler's own LATENT."
+            )
         if samples.numel() == 0:
             size = "x".join(map(str, samples.shape))
             raise AttentionError(
@@ -71,8 +78,8 @@ class Recorder(RunRecorder[RecordingRun]):
     def asked(self) -> Hashable:
         return self.window, self.options
 
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> RecordingRun:
-        return RecordingRun(guider, noise.shape, sigmas, self.window, self.options)
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> RecordingRun:
+        return RecordingRun(guider, shape, sigmas, self.window, self.options)
 
     def collect(self, samples: Tensor, entry: int = 0) -> Attention:
         """The recording of the run that returned ``samples`` (of a LATENT).

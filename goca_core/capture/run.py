@@ -105,7 +105,7 @@ class RecordingRun(SamplingRun):
         if not self._in_window(plan) or (call.frames > 1 and not plan.frame_patch):
             return []  # several frames from an image model are layers of one image (Qwen-Image-Layered)
         self._seen.update(rows)
-        size, frames = (call.x.shape[-2], call.x.shape[-1]), plan.frames(call.frames)
+        size, frames = (call.shape[-2], call.shape[-1]), plan.frames(call.frames)
         return [ForwardRecorder(plan, self._options, rows, size, call.x.shape[0], frames, call.given, self._on_site)]
 
     # -- recordings ------------------------------------------------------------------------------------------------------

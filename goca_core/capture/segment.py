@@ -141,8 +141,8 @@ class _Observer(SamplingPatch[RecordingRun]):
         self._runs: list[RecordingRun] = []
         self._on_site: Callable[[], None] = lambda: None
 
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> RecordingRun:
-        return RecordingRun(guider, noise.shape, sigmas, _ALL, self._options, self._on_site)
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> RecordingRun:
+        return RecordingRun(guider, shape, sigmas, _ALL, self._options, self._on_site)
 
     def finish_run(self, run: RecordingRun, samples: Tensor) -> None:
         run.close()

@@ -70,6 +70,8 @@ FAMILIES = {
     "hunyuan_video": Kind(None, joint=True),
     "hunyuan_video15": CELLS._replace(layout={"registers": 7, "more": 9}),
     "ltxv": CELLS._replace(joint=False),
+    "ltx2": CELLS._replace(joint=False),
+    "ltx23": CELLS._replace(joint=False, layout={"gated": True}),
     "mochi": Kind(None, joint=True, layout={"picture_first": True, "more": -4}),
     "cogvideox": JOINT_ODD,
     "cogvideox15": JOINT_ODD,

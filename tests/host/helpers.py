@@ -45,7 +45,7 @@ class Job:
 
     positive: Any
     negative: Any
-    latent: Tensor
+    latent: Any
     node: str = "KSampler"
     sampler: str = "euler"
     scheduler: str = "normal"
@@ -101,7 +101,17 @@ class Job:
         return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self._start()).result
 
     def _start(self) -> dict[str, Tensor]:
-        return {"samples": self.latent.clone()}
+        return {"samples": with_streams([stream.clone() for stream in tiny.streams_of(self.latent)])}
+
+
+def with_streams(streams: list[Tensor]) -> Any:
+    return streams[0] if len(streams) == 1 else tiny.nested(*streams)
+
+
+def packed(samples: Any) -> Tensor:
+    """All numbers of a LATENT's ``samples``: those of a film and its sound one after another."""
+    streams = tiny.streams_of(samples)
+    return samples if len(streams) == 1 else torch.cat([stream.flatten(1) for stream in streams], 1)
 
 
 def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, **options: Any) -> Job:
@@ -111,7 +121,9 @@ def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, *
     """
     size = size or built.size
     defaults = {"positive": built.conditioning(seed=1), "negative": built.conditioning(seed=2)}
-    made = Job(**{**defaults, "latent": tiny.latent(built.channels, batch, *size, built.frames), **options})
+    made = Job(
+        **{**defaults, "latent": tiny.latent(built.channels, batch, *size, built.frames, built.sound), **options}
+    )
     if ACCELERATED and not count_hooks(built.model):  # a test that has hooks on the model counts its runs
         made.run(built.model)
     return made
@@ -119,7 +131,7 @@ def job(built: tiny.Tiny, batch: int = 1, size: tuple[int, int] | None = None, *
 
 def plain(model: Any, work: Job) -> Tensor:
     """What a run without recording gives, twice the same (see `repeated`)."""
-    latent: Tensor = repeated(lambda: work.run(model)["samples"])
+    latent: Tensor = repeated(lambda: packed(work.run(model)["samples"]))
     return latent
 
 
@@ -162,8 +174,8 @@ def identical(model: Any, work: Any, **options: Any) -> Any:
     expected = plain(model, work)
     recorded = work.run(recording)["samples"]
     assert torch.isfinite(expected).all() and expected.std() > 0
-    assert torch.equal(expected, recorded)
-    assert torch.equal(expected, work.run(model)["samples"])
+    assert torch.equal(expected, packed(recorded))
+    assert torch.equal(expected, packed(work.run(model)["samples"]))
     assert count_hooks(model) == 0
     return recorder.collect(recorded)
 

@@ -43,10 +43,12 @@ class Seen:
     image: slice | None = None
     mask: Tensor | None = None  # added to the logits
     frames: int = 1
+    used: Tensor | None = None  # what the network makes of the result and then projects
 
     def rows(self, part: slice) -> Seen:
         mask = self.mask if self.mask is None or len(self.mask) == 1 else self.mask[part]
-        return replace(self, q=self.q[part], k=self.k[part], v=self.v[part], mask=mask)
+        used = None if self.used is None else self.used[part]
+        return replace(self, q=self.q[part], k=self.k[part], v=self.v[part], mask=mask, used=used)
 
     def split(self, x: Tensor) -> Tensor:
         """[B, N, H * d] -> [B, H, N, d] in float64"""
@@ -73,6 +75,8 @@ class Seen:
 
     def given(self) -> Tensor:
         """What each head gives to the picture, [B, H, N, d]."""
+        if self.used is not None:
+            return by_frame(self.split(self.used if self.image is None else self.used[:, self.image]), self.frames)
         return self.chances() @ self.split(self.v).repeat_interleave(self.frames, 0)
 
     def values(self) -> Tensor:
@@ -201,6 +205,7 @@ class Probe:
         ]
         self._references = sum(height * width for height, width in grids)
         chunks = list(self._options["cond_or_uncond"])
+        x = x[0] if isinstance(x, list) else x  # a film and its sound
         call = Evaluation(float(self._options["sigmas"][0]), chunks, tuple(x.shape[-2:]), x.shape[0])
         call.frames = -(-x.shape[2] // max(1, self.plan.frame_patch)) if x.ndim == 5 else 1
         self.calls.append(call)
@@ -247,7 +252,11 @@ class Probe:
                 call.cross[block.name] = call.own[block.name] = seen
             else:
                 used = args[0].transpose(0, 1) if site.sequence_first else args[0]
-                assert torch.equal(out, used) is not (self._layout.added and site is block.cross_attn)
+                if self._layout.gated:
+                    seen = replace(seen, used=on_cpu(used))
+                    _check_weighed(out, used, heads)
+                else:
+                    assert torch.equal(out, used) is not (self._layout.added and site is block.cross_attn)
                 if call.frames > 1 or self._layout.before:
                     seen = replace(seen, image=slice(self._layout.before, self._layout.before + count))
                 getattr(call, "cross" if site is block.cross_attn else "own")[block.name] = seen
@@ -281,3 +290,11 @@ def _check_used(out: Tensor, used: Tensor, gated: bool) -> None:
         assert torch.all((used.abs() <= out.abs()) & (used * out >= 0)) and not torch.equal(out, used)
     else:
         assert torch.equal(out, used)
+
+
+def _check_weighed(out: Tensor, used: Tensor, heads: int) -> None:
+    """What is projected is what attention gave, each head of each pixel times a number of its own between 0 and 2."""
+    given, taken = (x.double().unflatten(-1, (heads, -1)) for x in (out, used))
+    factor = (given * taken).sum(-1, keepdim=True) / (given * given).sum(-1, keepdim=True)
+    assert torch.allclose(given * factor, taken, atol=1e-4 * float(taken.abs().max()))
+    assert factor.min() > 0 and factor.max() < 2 and factor.std() > 0.01

@@ -41,7 +41,7 @@ class Sampled:
         self.negative = [{"uuid": "n", "cross_attn": text}]
         guider = stub_guider(positive=self.positive, negative=self.negative)
         guider.model_patcher.model = self.model
-        self.run: GuidanceRun = self.patch.open_run(guider, self.forward.x[:1], torch.tensor([1.0, 0.0]))
+        self.run: GuidanceRun = self.patch.open_run(guider, self.forward.x[:1].shape, torch.tensor([1.0, 0.0]))
         self.patch._active.append(self.run)
 
     def plain(self, options: dict[str, Any]) -> Tensor:

@@ -33,6 +33,7 @@ class Tiny(NamedTuple):
     channels: int
     size: tuple[int, int]  # a small latent that is not square
     frames: int  # of the latent; 0 for models that know pictures only
+    sound: int = 0  # length of the latent of the sound
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None) -> Tiny:
@@ -61,7 +62,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: to
             extra = {"attention_mask": mask, **extra}
         return make_conditioning(kind.width, batch, seed, tokens, kind.pooled, **extra)
 
-    return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size, kind.frames)
+    return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size, kind.frames, kind.sound)
 
 
 def control(name: str, seed: int = 0) -> Any:
@@ -123,9 +124,25 @@ def make_conditioning(
     return [[torch.randn(batch, tokens, width, generator=generator), options]]
 
 
-def latent(channels: int = 4, batch: int = 1, height: int = 16, width: int = 24, frames: int = 0) -> torch.Tensor:
-    """An empty latent that is not square; with frames for models that make films."""
-    return torch.zeros(batch, channels, *([frames] if frames else []), height, width)
+def latent(
+    channels: int = 4, batch: int = 1, height: int = 16, width: int = 24, frames: int = 0, sound: int = 0
+) -> Any:
+    """An empty latent that is not square; with frames for models that make films, and with sound for some of them."""
+    film = torch.zeros(batch, channels, *([frames] if frames else []), height, width)
+    return nested(film, torch.zeros(batch, 8, sound, 16)) if sound else film
+
+
+def nested(*streams: torch.Tensor) -> Any:
+    """Several latents as one, as nodes of the host hand them on."""
+    import comfy.nested_tensor
+
+    return comfy.nested_tensor.NestedTensor(streams)
+
+
+def streams_of(samples: Any) -> list[torch.Tensor]:
+    """The latents in one."""
+    found: list[torch.Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else [samples]
+    return found
 
 
 def sample(

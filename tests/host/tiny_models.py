@@ -29,6 +29,7 @@ class Kind(NamedTuple):
     frames: int = 0  # of the latent; 1 for models that count a picture as a film of one, 0 for those without frames
     extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
     masked: int | None = None  # tokens of padding that a mask tells of
+    sound: int = 0  # length of the latent of the sound, which some films have
 
 
 def unet_config(

@@ -82,6 +82,20 @@ def _ltxv() -> dict[str, Any]:
     return {**config, "num_attention_heads": 2, "caption_channels": 40, "num_layers": 3}
 
 
+def _ltx2(**more: Any) -> dict[str, Any]:
+    sound = {"audio_cross_attention_dim": 32, "audio_attention_head_dim": 16, "audio_num_attention_heads": 2}
+    text = {"connector_num_attention_heads": 2, "connector_attention_head_dim": 20, "connector_num_layers": 1}
+    return {**_ltxv(), "image_model": "ltxav", **sound, **text, **more}
+
+
+def _ltx23() -> dict[str, Any]:
+    """The sound's part of the prompt has a width of its own, and heads are weighed."""
+    text = {"caption_proj_before_connector": True, "caption_projection_first_linear": False}
+    width = {"connector_attention_head_dim": 32, "audio_connector_attention_head_dim": 16}
+    gates = {"apply_gated_attention": True, "connector_apply_gated_attention": True, "cross_attention_adaln": True}
+    return _ltx2(**text, **width, **gates)
+
+
 def _seen_picture(generator: torch.Generator, batch: int) -> dict[str, Any]:
     """What CLIP's vision gives of the picture that the film starts from."""
     return {
@@ -137,6 +151,9 @@ MODELS: dict[str, Kind] = {
         extra=_letters_and_picture,
     ),
     "ltxv": _FILM._replace(model="LTXV", config=_ltxv(), size=(6, 10), masked=4),
+    # What the text encoder gives is processed for the picture and the sound, one after the other.
+    "ltx2": _FILM._replace(model="LTXAV", config=_ltx2(), size=(6, 10), width=2 * 40, sound=5),
+    "ltx23": _FILM._replace(model="LTXAV", config=_ltx23(), size=(6, 10), width=64 + 32, sound=5),
     "mochi": _FILM._replace(model="GenmoMochi", config=_mochi(), width=64, masked=4),
     "cogvideox": _FILM._replace(model="CogVideoX_T2V", config=_cogvideox(), width=48),
     "cogvideox15": _FILM._replace(

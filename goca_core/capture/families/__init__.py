@@ -23,7 +23,7 @@ from .joyimage import JoyImage
 from .kandinsky5 import Kandinsky5
 from .krea2 import Krea2
 from .lens import Lens
-from .ltxv import LTXV
+from .ltxv import LTX2, LTXV
 from .lumina import Lumina
 from .mochi import Mochi
 from .omnigen2 import Boogu, Omnigen2
@@ -64,6 +64,7 @@ FAMILIES: tuple[Family, ...] = (
     Wan(),
     HunyuanVideo(),
     LTXV(),
+    LTX2(),
     Mochi(),
     CogVideoX(),
     Cosmos1(),

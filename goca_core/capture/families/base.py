@@ -28,7 +28,8 @@ class Site:
     by their contribution; otherwise heads are averaged. ``key`` and ``value``: the other projections, for networks
     where another node may replace the computation between them and ``out``. ``sequence_first``: the output of ``query``
     is [tokens, batch, channels]. ``around``: the attention module with all of it, for networks that may compute ``query``
-    together with what comes before it, without calling that module.
+    together with what comes before it, without calling that module. ``gated``: the network weakens what each head gives before
+    ``out`` takes it.
     """
 
     heads: int
@@ -39,6 +40,7 @@ class Site:
     value: nn.Module | None = None
     sequence_first: bool = False
     around: nn.Module | None = None
+    gated: bool = False
 
     @property
     def replaceable(self) -> bool:

@@ -8,7 +8,7 @@ prediction.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -47,8 +47,8 @@ class SemanticGuidance(SamplingPatch[GuidanceRun]):
         patched.set_model_sampler_post_cfg_function(self)
         return patched
 
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> GuidanceRun:
-        return GuidanceRun(guider, noise, self.settings, (self.start, self.end), self.words)
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> GuidanceRun:
+        return GuidanceRun(guider, shape, self.settings, (self.start, self.end), self.words)
 
     # -- the post-CFG function --------------------------------------------------------------------------------------
 

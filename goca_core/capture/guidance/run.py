@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,11 +43,11 @@ class GuidanceRun(SamplingRun):
     """Records each evaluation and forgets the recording when the evaluation ends."""
 
     def __init__(
-        self, guider: Any, noise: Tensor, settings: Settings, window: tuple[float, float], words: WordMap | None
+        self, guider: Any, shape: Sequence[int], settings: Settings, window: tuple[float, float], words: WordMap | None
     ) -> None:
-        super().__init__(noise.shape[0])
+        super().__init__(shape[0])
         self._settings = settings
-        self._size: Grid = (noise.shape[-2], noise.shape[-1])
+        self._size: Grid = (shape[-2], shape[-1])
         self._scale = 8
         patcher = guider.model_patcher
         plan = self.plan(patcher.model)
@@ -118,7 +118,7 @@ class GuidanceRun(SamplingRun):
         self._calls.clear()
 
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
-        whole = call.frames == 1 and tuple(call.x.shape[-2:]) == self._size
+        whole = call.frames == 1 and call.shape[-2:] == self._size
         rows = self._main_rows(call) if self.working and whole and self._last is None else {}
         if not rows:
             return []

@@ -24,6 +24,7 @@ class RegionalPass(RunRecorder[RegionalRun]):
 
     key = "goca_regional_pass"
     finished = FinishedRuns()
+    takes_sound = False  # ComfyUI limits no conditioning to a part of a packed latent
     _unknown = (
         "This LATENT was not made by a sampler with this regional pass: wire the MODEL that comes out of Regional Pass "
         "into the sampler, and the sampler's own LATENT, unchanged, into Collect Masks (only the last runs are kept)."
@@ -39,8 +40,8 @@ class RegionalPass(RunRecorder[RegionalRun]):
     def asked(self) -> Hashable:
         return self.plan
 
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> RegionalRun:
-        return RegionalRun(guider, noise.shape, sigmas, self.plan, RecordOptions(), self._encoded, self._words)
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> RegionalRun:
+        return RegionalRun(guider, shape, sigmas, self.plan, RecordOptions(), self._encoded, self._words)
 
     def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
         """The masks that made ``samples`` (the ``samples`` of a LATENT), and lines that say which followed which prompt.

@@ -7,7 +7,9 @@ to no word.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
+from itertools import dropwhile
 from typing import Any
 
 from ...words.build import Token, build
@@ -18,6 +20,11 @@ from .clip import clip_tokens
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 ANIMA_LENGTH = 512
 """Number of tokens to which Anima pads a short prompt."""
+
+
+def ltx2_length(tokens: int) -> int:
+    """Number of tokens that LTX-2 attends to for a prompt of so many: learned ones follow, up to a multiple of 128."""
+    return -(-max(1024, tokens) // 128) * 128
 
 
 def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
@@ -44,14 +51,25 @@ def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
     return ids, spans
 
 
-def t5_words(clip: Any, text: str, attribute: str, key: str = "t5xxl", encoder: str = "t5", padded: int = 0) -> WordMap:
+def t5_words(
+    clip: Any,
+    text: str,
+    attribute: str,
+    key: str = "t5xxl",
+    encoder: str = "t5",
+    padded: Callable[[int], int] = lambda tokens: tokens,
+) -> WordMap:
     """For models that only get T5's tokens; a second encoder may give a pooled vector, which has no positions.
 
-    ``padded``: number of tokens to which the model itself pads a short prompt.
+    ``padded``: tokens of a prompt -> number of tokens to which the model itself pads it.
     """
+    sub = getattr(clip.tokenizer, attribute)
     chunks = clip.tokenize(text, return_word_ids=True)[key]
-    prompt = PromptTokens(getattr(clip.tokenizer, attribute), chunks, text, t5_spans)
-    length = max(padded, prompt.length)
+    if getattr(sub, "pad_left", False):
+        # The encoder drops this padding.
+        chunks = [list(dropwhile(lambda entry: not entry[2] and entry[0] == sub.pad_token, chunk)) for chunk in chunks]
+    prompt = PromptTokens(sub, chunks, text, t5_spans)
+    length = padded(prompt.length)
     padding = [Token(position, 0, "", "pad") for position in range(prompt.length, length)]
     return build(text, prompt.plain, encoder, length, [*prompt.tokens(), *padding], prompt.breaks)
 
@@ -90,9 +108,12 @@ TOKENIZERS: dict[str, Adapter] = {
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
     "LuminaTokenizer": partial(t5_words, attribute="gemma2_2b", key="gemma2_2b", encoder="gemma"),
     "NewBieTokenizer": partial(t5_words, attribute="gemma", key="gemma", encoder="gemma"),
+    "LTXAVGemmaTokenizer": partial(
+        t5_words, attribute="gemma3_12b", key="gemma3_12b", encoder="gemma", padded=ltx2_length
+    ),
     "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
     # Its language model gives one vector per T5 token.
-    "AnimaTokenizer": partial(t5_words, attribute="t5xxl", padded=ANIMA_LENGTH),
+    "AnimaTokenizer": partial(t5_words, attribute="t5xxl", padded=lambda tokens: max(ANIMA_LENGTH, tokens)),
     **dict.fromkeys(
         ("PixArtTokenizer", "MochiT5Tokenizer", "LTXVT5Tokenizer", "CosmosT5Tokenizer", "CogVideoXTokenizer"),
         partial(t5_words, attribute="clip_t5xxl"),
