@@ -100,7 +100,7 @@ def _decoded(record: Attention, part: slice) -> slice:
 
     def begin(sample: int) -> int:
         video, frame = divmod(sample, record.frames)
-        return video * record.images + (1 + (frame - 1) * record.temporal_compression if frame else 0)
+        return video * record.images + record.decoded(frame)
 
     return slice(begin(part.start), begin(part.stop))
 
@@ -138,7 +138,7 @@ def for_samples(values: Tensor, record: Attention, samples: int) -> Tensor:
 
 
 def expand_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
-    """Maps of latent frames for the frames they decode to: one for the first, ``temporal_compression`` for each other.
+    """Maps of latent frames for the frames they decode to (see ``Attention.decoded``).
 
     ``first``: the sample that the maps begin with, if they are not those of all samples.
     """
@@ -151,8 +151,10 @@ def expand_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
 def _latent_of(record: Attention, decoded: slice, device: torch.device) -> Tensor:
     """The sample that each of some decoded frames comes from."""
     frames = torch.arange(decoded.start, decoded.stop, device=device)
-    each = record.temporal_compression
-    return (frames % record.images + each - 1) // each + frames // record.images * record.frames
+    each, group = record.temporal_compression, record.frame_group or record.frames
+    whole, place = 1 + (group - 1) * each, frames % record.images
+    latent = place // whole * group + (place % whole + each - 1) // each
+    return latent + frames // record.images * record.frames
 
 
 def latent_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
@@ -163,9 +165,22 @@ def latent_frames(maps: Tensor, record: Attention, first: int = 0) -> Tensor:
     if record.frames == 1:
         return maps
     begin = first % record.frames == 0
+    if record.frame_group:
+        return _group_means(maps, record, first % record.frames)
     videos = maps.unflatten(0, (-1, record.images)) if begin and maps.shape[0] % record.images == 0 else maps[None]
     rest = videos[:, begin:].unflatten(1, (-1, record.temporal_compression)).mean(2)
     return torch.cat((videos[:, :begin], rest), 1).flatten(0, 1)
+
+
+def _group_means(maps: Tensor, record: Attention, first: int) -> Tensor:
+    """The same where latent frames come in groups; ``first``: the latent frame that the maps begin with."""
+    videos = maps.unflatten(0, (-1, record.images)) if not first and maps.shape[0] % record.images == 0 else maps[None]
+    means, start, frame = [], 0, first
+    while start < videos.shape[1]:
+        stop = start + record.decoded(frame + 1) - record.decoded(frame)
+        means.append(videos[:, start:stop].mean(1))
+        start, frame = stop, frame + 1
+    return torch.stack(means, 1).flatten(0, 1)
 
 
 def resize_maps(maps: Tensor, record: Attention, size: Grid) -> Tensor:

@@ -61,6 +61,7 @@ def save(path: str | os.PathLike, attention: Attention, half: bool = False) -> N
         "note": attention.note,
         "frames": attention.frames,
         "stride": attention.temporal_compression,
+        "group": attention.frame_group,
         "defaults": {_IN_FILE.get(name, name): value for name, value in vars(attention.defaults).items()},
         "tokens": {
             "positions": list(attention.tokens.positions),
@@ -190,6 +191,7 @@ def _rebuild(header: dict[str, Any], tensors: dict[str, Tensor]) -> Attention:
         header["note"],
         header.get("frames", 1),  # older files lack it
         header.get("stride", 1),
+        header.get("group", 0),
     )
     _check(attention)
     return attention
@@ -213,6 +215,7 @@ def _check(attention: Attention) -> None:
     _expect(first.scores.keys() <= set(LAYER_METHODS), "methods")
     _expect(is_within(attention.frames, 1, attention.batch) and attention.batch % attention.frames == 0, "frames")
     _expect(is_within(attention.temporal_compression, 1, _MOST_FRAMES_PER_LATENT), "frames")
+    _expect(is_within(attention.frame_group, 0, _MOST_FRAMES_PER_LATENT), "frames")
     _expect(is_within(tokens.length, 1, _MOST_TOKENS) and tokens.count > 0, "positions")
     _expect(all(is_within(position, 0, tokens.length - 1) for position in tokens.positions), "positions")
     _expect(len(set(tokens.positions)) == len(tokens.positions) and type(tokens.rest) is bool, "positions")

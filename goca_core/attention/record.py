@@ -119,7 +119,8 @@ class Attention:
     ``height`` x ``width``: size of the latent. ``vae_scale``: image pixels per latent cell. ``sigmas``: noise levels of the
     evaluations that were averaged. ``note``: what a user should know about how it was recorded. ``frames``: latent frames of
     a video; the samples are then videos x frames, video by video. ``temporal_compression``: decoded frames per latent frame
-    of a video; the first latent frame is decoded to a single one.
+    of a video; the first latent frame is decoded to a single one. ``frame_group``: number of latent frames after which the
+    next one is decoded to a single one again, 0 = never.
     """
 
     family: str
@@ -134,6 +135,7 @@ class Attention:
     note: str = ""
     frames: int = 1
     temporal_compression: int = 1
+    frame_group: int = 0
 
     @property
     def batch(self) -> int:
@@ -148,7 +150,13 @@ class Attention:
     @property
     def images(self) -> int:
         """Number of frames of one video after decoding; 1 for an image."""
-        return 1 + (self.frames - 1) * self.temporal_compression
+        return self.decoded(self.frames)
+
+    def decoded(self, frames: int) -> int:
+        """Number of frames that the first latent ``frames`` of a video decode to."""
+        groups, rest = divmod(frames, self.frame_group) if self.frame_group else (0, frames)
+        each = self.temporal_compression
+        return groups * (1 + (self.frame_group - 1) * each) + (1 + (rest - 1) * each if rest else 0)
 
     @property
     def head_methods(self) -> tuple[str, ...]:

@@ -199,6 +199,7 @@ class RecordingRun(SamplingRun):
             self._note(result, plan),
             self._length if plan.frame_patch else 1,
             int(getattr(model.latent_format, "temporal_downscale_ratio", 1)),
+            plan.frame_group,
         )
 
     def _note(self, result: CondRecording, plan: Plan) -> str:

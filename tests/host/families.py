@@ -17,6 +17,7 @@ class Kind(NamedTuple):
     grid: tuple[int, int] = (8, 11)  # the tokens of the odd latent
     other: tuple[int, int] | None = (18, 12)  # a latent that is higher than wide
     together: bool = False  # prompts of all lengths go into one call
+    alone: bool = False  # a call has one sample
     since: str = ""  # the host that it is tested on from, where the oldest supported one does not have it
 
 
@@ -72,6 +73,8 @@ FAMILIES = {
     "ltxv": CELLS._replace(joint=False),
     "ltx2": CELLS._replace(joint=False),
     "ltx23": CELLS._replace(joint=False, layout={"gated": True}),
+    # Those of the sound are between those of the prompt and of the film.
+    "minimax_h3": JOINT_ODD._replace(layout={"before": 2 * 5}, alone=True, since="0.30.0"),
     "mochi": Kind(None, joint=True, layout={"picture_first": True, "more": -4}),
     "cogvideox": JOINT_ODD,
     "cogvideox15": JOINT_ODD,

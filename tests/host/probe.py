@@ -221,6 +221,7 @@ class Probe:
     def _taker(self, block: Block, site: Site) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def take(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             call = self.calls[-1]
+            args = (args[0][None], *args[1:]) if args[0].ndim == 2 else args
             # A patch of 2 x 2 cells is one token, and a part of one is one too.
             grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
             count, joint = call.frames * grid[0] * grid[1], block.self_attn is None

@@ -415,3 +415,52 @@ def test_it_costs_next_to_nothing(host: SimpleNamespace) -> None:
         ours.installed._leave(ours.installed._note(clip, made), {"cond": torch.zeros(1, 154, 8)})
 
     assert spent(noting, 20) < 0.02 * encoding
+
+
+# -- MiniMax-H3: images, videos and sounds before the prompt -------------------------------------------------------------------
+
+
+class SeeingH3(Model):
+    """Makes six vectors of each image."""
+
+    def __init__(self) -> None:
+        super().__init__("qwen3vl_32b")
+
+    def encode_token_weights(self, tokens: dict[str, Any]) -> Any:
+        (chunk,) = tokens["qwen3vl_32b"]
+        seen = [each for entry in chunk for each in [entry] * (1 if isinstance(entry[0], int) else 6)]
+        return self.vectors([seen]), None, {"minimax_token_tags": torch.ones(1)}
+
+
+class Encoding:
+    """A VAE whose latents are empty."""
+
+    @staticmethod
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 24, 2, pixels.shape[1] // 16, pixels.shape[2] // 16)
+
+
+@pytest.mark.parametrize("shown", [None, "keyframes", "references"])
+def test_the_words_of_minimax_h3(host: SimpleNamespace, shown: str | None) -> None:
+    module = pytest.importorskip("comfy.text_encoders.minimax")
+    clip = copy.copy(clip_of("zimage"))
+    clip.tokenizer, clip.cond_stage_model = module.MiniMaxH3Tokenizer(), SeeingH3()
+    text, image = "the Picture of a red cat (with:1.2) <Picture 1>", torch.rand(1, 64, 96, 3)
+    if shown == "references":
+        frames: Any = {"ref_images": {"ref_image_0": image}, "ref_videos": {"ref_video_0": torch.rand(22, 64, 96, 3)}}
+        made = node(host, "MiniMaxH3ReferenceToVideo", clip, Encoding(), None, text, 96, 64, 22, **frames)
+    else:
+        frames = {"first_frame": image, "last_frame": image} if shown == "keyframes" else {}
+        made = node(host, "MiniMaxH3ImageToVideo", clip, Encoding(), text, 96, 64, 22, **frames)
+    found, alone = words_in(made), ours.conditioning.word_map(clip, text)
+    ids = clip.tokenizer.qwen3vl_32b.tokenizer(text)["input_ids"]
+    before = made[0][0].shape[1] - len(ids)
+    assert (before > 0) is bool(shown)
+    assert [word.text for word in found.words] == [word.text for word in alone.words]
+    for word, own in zip(found.words, alone.words, strict=True):
+        assert word.positions == tuple(place + before for place in own.positions)
+        vectors = [int(made[0][0][0, position, 0]) for position in word.positions]
+        assert vectors == [ids[place] for place in own.positions]
+    assert (
+        found.find("cat") and ids[alone.find("cat")[0]] == clip.tokenizer.qwen3vl_32b.tokenizer(" cat")["input_ids"][0]
+    )

@@ -137,3 +137,25 @@ def test_what_cannot_be_done_with_sound() -> None:
         packed(job(built).run(guide(built.model, Settings("S-CFG")))["samples"]),
         packed(job(built).run(built.model)["samples"]),
     )
+
+
+@pytest.mark.parametrize("shown", ["keyframes", "references"])
+def test_what_minimax_h3_is_shown_is_no_part_of_the_video(shown: str) -> None:
+    """It stands between the prompt and the sound."""
+    built = tiny.build("minimax_h3")
+    generator = torch.Generator().manual_seed(4)
+    if shown == "keyframes":
+        latents = [torch.randn(1, 24, 1, 10, 14, generator=generator) for _ in range(2)]
+        frames = [{"resolved_frame_index": number * 8, "latent": latent} for number, latent in enumerate(latents)]
+        extra, rows = {"minimax_keyframes": frames, "minimax_frame_count": 9}, 2 * 5 * 7
+    else:
+        image = {"kind": "image", "latent_h": 6, "latent_w": 4, "latent": torch.randn(1, 24, 1, 6, 4)}
+        sound = {"kind": "audio", "ref_audio_t": 3, "audio_latent": torch.randn(1, 32, 2, 3)}
+        extra, rows = {"minimax_refs": [image, sound]}, 3 * 2 + 2 * 3
+    work = job(built, 1, (10, 14), cfg=1.0, positive=built.conditioning(seed=1, **extra))
+    attention = identical(built.model, work)
+    assert (attention.frames, attention.images, attention.vae_scale) == (3, 9, 16)
+    probe, attention = probe_and_record(built.model, work, layout={"before": rows + 2 * 5})
+    (joint,) = {seen.q.shape[1] for seen in probe.positive(attention.sigmas[0]).cross.values()}
+    assert joint == 30 + rows + 2 * 5 + 3 * 5 * 7
+    check(attention, probe)

@@ -33,7 +33,7 @@ class Tiny(NamedTuple):
     channels: int
     size: tuple[int, int]  # a small latent that is not square
     frames: int  # of the latent; 0 for models that know pictures only
-    sound: int = 0  # length of the latent of the sound
+    sound: tuple[int, ...] = ()  # the shape of the latent of the sound
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None) -> Tiny:
@@ -62,7 +62,8 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: to
             extra = {"attention_mask": mask, **extra}
         return make_conditioning(kind.width, batch, seed, tokens, kind.pooled, **extra)
 
-    return Tiny(patcher, conditioning, config.latent_format.latent_channels, kind.size, kind.frames, kind.sound)
+    channels = kind.channels or config.latent_format.latent_channels
+    return Tiny(patcher, conditioning, channels, kind.size, kind.frames, kind.sound)
 
 
 def control(name: str, seed: int = 0) -> Any:
@@ -125,11 +126,16 @@ def make_conditioning(
 
 
 def latent(
-    channels: int = 4, batch: int = 1, height: int = 16, width: int = 24, frames: int = 0, sound: int = 0
+    channels: int = 4,
+    batch: int = 1,
+    height: int = 16,
+    width: int = 24,
+    frames: int = 0,
+    sound: tuple[int, ...] = (),
 ) -> Any:
     """An empty latent that is not square; with frames for models that make films, and with sound for some of them."""
     film = torch.zeros(batch, channels, *([frames] if frames else []), height, width)
-    return nested(film, torch.zeros(batch, 8, sound, 16)) if sound else film
+    return nested(film, torch.zeros(batch, *sound)) if sound else film
 
 
 def nested(*streams: torch.Tensor) -> Any:
@@ -171,7 +177,7 @@ def _fill(model: torch.nn.Module, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
-            if name.endswith("pos_embed"):  # in the checkpoint too
+            if name.endswith(("pos_embed", "inv_freq")):  # in the checkpoint too
                 buffer.copy_(torch.randn(buffer.shape, generator=generator))
         for name, parameter in model.named_parameters():
             if "norm" in name and name.endswith(("weight", "scale")):

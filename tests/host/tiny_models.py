@@ -29,7 +29,8 @@ class Kind(NamedTuple):
     frames: int = 0  # of the latent; 1 for models that count a picture as a film of one, 0 for those without frames
     extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
     masked: int | None = None  # tokens of padding that a mask tells of
-    sound: int = 0  # length of the latent of the sound, which some films have
+    sound: tuple[int, ...] = ()  # the shape of the latent of the sound, which some films have
+    channels: int = 0  # of the film's latent, where it is one of several
 
 
 def unet_config(

@@ -96,6 +96,13 @@ def _ltx23() -> dict[str, Any]:
     return _ltx2(**text, **width, **gates)
 
 
+def _minimax_h3() -> dict[str, Any]:
+    config = {"image_model": "minimax_h3", "hidden_size": 64, "num_layers": 3, "token_refiner_num_layers": 1}
+    heads = {"num_attention_heads": 2, "attention_head_dim": 32, "ffn_hidden_size": 96, "rope_inv_freq_len": 4}
+    time = {"timestep_input_dim": 32, "time_embed_hidden_size": 48, "time_embed_dim": 32}
+    return {**config, **heads, **time, "text_dim": 40}
+
+
 def _seen_picture(generator: torch.Generator, batch: int) -> dict[str, Any]:
     """What CLIP's vision gives of the picture that the film starts from."""
     return {
@@ -152,8 +159,9 @@ MODELS: dict[str, Kind] = {
     ),
     "ltxv": _FILM._replace(model="LTXV", config=_ltxv(), size=(6, 10), masked=4),
     # What the text encoder gives is processed for the picture and the sound, one after the other.
-    "ltx2": _FILM._replace(model="LTXAV", config=_ltx2(), size=(6, 10), width=2 * 40, sound=5),
-    "ltx23": _FILM._replace(model="LTXAV", config=_ltx23(), size=(6, 10), width=64 + 32, sound=5),
+    "ltx2": _FILM._replace(model="LTXAV", config=_ltx2(), size=(6, 10), width=2 * 40, sound=(8, 5, 16)),
+    "ltx23": _FILM._replace(model="LTXAV", config=_ltx23(), size=(6, 10), width=64 + 32, sound=(8, 5, 16)),
+    "minimax_h3": _FILM._replace(model="MiniMaxH3", config=_minimax_h3(), size=(16, 24), sound=(32, 2, 5), channels=24),
     "mochi": _FILM._replace(model="GenmoMochi", config=_mochi(), width=64, masked=4),
     "cogvideox": _FILM._replace(model="CogVideoX_T2V", config=_cogvideox(), width=48),
     "cogvideox15": _FILM._replace(

@@ -15,6 +15,7 @@ from torch import Tensor
 from goca_core import attention, pipeline
 from goca_core.attention.global_map import aggregate, layer_weights
 from goca_core.attention.record import AttentionError
+from goca_core.batches import expand_frames, latent_frames
 from goca_core.capture.families.base import Block, JointSpans, Plan, Site
 from goca_core.capture.families.plans import CROSS
 from goca_core.capture.options import RecordOptions
@@ -209,6 +210,24 @@ def test_refining_by_the_pictures_of_a_film() -> None:
         refined(film(), Pamr(), pictures[: 2 * FRAMES])
 
 
+def test_latent_frames_in_groups() -> None:
+    """Of MiniMax-H3 the first of each five latent frames is decoded to one frame, and the others to four each."""
+    generator = torch.Generator().manual_seed(4)
+    record = replace(recording(batch=2 * 7), frames=7, temporal_compression=4, frame_group=5)
+    sizes = [1, 4, 4, 4, 4, 1, 4]
+    assert record.images == sum(sizes) == 22 and [record.decoded(n + 1) - record.decoded(n) for n in range(7)] == sizes
+    maps = torch.rand(2 * 7, 2, 3, 4, generator=generator)
+    expected = torch.cat([maps[n : n + 1].expand(sizes[n % 7], -1, -1, -1) for n in range(14)])
+    assert torch.equal(expand_frames(maps, record), expected)
+    assert torch.equal(expand_frames(maps[8:12], record, 8), expected[22 + 1 : 22 + 1 + 16])
+    assert torch.allclose(latent_frames(expected, record), maps)
+    assert torch.allclose(latent_frames(expected[22 + 1 : 22 + 18], record, 8), maps[8:13])
+    request = MaskRequest("cat\ngrass", mode="soft")
+    whole = make_masks(record, request).masks
+    assert torch.equal(make_masks(record, request, place=pipeline.Workplace(torch.device("cpu"), room=1)).masks, whole)
+    assert whole.shape[0] == 2 * 22 and torch.equal(whole[18], whole[21]) and not torch.equal(whole[16], whole[17])
+
+
 def test_what_is_told_of_a_film() -> None:
     assert film().describe().startswith("2 x 9 frames (3 latent frames) x 48 x 32 pixels, 3 layers\n")
 
@@ -221,6 +240,8 @@ def test_a_file_of_a_film(tmp_path: Path) -> None:
     loaded = attention.load(str(tmp_path / "film.safetensors"))
     assert (loaded.frames, loaded.temporal_compression, loaded.images) == (FRAMES, 4, 9)
     assert torch.equal(make_masks(loaded, MaskRequest("cat")).masks, make_masks(film(), MaskRequest("cat")).masks)
+    attention.save(str(tmp_path / "film.safetensors"), replace(film(), frame_group=2))
+    assert attention.load(str(tmp_path / "film.safetensors")).images == 1 + 4 + 1
 
 
 def rewritten(path: Path, **changes: int | None) -> Path:
@@ -235,11 +256,11 @@ def rewritten(path: Path, **changes: int | None) -> Path:
 
 def test_files_of_before_there_were_films(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "old.safetensors"), recording())
-    loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None)))
+    loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None, group=None)))
     assert (loaded.frames, loaded.temporal_compression, loaded.images) == (1, 1, 1)
 
 
-@pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}])
+@pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}, {"group": -1}])
 def test_frames_that_cannot_be(tmp_path: Path, changes: dict[str, int]) -> None:
     attention.save(str(tmp_path / "film.safetensors"), film())
     with pytest.raises(AttentionError, match="damaged"):

@@ -112,12 +112,19 @@ def _remember(clip: Any, text: str, tokens: Mapping[str, Any], kwargs: Mapping[s
     options = {key: value for key, value in kwargs.items() if key != "return_word_ids"}
     if isinstance(options.get("images"), list):
         options["images"] = len(options["images"])  # only how many
-    if any(not isinstance(value, str | bool | int | float | dict | None) for value in options.values()):
+    if isinstance(options.get("minimax_ref_items"), list):
+        options["minimax_ref_items"] = [_sizes(item) for item in options["minimax_ref_items"]]
+    elif any(not isinstance(value, str | bool | int | float | dict | None) for value in options.values()):
         return  # tensors and the like are not kept
     own = getattr(clip, "tokenizer_options", None) or {}
     if own:
         options["tokenizer_options"] = {**own, **options.get("tokenizer_options", {})}
     _texts.remember(type(clip.tokenizer), tokens, Source(text, options))
+
+
+def _sizes(item: Mapping[str, Any]) -> dict[str, Any]:
+    """An image, video or sound that a prompt refers to, with tensors that have a size and no values."""
+    return {key: value.to("meta") if isinstance(value, Tensor) else value for key, value in item.items()}
 
 
 def _note(clip: Any, tokens: Mapping[str, Any]) -> PromptNote | None:

@@ -25,6 +25,8 @@ from ..tokenizers.t5 import t5_spans
 from .note import PromptNote
 from .texts import Source, ids_of
 
+# The options of tokenizers by which nodes show something besides the text: images, and for MiniMax-H3 videos and sounds too.
+SHOWN = ("images", "minimax_ref_items")
 # Qwen's sign for an image in a text, and what its signs look like.
 _IMAGE, _SIGN = 151655, re.compile(r"<\|.*\|>")
 
@@ -113,7 +115,7 @@ def _whole(note: PromptNote, adapter: Callable[[Any, str], WordMap], source: Sou
         clip.tokenize(source.text)
     if any(clip.made.get(key) != note.ids[key] for key in keys):
         raise WordMapError("the tokens are no longer those of the text")
-    return after_images(words, note.length) if source.options.get("images") else words
+    return after_images(words, note.length) if any(source.options.get(name) for name in SHOWN) else words
 
 
 def _as_sign(entry: tuple[Any, ...]) -> tuple[Any, ...]:

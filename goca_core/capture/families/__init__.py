@@ -25,6 +25,7 @@ from .krea2 import Krea2
 from .lens import Lens
 from .ltxv import LTX2, LTXV
 from .lumina import Lumina
+from .minimax_h3 import MiniMaxH3
 from .mochi import Mochi
 from .omnigen2 import Boogu, Omnigen2
 from .pixart import PixArt
@@ -65,6 +66,7 @@ FAMILIES: tuple[Family, ...] = (
     HunyuanVideo(),
     LTXV(),
     LTX2(),
+    MiniMaxH3(),
     Mochi(),
     CogVideoX(),
     Cosmos1(),

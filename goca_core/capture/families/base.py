@@ -141,6 +141,7 @@ class Plan:
     cross-attention, its attention output, or the result of the output projection (the image stream of a joint block).
     ``noise_level``: sigma at which the paper records attention. ``patch``: side of a token in latent cells. ``spans``:
     the layout of joint sequences. ``frame_patch``: latent frames per token; 0 for models that do not generate videos.
+    ``frame_group``: see ``Attention``.
     ``references``: tokens of reference images in the image stream, where ComfyUI's options do not count them.
     """
 
@@ -154,6 +155,7 @@ class Plan:
     spans: SpanRule = TEXT_FIRST
     frame_patch: int = 0
     references: References = no_references
+    frame_group: int = 0
 
     def frames(self, latent_frames: int) -> int:
         """Frames of tokens for this many latent frames; the last one may be padded."""
