@@ -125,7 +125,28 @@ def _anima(generator: torch.Generator, _batch: int) -> dict[str, Any]:
 
 _FILM = Kind("", {}, width=40, tokens=30, frames=FRAMES)
 
+
+def _wan_dancer() -> dict[str, Any]:
+    sizes = {"in_dim": 36, "audio_inject_layers": [0, 2], "music_dim": 32, "music_latent_dim": 32}
+    return _wan(model_type="wandancer", **sizes, music_heads=2)
+
+
+# Models built on Wan, which have tests of their own.
+KINDS_OF_WAN: dict[str, Kind] = {
+    "wan_animate": _FILM._replace(
+        model="WAN22_Animate", config=_wan(model_type="animate", in_dim=36), extra=_seen_picture
+    ),
+    "wan_humo": _FILM._replace(model="WAN21_HuMo", config=_wan(model_type="humo")),
+    "wan_s2v": _FILM._replace(
+        model="WAN22_S2V", config=_wan(model_type="s2v", audio_dim=32, audio_inject_layers=[0, 2])
+    ),
+    "wan_scail2": _FILM._replace(
+        model="WAN21_SCAIL2", config=_wan(model_type="scail2", in_dim=20), extra=_seen_picture
+    ),
+    "wan_dancer": _FILM._replace(model="WAN22_WanDancer", config=_wan_dancer(), extra=_seen_picture),
+}
 MODELS: dict[str, Kind] = {
+    **KINDS_OF_WAN,
     "cosmos_predict2": _FILM._replace(model="CosmosT2IPredict2", config=_cosmos_predict2(), frames=1),
     "cosmos_predict2_i2v": _FILM._replace(model="CosmosI2VPredict2", config=_cosmos_predict2(in_channels=17)),
     # The part that reads the text has one size only, and it is not small.
