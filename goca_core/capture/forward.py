@@ -37,7 +37,8 @@ _recording: contextvars.ContextVar[tuple[ForwardRecorder, ...]] = contextvars.Co
 class ForwardRecorder:
     """Recorder of a single model call.
 
-    ``conditionings``: key -> its rows and tokens. ``size``: height and width of this call's latent. ``batch``: rows of the
+    ``conditionings``: key -> its rows and tokens. ``size``: height and width of this call's latent, with
+    the columns of another image ``beside`` it. ``batch``: rows of the
     call, over all conditionings. ``frames``: frames of tokens, in sequence. ``given``: the network's other inputs.
     ``on_site`` is called after each attention site has run.
     """
@@ -58,6 +59,7 @@ class ForwardRecorder:
         self.conditionings = conditionings
         self._conds = {key: CondRecorder(spec, rows, tokens) for key, (rows, tokens) in conditionings.items()}
         self._around = plan.references(given or {})
+        self.beside = plan.beside(given or {})
         # The site whose query projection (or the module around it) has started and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
         # Another node may replace the attention of a site, perhaps with several calls of which only one is used.
@@ -277,7 +279,10 @@ class ForwardRecorder:
             )
             return None
         own = slice(spans.image.start + before, spans.image.stop + before)
-        return JointSpans(spans.text, own, slice(0, image) if queries == image else None)
+        # After a prefix only the last tokens ask. Elsewhere another node may have put cached keys after those that ask.
+        first = total - queries if self.plan.after_prefix else 0
+        asking = slice(own.start - first, own.stop - first)
+        return JointSpans(spans.text, own, asking) if asking.start >= 0 and asking.stop <= queries else None
 
     def _keep_reference(self, block: Block, _module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:

@@ -17,7 +17,7 @@ from .families.base import Plan
 from .forward import ForwardRecorder
 from .hooks import ModelCall, SamplingRun
 from .options import RecordOptions
-from .reduce.cond_recorder import CondRecording
+from .reduce.cond_recorder import CondRecording, without_right
 from .reduce.self_maps import by_latent_frame
 from .window import Gate, Window
 
@@ -105,7 +105,7 @@ class RecordingRun(SamplingRun):
         if not self._in_window(plan) or (call.frames > 1 and not plan.frame_patch):
             return []  # several frames from an image model are layers of one image (Qwen-Image-Layered)
         self._seen.update(rows)
-        size, frames = (call.shape[-2], call.shape[-1]), plan.frames(call.frames)
+        size, frames = (call.shape[-2], call.shape[-1] + plan.beside(call.given)), plan.frames(call.frames)
         return [ForwardRecorder(plan, self._options, rows, size, call.x.shape[0], frames, call.given, self._on_site)]
 
     # -- recordings ------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ class RecordingRun(SamplingRun):
                 "The video was generated a few frames at a time (context windows), so no map covers all of it; remove the "
                 "context window node from this MODEL, or make a shorter video."
             )
-        if forward.size != self._size:  # an area, the bounds of a mask, a tile
+        if (forward.size[0], forward.size[1] - forward.beside) != self._size:  # an area, the bounds of a mask, a tile
             return (
                 "The recorded conditioning is limited to an area, so its map covers only part of the image; limit it "
                 "with a mask (Conditioning Set Mask, default area) instead."
@@ -171,7 +171,9 @@ class RecordingRun(SamplingRun):
         return ""
 
     def _record(self, uuid: Any, result: CondRecording, forward: ForwardRecorder, model: Any) -> Attention:
-        plan = forward.plan
+        plan, (height, width) = forward.plan, forward.size
+        if forward.beside:
+            result = without_right(result, 1 - forward.beside / width)
 
         def latent_frames(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {
@@ -189,7 +191,8 @@ class RecordingRun(SamplingRun):
         ]
         return Attention(
             self._family,
-            *forward.size,
+            height,
+            width - forward.beside,
             int(getattr(model.latent_format, "spacial_downscale_ratio", 8)),
             tuple(layers),
             self.tokens[uuid],

@@ -57,6 +57,8 @@ FAMILIES = {
     "lens": CELLS._replace(layout=PICTURE_FIRST),
     "ideogram4": CELLS,
     "ernie": CELLS._replace(layout=PICTURE_FIRST, hidden=HIDING[2]),
+    "pixeldit": Kind((40, 70), joint=True, grid=(3, 5), other=(64, 48)),
+    "hidream_o1": Kind(None, joint=True, other=(128, 96), together=True),  # sides are whole patches
     "cosmos_predict2": ODD_SIZED,
     # What Kandinsky gives is not cut to an odd size, so the host cannot paint one.
     "kandinsky5_image": Kind(None),

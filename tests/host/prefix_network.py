@@ -16,6 +16,7 @@ from . import tiny
 from .older import part
 
 WIDTH, HEADS, TEXT = 32, 4, 48
+SLOT = 4  # the place in the prompt at which reference images are
 
 
 class Attention(nn.Module):
@@ -51,7 +52,8 @@ class QwenImage21Transformer2DModel(nn.Module):
         self, x: Tensor, timestep: Tensor, context: Tensor, transformer_options: dict[str, Any], **_more: Any
     ) -> Tensor:
         image = self.image_in(x.flatten(2).mT) * (1 + timestep.reshape(-1, 1, 1))
-        prefixes = self._prefix(context, transformer_options)
+        references = [self.image_in(latent.flatten(2).mT) for latent in _more.get("ref_latents") or ()]
+        prefixes = self._prefix(context, references, transformer_options)
         for block, (k, v) in zip(self.transformer_blocks, prefixes, strict=True):
             attn: Any = block.attn
             own = nn.functional.layer_norm(image, (WIDTH,))
@@ -61,11 +63,15 @@ class QwenImage21Transformer2DModel(nn.Module):
         out: Tensor = self.image_out(image).mT.reshape(x.shape)
         return out
 
-    def _prefix(self, context: Tensor, options: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    def _prefix(
+        self, context: Tensor, references: list[Tensor], options: dict[str, Any]
+    ) -> list[tuple[Tensor, Tensor]]:
         key = float(context.double().sum())
         if self.cached and key in self._prefixes:
             return self._prefixes[key]
         text, found = self.text_in(context), []
+        for reference in references:
+            text = torch.cat((text[:, :SLOT], reference.expand(len(text), -1, -1), text[:, SLOT:]), 1)
         mask = torch.ones(text.shape[1], text.shape[1], dtype=torch.bool).tril()
         for block in self.transformer_blocks:
             attn: Any = block.attn
@@ -103,7 +109,15 @@ def tokenizer() -> Any:
                 "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns) + "<|im_start|>assistant\n"
             )
 
-        def tokenize_with_weights(self, text: str, *args: Any, thinking: bool = True, **kwargs: Any) -> Any:
-            return super().tokenize_with_weights(text, *args, thinking=thinking, **kwargs)
+        def tokenize_with_weights(
+            self, text: str, *args: Any, images: Any = (), thinking: bool = True, **kwargs: Any
+        ) -> Any:
+            template = kwargs.pop("llama_template", None)
+            if images and template is None:
+                block = "<|vision_start|><|image_pad|><|vision_end|>"
+                shown = " ".join(f"<image{number}>{block}" for number in range(1, len(images) + 1))
+                template = self.llama_template.replace("{}", shown + "{}")
+            options = {**kwargs, "images": list(images), "llama_template": template, "thinking": thinking}
+            return super().tokenize_with_weights(text, *args, **options)
 
     return QwenImage21Tokenizer()

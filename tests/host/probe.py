@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from goca_core.capture.families import network_of
@@ -235,6 +236,11 @@ class Probe:
             if kwargs.get("skip_output_reshape"):
                 out = out.transpose(1, 2).flatten(2)
             q, k, v = (x.flatten(2) for x in (q, k, v))
+            # Where the last tokens alone ask, the others are given queries here, which nobody looks at.
+            asking = q.shape[1]
+            if joint and asking < k.shape[1]:
+                q, out = (F.pad(x, (0, 0, k.shape[1] - asking, 0)) for x in (q, out))
+                args = (args[0][:, -asking:], *args[1:])
             mask = given[4] if len(given) > 4 else kwargs.get("mask")
             mask = mask[:, None] if mask is not None and mask.ndim == 3 else mask
             weight = on_cpu(module.weight) if site.weighted else None

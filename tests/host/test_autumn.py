@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from goca_core.capture.conditioning import word_map
+from goca_core.capture.encoded.note import PromptNote
+from goca_core.capture.encoded.read import read
+from goca_core.capture.encoded.texts import Part, Source, ids_of
 from goca_core.capture.families import UnknownFamily
 from goca_core.capture.guidance.patch import guide
 from goca_core.capture.options import RecordOptions
@@ -255,6 +258,22 @@ def test_only_the_image_asks(cached: bool, batch: int) -> None:
     assert all(layer.scores["dot-product similarity"].isfinite().all() for layer in attention.layers)
 
 
+def test_reference_images_in_the_prompt() -> None:
+    """The words that follow them are where the prompt ends, just before the image."""
+    built = prefix_network.build()
+    text = built.conditioning()[0][0].shape[1]
+    references = [torch.randn(1, 16, 6, 8), torch.randn(1, 16, 4, 2)]
+    positive = built.conditioning(seed=1, reference_latents=references)
+    run = job(built, 2, (5, 7), cfg=1.0, steps=1, positive=positive)
+    attention = identical(built.model, run)
+    seen = built.model.model.diffusion_model.seen[-4:]
+    for layer, (q, k) in zip(attention.layers, seen, strict=True):
+        dense = _probabilities(q, k).mean(1)
+        assert dense.shape[-1] == text + 6 * 8 + 4 * 2 + 5 * 7
+        words = slice(dense.shape[-1] - 5 * 7 - text + prefix_network.SLOT, dense.shape[-1] - 5 * 7)
+        assert_near(layer.maps["average"][..., prefix_network.SLOT :], dense[..., words])
+
+
 def _probabilities(q: Tensor, k: Tensor) -> Tensor:
     q, k = (x.double().unflatten(-1, (prefix_network.HEADS, -1)).transpose(1, 2) for x in (q, k))
     return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
@@ -266,6 +285,30 @@ def test_another_model_of_the_same_class_is_not_misread() -> None:
     built.model.model.diffusion_model.register_buffer("__ming_image__", torch.zeros(1))
     with pytest.raises(UnknownFamily, match="NextDiT"):
         record(built.model, Window())
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_words_of_qwen_image_21_after_images(images: int) -> None:
+    """Its text encoder leaves the images out, because the network gets them otherwise."""
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.tokenizer, clip.tokenizer_options = prefix_network.tokenizer(), {}
+    options = {"images": [torch.zeros(1, 8, 8, 3)] * images}
+    (chunk,) = clip.tokenize("the image1 of a red cat", **options)["qwen3vl_8b"]
+    entries = [entry[0] for entry in chunk]
+    starts = [place for place, token in enumerate(entries) if token == 151644]
+    kept = [entry for entry in entries[starts[1] :] if isinstance(entry, int)]
+    assert len(kept) == len(entries) - starts[1] - images
+    source = Source("the image1 of a red cat", {"images": images})
+    ids = {"qwen3vl_8b": (ids_of(chunk),)}
+    note = PromptNote(clip.tokenizer, None, {"qwen3vl_8b": (Part(source, 1),)}, ids, read)
+    note.length = len(kept)
+    words = read(note)
+    vocabulary = getattr(clip.tokenizer, clip.tokenizer.clip_name).tokenizer
+    assert words.length == len(kept)
+    assert [word.text for word in words.words] == source.text.split()
+    for word in words.words:
+        assert vocabulary.decode([kept[place] for place in word.positions]).strip() == word.text
+    assert [piece.token_id for piece in words.pieces] == kept
 
 
 @pytest.mark.parametrize("text", ["user image of a red cat", ""])

@@ -31,7 +31,7 @@ from .dense import (
 from .device import HALF, half_precision
 from .families import FAMILIES, ODD
 from .helpers import blocks_of, identical, job, names, plain, words_of
-from .older import is_before
+from .older import is_before, need
 from .tiny_models import MT5
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -191,6 +191,89 @@ def test_reference_pictures(name: str, layout: dict[str, bool]) -> None:
     assert joint == text + sum(-(-h // patch) * -(-w // patch) for h, w in (kind.odd, (8, 12), (9, 6)))
     check(attention, probe)
     identical(built.model, work)
+
+
+def with_calls(model: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """A copy of a MODEL, and the queries and keys of all attention calls that it will make."""
+    calls: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def keep(func: Any, q: torch.Tensor, k: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        heads = args[1] if len(args) > 1 else kwargs["heads"]
+        seen = [x if x.ndim == 4 else x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q.double(), k.double())]
+        calls.append((seen[0], seen[1].repeat_interleave(seen[0].shape[1] // seen[1].shape[1], 1)))
+        result: torch.Tensor = func(q, k, *args, **kwargs)
+        return result
+
+    copy = model.clone()
+    copy.model_options["transformer_options"]["optimized_attention_override"] = keep
+    return copy, calls
+
+
+def test_cached_keys_of_reference_pictures() -> None:
+    """ComfyUI's Flux KV Cache computes them once; after that text and image ask, and their keys follow those of the image."""
+    flux = pytest.importorskip("comfy_extras.nodes_flux")
+    need(hasattr(flux, "FluxKVCache"), "node Flux KV Cache")
+    built = tiny.build("flux2")
+    model, calls = with_calls(flux.FluxKVCache.execute(built.model).result[0])
+    references = [torch.randn(1, built.channels, 8, 12)]
+    positive = built.conditioning(seed=1, reference_latents=references)
+    work = job(built, 1, (7, 11), cfg=1.0, steps=3, positive=positive)
+    attention = identical(model, work, window=Window(False, 0, 1, 3))
+    assert len(attention.sigmas) == 3 and not attention.note
+    recording, recorder = record(model, Window())
+    attention = recorder.collect(work.run(recording)["samples"])
+    text, image = 512, 7 * 11
+    depth = len(attention.layers)
+    evaluations = [calls[start : start + depth] for start in range(len(calls) - 3 * depth, len(calls), depth)]
+    assert [call[0].shape[2] for call in evaluations[-1]] == [text + image] * depth
+    assert {call[1].shape[2] for call in evaluations[-1]} == {text + image + 8 * 12}
+    found = [layer.maps["average"] for layer in attention.layers]
+    dense = [
+        [
+            torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1).mean(1)[:, text : text + image, text - 30 : text]
+            for q, k in each
+        ]
+        for each in evaluations
+    ]
+    # The evaluation that the default window takes.
+    nearest = min(dense, key=lambda each: float((each[0] - found[0]).abs().max()))
+    for layer, expected in zip(found, nearest, strict=True):
+        assert_near(layer, expected)
+
+
+def test_the_image_that_hidream_edits_is_beside_the_new_one() -> None:
+    built = tiny.build("hidream")
+    model, calls = with_calls(built.model)
+    edited = torch.randn(1, 16, 12, 16, generator=torch.Generator().manual_seed(4))
+    positive = built.conditioning(seed=1, concat_latent_image=edited)
+    attention = identical(model, job(built, 2, (12, 16), cfg=1.0, steps=1, positive=positive))
+    assert (attention.height, attention.width) == (12, 16)
+    own = [call for call in calls if call[0].shape[2] == 6 * 16 + attention.tokens.length][-len(attention.layers) :]
+    left = (torch.arange(6 * 16) % 16) < 8
+    for layer, (q, k) in zip(attention.layers, own, strict=True):
+        assert (layer.height, layer.width) == (6, 8)
+        dense = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1).mean(1)[:, : 6 * 16]
+        assert_near(layer.maps["average"], dense[:, left, 6 * 16 :])
+    assert attention.affinity is not None and (attention.affinity.height, attention.affinity.width) == (6, 8)
+    own = [own[[layer.name for layer in attention.layers].index(name)] for name in blocks_of(built.model).affinity]
+    seen = [torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1).mean(1)[:, : 6 * 16, : 6 * 16] for q, k in own]
+    assert_near(attention.affinity.matrix, torch.stack(seen).mean(0)[:, left][:, :, left])
+
+
+def test_reference_pictures_of_hidream_o1() -> None:
+    """They are behind the image's patches, and what they look like is in the prompt, before its words."""
+    built = tiny.build("hidream_o1")
+    model, calls = with_calls(built.model)
+    positive = built.conditioning(seed=1, reference_latents=[torch.rand(1, 64, 96, 3)])
+    attention = identical(model, job(built, 1, (64, 160), cfg=1.0, steps=1, positive=positive))
+    image, own = 2 * 5, [call for call in calls if call[0].shape[2] < call[1].shape[2]][-3:]
+    for layer, (q, k) in zip(attention.layers, own, strict=True):
+        dense = torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1).mean(1)[:, 1 : 1 + image]
+        patches = q.shape[2] - 1 - image
+        assert patches > 0 and k.shape[2] > 30 + image + patches
+        # The first three tokens are the template's, before the reference image.
+        words = dense[..., : k.shape[2] - image - patches][..., -27:]
+        assert_near(layer.maps["average"][..., 3:], words)
 
 
 def test_reference_pictures_that_a_network_does_not_look_at() -> None:

@@ -56,9 +56,22 @@ def test_a_film_of_one_frame_is_a_picture(name: str) -> None:
     assert make_masks(attention, MaskRequest("x", "", size=(8, 8)), words_of("x y", 30)).masks.shape == (2, 1, 8, 8)
 
 
+@pytest.mark.parametrize("references", [False, True])
+def test_the_layers_of_an_image(references: bool) -> None:
+    """Qwen-Image-Layered makes them as frames, and each is decoded by itself."""
+    built = tiny.build("qwen_image")._replace(frames=3)
+    extra = {"reference_latents": [_latent(16, 1, 8, 12)]} if references else {}
+    work = job(built, 2, (15, 22), cfg=4.0, positive=built.conditioning(seed=1, **extra))
+    probe, attention = probe_and_record(built.model, work)
+    check(attention, probe)
+    assert (attention.batch, attention.frames, attention.images) == (2 * 3, 3, 3)
+    masks = make_masks(attention, MaskRequest("x", "", size=(8, 8)), words_of("x y", 30)).masks
+    assert masks.shape == (2 * 3, 1, 8, 8)
+    identical(built.model, work)
+
+
 def test_an_image_model_does_not_make_films() -> None:
-    """Qwen-Image-Layered has several layers of one picture there."""
-    built = tiny.build("qwen_image")._replace(frames=2)
+    built = tiny.build("joyimage")._replace(frames=2)
     recording, recorder = record(built.model, Window())
     work = job(built, steps=1, cfg=1.0)
     expected = plain(built.model, work)

@@ -48,6 +48,8 @@ TOKENIZERS: dict[str, Any] = {
     "lens": lambda: part("gpt_oss.LensTokenizer")(tokenizer_data={"tokenizer_json": harmony()}),
     "hunyuan_image": "hunyuan_image.HunyuanImageTokenizer",
     "hidream": "hidream.HiDreamTokenizer",
+    "hidream_o1": "hidream_o1.HiDreamO1Tokenizer",
+    "pixeldit": lambda: part("pixeldit.PixelDiTGemma2Tokenizer")(tokenizer_data={"spiece_model": gemma()}),
 }
 # Text encoders that leave out a part of the template.
 CUTTING = {
@@ -57,6 +59,7 @@ CUTTING = {
     "joyimage": "joyimage.JoyImageTEModel",
     "longcat": "longcat_image.LongCatImageTEModel",
     "hunyuan_image": "hunyuan_image.HunyuanImageTEModel",
+    "pixeldit": "pixeldit.PixelDiTGemma2TE",
 }
 OWN_TEMPLATE = ("krea2", "mage_flow", "boogu", "ideogram4", "ideogram4_vl", "longcat", "hunyuan_image")
 
@@ -132,10 +135,10 @@ def encoders(kind: str, clip: Any, text: str) -> list[tuple[Any, list[Any]]]:
 def test_random_prompts(kind: str, clip: Any, seed: int) -> None:
     rng = random.Random(seed)
     shapes = ["{} ", "{}, ", "({}:1.2) ", "\\({}\\) ", "({}\n", "{}) ", "({} (x:0.5)) ", "  {}\n\n"]
-    # T5's tokens and GPT-OSS's are cut off, so a prompt must be short for its words to be everywhere; what is quoted goes
+    # T5's tokens, GPT-OSS's and PixelDiT's are cut off, so a prompt must be short for its words to be everywhere; what is quoted goes
     # to a second text encoder, of which there is another test; the library's newer versions drop what is not ASCII from
     # Llama's tokens.
-    most = {"hidream": 12, "lens": 8}.get(kind, 40)
+    most = {"hidream": 12, "lens": 8, "pixeldit": 12}.get(kind, 40)
     vocabulary = [word for word in VOCABULARY if kind != "hunyuan_image" or word != "“quoted”"]
     vocabulary = [word for word in vocabulary if kind != "hidream" or word.isascii()]
     for _ in range(6):

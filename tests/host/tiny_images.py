@@ -135,6 +135,26 @@ _IDEOGRAM4 = {
 }
 
 
+def _pixeldit() -> dict[str, Any]:
+    config = {"image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64, "pixel_hidden_size": 4}
+    pixels = {"pixel_attn_hidden_size": 32, "pixel_num_groups": 2, "pixel_depth": 1}
+    return {**config, **pixels, "patch_depth": 3, "txt_embed_dim": 40}
+
+
+def _hidream_o1() -> dict[str, Any]:
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rope_dims": [6, 5, 5]}
+    text = {**heads, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+    seen = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "depth": 1}
+    return {"image_model": "hidream_o1", "text_config_overrides": text, "vision_config_overrides": seen}
+
+
+def _chat(generator: torch.Generator, _batch: int) -> dict[str, Any]:
+    """The ids of a prompt in its template, of which HiDream-O1's text encoder makes nothing."""
+    words = torch.randint(100, 100000, (20,), generator=generator).tolist()
+    ids = [151644, 872, 198, *words, 151645, 198, 151644, 77091, 198, 151669, 151673]
+    return {"text_input_ids": torch.tensor([ids])}
+
+
 def _ernie() -> dict[str, Any]:
     config = {"image_model": "ernie", "in_channels": 128, "out_channels": 128, "patch_size": 1, "text_in_dim": 40}
     layers = {"hidden_size": 64, "num_attention_heads": 2, "num_layers": 3, "ffn_hidden_size": 96}
@@ -161,6 +181,8 @@ MODELS: dict[str, Kind] = {
     "omnigen2": Kind("Omnigen2", _omnigen2(), width=40, tokens=30, masked=0),
     "boogu": Kind("Boogu", _boogu(), width=40, tokens=30, masked=0),
     "hunyuan_image": Kind("HunyuanImage21", _hunyuan_image(), width=40, tokens=30, size=_CELLS, extra=_byt5),
+    "pixeldit": Kind("PixelDiTT2I", _pixeldit(), width=40, tokens=30, size=(64, 96)),
+    "hidream_o1": Kind("HiDreamO1", _hidream_o1(), width=1, tokens=30, size=(128, 160), extra=_chat),
     "krea2": Kind("Krea2", _krea2(), width=3 * 40, tokens=30, frames=1),
     "cascade_c": Kind("Stable_Cascade_C", _cascade_c(), pooled=POOLED, tokens=TOKENS, size=_CELLS),
     "mage_flow": Kind("MageFlow", _mage_flow(), width=40, tokens=30, size=_CELLS),

@@ -21,6 +21,7 @@ from ..tokenizers import TOKENIZERS
 from ..tokenizers.base import PromptTokens, TokenSpans
 from ..tokenizers.bert import bert_spans
 from ..tokenizers.clip import clip_spans
+from ..tokenizers.qwen import images_template
 from ..tokenizers.t5 import t5_spans
 from .note import PromptNote
 from .texts import Source, ids_of
@@ -64,9 +65,7 @@ class _ReadClip:
 
     def __init__(self, note: PromptNote, options: Mapping[str, Any]) -> None:
         images = options.get("images", 0)
-        template = (
-            options.get("llama_template") or (images and getattr(note.tokenizer, "llama_template_images", None)) or None
-        )
+        template = options.get("llama_template") or images_template(note.tokenizer, images)
         self.tokenizer = note.tokenizer if template is None else _Templated(note.tokenizer, template)
         self.tokenizer_options = options.get("tokenizer_options", {})
         self.made: dict[str, Any] = {}
@@ -133,7 +132,8 @@ def after_images(words: WordMap, length: int) -> WordMap:
         return words
     signs = {piece.position for piece in words.pieces if _SIGN.fullmatch(piece.text)}
     more, first = length - words.length, images[-1] + 1
-    if more < 0:
+    # Qwen-Image 2.1 leaves images out, because its network gets them otherwise.
+    if more < 0 and more != -len(images):
         raise WordMapError("there are fewer vectors than tokens")
     kept = [
         i for i, word in enumerate(words.words) if min(word.positions) >= first and not signs.issuperset(word.positions)
@@ -147,7 +147,10 @@ def after_images(words: WordMap, length: int) -> WordMap:
         own.append(replace(word, positions=positions, occurrence=seen[fold(word.text)]))
     pieces = []
     for piece in words.pieces:
-        at = piece.position + (more if piece.position >= first else 0)
+        if more < 0 and piece.position in images:
+            continue
+        before = -sum(image < piece.position for image in images) if more < 0 else 0
+        at = piece.position + (more if piece.position >= first else before)
         own_word = None if piece.word is None else place.get(piece.word)
         kind = "other" if own_word is None and piece.kind in ("word", "embedding") else piece.kind
         pieces.append(replace(piece, position=at, word=own_word, kind=kind))

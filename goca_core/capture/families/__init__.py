@@ -15,6 +15,7 @@ from .cosmos_predict2 import Anima, CosmosPredict2
 from .ernie import Ernie
 from .flux import Chroma, Flux, Flux2, FluxWithoutClip
 from .hidream import HiDream
+from .hidream_o1 import HiDreamO1
 from .hunyuan_dit import HunyuanDiT
 from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
@@ -29,6 +30,7 @@ from .minimax_h3 import MiniMaxH3
 from .mochi import Mochi
 from .omnigen2 import Boogu, Omnigen2
 from .pixart import PixArt
+from .pixeldit import PixelDiT
 from .qwen_image import MageFlow, QwenImage
 from .qwen_image21 import QwenImage21
 from .sd3 import SD3
@@ -49,6 +51,7 @@ FAMILIES: tuple[Family, ...] = (
     QwenImage21(),
     Lumina(),
     HiDream(),
+    HiDreamO1(),
     Omnigen2(),
     HunyuanImage(),
     Krea2(),
@@ -59,6 +62,7 @@ FAMILIES: tuple[Family, ...] = (
     Ideogram4(),
     Boogu(),
     Ernie(),
+    PixelDiT(),
     CosmosPredict2(),
     Anima(),
     Kandinsky5(),

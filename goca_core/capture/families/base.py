@@ -107,6 +107,12 @@ def image_first(total: int, text: int, image: int, references: int) -> JointSpan
     return JointSpans(slice(start, total), slice(0, image)) if total == start + text else None
 
 
+def text_last(total: int, text: int, image: int, references: int) -> JointSpans | None:
+    """[tokens that are not the prompt's, text, image, reference images]"""
+    start = total - references - image
+    return JointSpans(slice(start - text, start), slice(start, start + image)) if start >= text else None
+
+
 TEXT_FIRST = text_first()
 
 # (what the network is given besides the latent) -> tokens of reference images before those of the image, and after them.
@@ -115,6 +121,10 @@ References = Callable[[Mapping[str, Any]], tuple[int, int]]
 
 def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
+
+
+def nothing_beside(_given: Mapping[str, Any]) -> int:
+    return 0
 
 
 def count_tokens(size: Iterable[int], patch: Iterable[int]) -> int:
@@ -141,7 +151,8 @@ class Plan:
     cross-attention, its attention output, or the result of the output projection (the image stream of a joint block).
     ``noise_level``: sigma at which the paper records attention. ``patch``: side of a token in latent cells. ``spans``:
     the layout of joint sequences. ``frame_patch``: latent frames per token; 0 for models that do not generate videos.
-    ``frame_group``: see ``Attention``.
+    ``frame_group``: see ``Attention``. ``after_prefix``: the keys of the prompt may be computed once, and then only what follows
+    it asks. ``beside``: latent columns of another image, to the right of the image in each row of tokens.
     ``references``: tokens of reference images in the image stream, where ComfyUI's options do not count them.
     """
 
@@ -156,6 +167,8 @@ class Plan:
     frame_patch: int = 0
     references: References = no_references
     frame_group: int = 0
+    after_prefix: bool = False
+    beside: Callable[[Mapping[str, Any]], int] = nothing_beside
 
     def frames(self, latent_frames: int) -> int:
         """Frames of tokens for this many latent frames; the last one may be padded."""

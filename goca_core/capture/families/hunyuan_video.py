@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .base import TEXT_FIRST, Family, JointSpans, Plan, Support, count_tokens
+from .base import TEXT_FIRST, Family, Plan, Support, count_tokens, text_last
 from .flux import plan_like_flux
 
 
@@ -32,11 +32,5 @@ class HunyuanVideo(Family):
             return (0 if latent is None else count_tokens(latent.shape[-3:], network.patch_size)), 0
 
         mixed = network.vision_in is not None or network.byt5_in is not None
-        plan = plan_like_flux(network, network.patch_size[-1], _text_last if mixed else TEXT_FIRST)
+        plan = plan_like_flux(network, network.patch_size[-1], text_last if mixed else TEXT_FIRST)
         return replace(plan, frame_patch=network.patch_size[0], references=references)
-
-
-def _text_last(total: int, text: int, image: int, references: int) -> JointSpans | None:
-    """[tokens that are not the prompt's, text, image, references]"""
-    start = total - references - image
-    return JointSpans(slice(start - text, start), slice(start, start + image)) if start >= text else None

@@ -77,6 +77,32 @@ class CondRecording:
         return CondRecording(layers, affinity, self.affinity_grid, parts, self.unscored)
 
 
+def without_right(result: CondRecording, share: float) -> CondRecording:
+    """A recording of the left ``share`` of its columns."""
+
+    def kept(grid: Grid) -> Tensor:
+        columns = torch.arange(grid[0] * grid[1]) % grid[1]
+        return columns < round(grid[1] * share)
+
+    def cut(matrix: Tensor) -> Tensor:
+        own = kept(result.affinity_grid).to(matrix.device)
+        return matrix[:, own][:, :, own]
+
+    layers = {}
+    for name, layer in result.layers.items():
+        own = kept((layer.height, layer.width))
+        maps = {method: values[:, own.to(values.device)] for method, values in layer.maps.items()}
+        layers[name] = replace(layer, width=round(layer.width * share), maps=maps)
+    height, width = result.affinity_grid
+    return replace(
+        result,
+        layers=layers,
+        affinity=None if result.affinity is None else cut(result.affinity),
+        affinity_grid=(height, round(width * share)),
+        affinity_parts={name: cut(part) for name, part in result.affinity_parts.items()},
+    )
+
+
 class CondRecorder:
     """Records the rows of one conditioning in a call, layer by layer, or several layers at once (see ``stack``)."""
 

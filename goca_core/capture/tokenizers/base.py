@@ -154,6 +154,15 @@ def moved(tokens: list[Token], places: int) -> list[Token]:
     return [replace(token, position=token.position + places) for token in tokens] if places else tokens
 
 
+def within(token: Token, start: int, end: int) -> Token:
+    """A token of a filled-in template, with its characters in the prompt, which is at ``start`` to ``end`` in the template."""
+    # A token may overlap the border between prompt and template (line breaks do).
+    a, b = max(token.start, start) - start, min(token.end, end) - start
+    if token.kind in ("word", "embedding") and a >= b:
+        return replace(token, kind="other", start=0, end=0)
+    return replace(token, start=a, end=b)
+
+
 def lost(plain: str) -> WordMapError:
     """The error for tokens that do not match the prompt."""
     excerpt = " ".join(plain.split())

@@ -7,8 +7,8 @@ from typing import Any
 
 from ...words.build import build
 from ...words.word_map import WordMap
-from .base import Adapter, PromptTokens, is_vector, moved, plain_of
-from .qwen import llama_spans, within
+from .base import Adapter, PromptTokens, is_vector, moved, plain_of, within
+from .qwen import llama_spans
 
 _HEAD, _END = (128006, 882, 128007), 128009  # "user" between the header tokens, and <|eot_id|>
 _BLANK = 271  # two line breaks

@@ -6,8 +6,8 @@ from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import Adapter, lost
-from .qwen import byte_spans, within
+from .base import Adapter, lost, within
+from .qwen import byte_spans
 
 
 def _lens_words(clip: Any, text: str) -> WordMap:

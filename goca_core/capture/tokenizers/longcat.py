@@ -10,6 +10,7 @@ from .base import Adapter, lost
 from .qwen import OWN, after_system, byte_spans
 
 _IM_END = 151645  # <|im_end|>; tokens from the last one on are dropped
+_IMAGE = 151655
 
 
 def _longcat_words(clip: Any, text: str) -> WordMap:
@@ -17,7 +18,8 @@ def _longcat_words(clip: Any, text: str) -> WordMap:
 
     sub = clip.tokenizer.qwen25_7b
     ids = [entry[0] for entry in clip.tokenize(text)["qwen25_7b"][0]]
-    before = "" if text.startswith(OWN) else clip.tokenizer.T2I_PREFIX
+    template = clip.tokenizer.EDIT_PREFIX if _IMAGE in ids else clip.tokenizer.T2I_PREFIX
+    before = "" if text.startswith(OWN) else template
     start = len(sub.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
     expected, spans, at = [], [], 0
     for part, quoted in split_quotation(text or " "):

@@ -13,11 +13,23 @@ from typing import Any, NamedTuple
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap
-from .base import WHOLE, Adapter, PromptTokens, Span, by_byte, fast_spans, is_vector, measured_spans, moved, plain_of
+from .base import (
+    WHOLE,
+    Adapter,
+    PromptTokens,
+    Span,
+    by_byte,
+    fast_spans,
+    is_vector,
+    measured_spans,
+    moved,
+    plain_of,
+    within,
+)
 
 _START, _USER, _NEWLINE = 151644, 872, 198  # <|im_start|>, "user" and the line break after it
 _BACKGROUND, _COLON = 4004, 25
-_OPENING = "<|im_start|>"
+_OPENING, _SHOWN = "<|im_start|>", "<|vision_start|><|image_pad|><|vision_end|>"
 OWN = (_OPENING, "<|start_header_id|>")
 """Beginnings of a text that already contains a template, for Qwen-Image and related models."""
 
@@ -109,19 +121,34 @@ def chat(
     return Chat(plain, moved(tokens, -first), prompt.length - first, breaks)
 
 
-def within(token: Token, start: int, end: int) -> Token:
-    """A token of a filled-in template, with its characters in the prompt, which is at ``start`` to ``end`` in the template."""
-    # A token may overlap the border between prompt and template (line breaks do).
-    a, b = max(token.start, start) - start, min(token.end, end) - start
-    if token.kind in ("word", "embedding") and a >= b:
-        return replace(token, kind="other", start=0, end=0)
-    return replace(token, start=a, end=b)
-
-
 def chat_words(clip: Any, text: str, encoder: str, **options: Any) -> WordMap:
     """The word map for a text encoder that gets the prompt in a chat template (see ``chat``)."""
     found = chat(clip, text, **options)
     return build(text, found.plain, encoder, found.length, found.tokens, found.breaks)
+
+
+def _o1_words(clip: Any, text: str) -> WordMap:
+    """HiDream-O1 puts the tokens of the prompt into a template of tokens, of which none is a word."""
+    sub = clip.tokenizer.hidream_o1
+    prompt = PromptTokens(sub, clip.tokenize(text, return_word_ids=True)["hidream_o1"], text, byte_spans, weights=False)
+    tokens = [replace(token, kind="other" if token.kind == "pad" else token.kind) for token in prompt.tokens()]
+    return build(text, prompt.plain, "qwen3-vl", prompt.length, tokens, prompt.breaks)
+
+
+def images_template(tokenizer: Any, images: int) -> str | None:
+    """The template of a prompt with so many images, if the tokenizer has another one for that."""
+    template = getattr(tokenizer, "llama_template_images", None) if images else None
+    if template is None:
+        return None
+    kinds, numbers = [kind.__name__ for kind in type(tokenizer).__mro__], range(1, images + 1)
+    if "QwenImage21Tokenizer" in kinds:
+        shown = " ".join(f"<image{number}>{_SHOWN}" for number in numbers)
+        return str(tokenizer.llama_template).replace("{}", shown + "{}", 1)
+    if "MageFlowTokenizer" in kinds:
+        return str(template).replace("{}", "".join(f"Image {number}: {_SHOWN}" for number in numbers) + "{}", 1)
+    if "Qwen3VLTokenizer" in kinds:
+        return str(template).replace(_SHOWN, _SHOWN * images, 1)
+    return str(template)
 
 
 _QWEN25 = partial(chat_words, encoder="qwen2.5", prefix=after_system, own=OWN)
@@ -139,6 +166,7 @@ TOKENIZERS: dict[str, Adapter] = {
     "QwenImage21Tokenizer": partial(_QWEN3_VL, prefix=from_user),
     "JoyImageTokenizer": partial(_QWEN3_VL, prefix=lambda ids: min(34, len(ids))),
     "BooguTokenizer": partial(_QWEN3_VL, template=_boogu_template),
+    "HiDreamO1Tokenizer": _o1_words,
     "Ideogram4Tokenizer": _QWEN3_VL,
     "Ideogram4Qwen3VLTokenizer": _QWEN3_VL,
     # The vocabulary of these comes with their weights.

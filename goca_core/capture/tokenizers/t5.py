@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import dropwhile
 from typing import Any
 
 from ...words.build import Token, build
 from ...words.word_map import WordMap, WordMapError
-from .base import Adapter, PromptTokens, Span, fast_spans
+from .base import Adapter, PromptTokens, Span, fast_spans, within
 from .clip import clip_tokens
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
@@ -102,7 +103,25 @@ def _sd3_words(clip: Any, text: str) -> WordMap:
     return build(text, prompts[0].plain, encoder, length, tokens, prompts[0].breaks)
 
 
+def _pixeldit_words(clip: Any, text: str) -> WordMap:
+    """Gemma's tokens of the prompt after an instruction; the start token and the last of them remain."""
+    from comfy.text_encoders import pixeldit
+
+    known, instruction = pixeldit._PIXELDIT_CHI_PROMPT_DETECT_PREFIX, pixeldit._PIXELDIT_CHI_PROMPT
+    before = "" if not text.strip() or text.startswith(known) else instruction
+    whole = before + text if text.strip() else ""
+    sub, chunks = clip.tokenizer.gemma2_2b, clip.tokenize(text, return_word_ids=True)["gemma2_2b"]
+    prompt = PromptTokens(sub, chunks, whole, t5_spans, weights=False)
+    start, end = len(before), len(prompt.plain)
+    cut = max(0, prompt.length - pixeldit._PIXELDIT_MAX_LENGTH)
+    tokens = [within(token, start, end) for token in prompt.tokens() if not 0 < token.position <= cut]
+    tokens = [replace(token, position=max(0, token.position - cut)) for token in tokens]
+    breaks = [edge - start for edge in prompt.breaks if start < edge < end]
+    return build(text, prompt.plain[start:], "gemma", prompt.length - cut, tokens, breaks)
+
+
 TOKENIZERS: dict[str, Adapter] = {
+    "PixelDiTGemma2Tokenizer": _pixeldit_words,
     "SD3Tokenizer": _sd3_words,
     # Others with SentencePiece: a T5 with Llama's vocabulary, and Gemma, which has a start but no end token.
     "AuraT5Tokenizer": partial(t5_words, attribute="clip_pile_t5xl", key="pile_t5xl", encoder="pile-t5"),
