@@ -59,7 +59,7 @@ class ForwardRecorder:
         self.conditionings = conditionings
         self._conds = {key: CondRecorder(spec, rows, tokens) for key, (rows, tokens) in conditionings.items()}
         self._around = plan.references(given or {})
-        self.beside = plan.beside(given or {})
+        self.beside, self.guides = plan.beside(given or {}), plan.guides(given or {})
         # The site whose query projection (or the module around it) has started and whose output projection has not.
         self._open: tuple[Block, Site] | None = None
         # Another node may replace the attention of a site, perhaps with several calls of which only one is used.

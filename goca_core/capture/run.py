@@ -105,7 +105,8 @@ class RecordingRun(SamplingRun):
         if not self._in_window(plan) or (call.frames > 1 and not plan.frame_patch):
             return []  # several frames from an image model are layers of one image (Qwen-Image-Layered)
         self._seen.update(rows)
-        size, frames = (call.shape[-2], call.shape[-1] + plan.beside(call.given)), plan.frames(call.frames)
+        size = call.shape[-2], call.shape[-1] + plan.beside(call.given)
+        frames = plan.frames(call.frames - plan.guides(call.given))
         return [ForwardRecorder(plan, self._options, rows, size, call.x.shape[0], frames, call.given, self._on_site)]
 
     # -- recordings ------------------------------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class RecordingRun(SamplingRun):
                 "attention is replaced as a whole; remove the compile, acceleration or attention couple node from this "
                 "MODEL."
             )
-        if forward.frames != plan.frames(self._length):
+        if forward.frames != plan.frames(self._length - forward.guides):
             return (
                 "The video was generated a few frames at a time (context windows), so no map covers all of it; remove the "
                 "context window node from this MODEL, or make a shorter video."
@@ -172,13 +173,13 @@ class RecordingRun(SamplingRun):
 
     def _record(self, uuid: Any, result: CondRecording, forward: ForwardRecorder, model: Any) -> Attention:
         plan, (height, width) = forward.plan, forward.size
+        length = self._length - forward.guides
         if forward.beside:
             result = without_right(result, 1 - forward.beside / width)
 
         def latent_frames(values: dict[str, Tensor]) -> dict[str, Tensor]:
             return {
-                name: by_latent_frame(part, forward.frames, plan.frame_patch, self._length)
-                for name, part in values.items()
+                name: by_latent_frame(part, forward.frames, plan.frame_patch, length) for name, part in values.items()
             }
 
         affinity = None
@@ -200,7 +201,7 @@ class RecordingRun(SamplingRun):
             affinity,
             (self.sigma,),
             self._note(result, plan),
-            self._length if plan.frame_patch else 1,
+            length if plan.frame_patch else 1,
             int(getattr(model.latent_format, "temporal_downscale_ratio", 1)),
             plan.frame_group,
         )

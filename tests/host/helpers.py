@@ -55,6 +55,7 @@ class Job:
     # The steps of the schedule that run, for nodes that can run a part of it.
     first: int = 0
     last: int = 10000
+    mask: Any = None  # of the noise
 
     def run(self, model: Any) -> dict[str, Tensor]:
         """The LATENT that comes out."""
@@ -101,7 +102,8 @@ class Job:
         return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self._start()).result
 
     def _start(self) -> dict[str, Tensor]:
-        return {"samples": with_streams([stream.clone() for stream in tiny.streams_of(self.latent)])}
+        samples = with_streams([stream.clone() for stream in tiny.streams_of(self.latent)])
+        return {"samples": samples} if self.mask is None else {"samples": samples, "noise_mask": self.mask}
 
 
 def with_streams(streams: list[Tensor]) -> Any:

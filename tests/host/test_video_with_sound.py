@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from . import tiny
 from .dense import assert_near, check, probe_and_record
 from .families import FAMILIES
 from .helpers import identical, job, packed
+from .older import need
 from .passes import Asked
 from .test_stages import first_stage
 from .vocabularies import gemma
@@ -137,6 +139,33 @@ def test_what_cannot_be_done_with_sound() -> None:
         packed(job(built).run(guide(built.model, Settings("S-CFG")))["samples"]),
         packed(job(built).run(built.model)["samples"]),
     )
+
+
+@pytest.mark.parametrize("name", ["ltxv", "ltx2"])
+def test_guides_of_a_lower_resolution(name: str) -> None:
+    """They have tokens for every other cell of their frames, and are no part of the video; so its masks are those of the video."""
+    nodes = pytest.importorskip("comfy_extras.nodes_lt")
+    need(
+        "latent_downscale_factor" in inspect.signature(nodes.LTXVAddGuide.add_keyframe_index).parameters,
+        "IC-LoRA guides",
+    )
+    built = tiny.build(name)
+    guide = torch.randn(1, 128, 2, 3, 5, generator=torch.Generator().manual_seed(4))
+    whole, mask = nodes.LTXVAddGuide.dilate_latent(guide, 2)
+    positive, negative = (
+        nodes.LTXVAddGuide.add_keyframe_index(built.conditioning(seed=seed), 0, whole, (8, 32, 32), 2)
+        for seed in (1, 2)
+    )
+    video = torch.cat((tiny.latent(128, 1, 6, 10, 3), whole), 2)
+    masks = [torch.cat((torch.ones(1, 1, 3, 6, 10), mask), 2)]
+    latent = video
+    if built.sound:
+        latent, masks = tiny.nested(video, torch.zeros(1, *built.sound)), [*masks, torch.ones(1, 1, *built.sound[1:])]
+    own = tiny.nested(*masks) if len(masks) > 1 else masks[0]
+    work = replace(job(built, positive=positive, negative=negative, cfg=1.0, steps=2), latent=latent, mask=own)
+    attention = identical(built.model, work)
+    assert (attention.frames, attention.height, attention.width) == (3, 6, 10)
+    assert "could not" not in attention.note and all(layer.scores for layer in attention.layers)
 
 
 @pytest.mark.parametrize("shown", ["keyframes", "references"])

@@ -123,7 +123,7 @@ def no_references(_given: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 0
 
 
-def nothing_beside(_given: Mapping[str, Any]) -> int:
+def no_more(_given: Mapping[str, Any]) -> int:
     return 0
 
 
@@ -153,6 +153,7 @@ class Plan:
     the layout of joint sequences. ``frame_patch``: latent frames per token; 0 for models that do not generate videos.
     ``frame_group``: see ``Attention``. ``after_prefix``: the keys of the prompt may be computed once, and then only what follows
     it asks. ``beside``: latent columns of another image, to the right of the image in each row of tokens.
+    ``guides``: latent frames at the end that are no part of the video, whose tokens ``references`` counts.
     ``references``: tokens of reference images in the image stream, where ComfyUI's options do not count them.
     """
 
@@ -168,7 +169,8 @@ class Plan:
     references: References = no_references
     frame_group: int = 0
     after_prefix: bool = False
-    beside: Callable[[Mapping[str, Any]], int] = nothing_beside
+    beside: Callable[[Mapping[str, Any]], int] = no_more
+    guides: Callable[[Mapping[str, Any]], int] = no_more
 
     def frames(self, latent_frames: int) -> int:
         """Frames of tokens for this many latent frames; the last one may be padded."""

@@ -6,6 +6,9 @@ makes one part for the video and one for the sound, each with learned tokens aft
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .base import Family, Plan, Site, Support
@@ -27,7 +30,22 @@ class LTXV(Family):
 
         layers = network.transformer_blocks
         blocks = cross_blocks((site(block.attn2, True), site(block.attn1, False)) for block in layers)
-        return cross_plan(blocks, 1, frame_patch=1)
+        plan = cross_plan(blocks, 1, frame_patch=1, references=lambda given: (0, _thinned(given)[1]))
+        return replace(plan, guides=lambda given: _thinned(given)[0])
+
+
+def _thinned(given: Mapping[str, Any]) -> tuple[int, int]:
+    """Frames of guides that lack tokens, and the tokens that they have; zeros if all tokens are there.
+
+    Guides of a lower resolution stand in the latent with gaps, which the mask marks with -1 and the network leaves out. A guide
+    without gaps is made of whole frames after those of the video.
+    """
+    guides, mask = given.get("keyframe_idxs"), given.get("denoise_mask")
+    if guides is None or mask is None or not guides.shape[2]:
+        return 0, 0
+    own = mask[0, 0].flatten()[-guides.shape[2] :]
+    kept = int((own >= 0).sum())
+    return (0, 0) if kept == own.numel() else (own.numel() // math.prod(mask.shape[-2:]), kept)
 
 
 class LTX2(LTXV):
