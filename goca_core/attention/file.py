@@ -127,7 +127,7 @@ def load(path: str | os.PathLike) -> Attention:
             if int(metadata["version"]) > VERSION:
                 raise AttentionError(
                     f"{name!r} was written by a newer version of this pack (format {metadata['version']}, this one "
-                    f"reads up to {VERSION}); update comfyui-goca."
+                    f"reads up to {VERSION}); update GoCA."
                 )
             header = json.loads(metadata["header"])
             keys = list(stored.keys())

@@ -35,7 +35,7 @@ def pack_version() -> str:
         if found:
             return found[1]
     try:
-        return importlib.metadata.version("comfyui-goca")
+        return importlib.metadata.version("goca")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 

@@ -196,15 +196,19 @@ class WordMap:
         return [Phrase(label_of((phrase,)), (phrase,), tokens) for tokens, phrase in found.items()]
 
     def each(self) -> list[Phrase]:
-        """Every content word as a phrase with its tokens, as `find` knows it by its name: `cat`, `cat#2`.
+        r"""Every content word as a phrase with its tokens, as `find` knows it by its name: `cat`, `cat#2`.
 
         Words that share a token, such as characters of scripts without spaces and emojis, are one phrase, because a token
         has one map.
 
         >>> from goca_core.words.build import Token, build
-        >>> tokens = [Token(0, 7, "红色", "word", 0, 2), Token(1, 8, "的", "word", 2, 3)]
-        >>> [(phrase.label, phrase.tokens) for phrase in build("红色的", "红色的", "toy", 2, tokens).each()]
-        [('红色', (0,)), ('的', (1,))]
+        >>> text = "\u7ea2\u8272\u7684"  # two words without a space
+        >>> tokens = [Token(0, 7, text[:2], "word", 0, 2), Token(1, 8, text[2], "word", 2, 3)]
+        >>> phrases = build(text, text, "toy", 2, tokens).each()
+        >>> [phrase.label == part for phrase, part in zip(phrases, (text[:2], text[2]), strict=True)]
+        [True, True]
+        >>> [phrase.tokens for phrase in phrases]
+        [(0,), (1,)]
         """
         groups = self._groups()
         places: dict[str, list[tuple[int, ...]]] = {}

@@ -69,9 +69,20 @@ export function rgb(colour) {
   return `rgb(${colour.join(" ")})`;
 }
 
+let styled = false;
+
+/** The pack's own styles, without an element in the page that other packs share. */
+function addStyle() {
+  if (styled) return;
+  styled = true;
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync(STYLE);
+  document.adoptedStyleSheets.push(sheet);
+}
+
 /** A panel on a node: at least `height` pixels high, fills the free space, and is not saved with the graph. */
 export function addPanel(node, name, height) {
-  if (!document.getElementById("goca-style")) document.head.append(make("style", { id: "goca-style", textContent: STYLE }));
+  addStyle();
   // The size never depends on the content, so that loading or running a graph does not resize nodes.
   const element = make("div", { className: "goca-panel", attributes: { "data-name": name } });
   element.style.minHeight = `${height}px`;

@@ -1,7 +1,7 @@
 """T5's SentencePiece tokens: no start token, ``</s>`` at the end, padded to a fixed length or not at all.
 
-A piece that begins a word starts with ``▁``. If the vocabulary has no such piece, ``▁`` is a separate token, which belongs
-to no word.
+A piece that begins a word starts with a sign for the space. If the vocabulary has no such piece, the sign is a separate
+token, which belongs to no word.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ...words.word_map import WordMap, WordMapError
 from .base import Adapter, PromptTokens, Span, fast_spans, within
 from .clip import clip_tokens
 
+_SPACE = "\u2581"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 ANIMA_LENGTH = 512
 """Number of tokens to which Anima pads a short prompt."""
@@ -33,7 +34,7 @@ def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
     ids, spans = fast_spans(sub, text) or _sentencepiece(sub.tokenizer.tokenizer, text)
     pieces = [str(sub.inv_vocab.get(token, "")) for token in ids]
     return ids, [
-        (a, a) if piece and not piece.strip("▁") else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)
+        (a, a) if piece and not piece.strip(_SPACE) else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)
     ]
 
 
