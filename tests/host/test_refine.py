@@ -16,6 +16,7 @@ from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
 
 from . import tiny
+from .device import ACCELERATED
 from .helpers import job, words_of
 
 PHRASES = "red cat\ngrass"
@@ -62,7 +63,9 @@ def test_masks_of_every_method(node: Callable[..., Any], attention: Any, method:
     assert not torch.equal(masks, masks_of(node, attention)) and torch.equal(images, kept)
     maps = node("Aggregate", attention, "auto", "auto")
     for source in (maps, node("Rescale", maps, "auto")):
-        assert torch.equal(masks_of(node, node("Refine", source, dict(method), images)), masks)
+        # On a GPU, maps that were on the CPU in between are rounded differently.
+        moved = masks_of(node, node("Refine", source, dict(method), images)) != masks
+        assert moved.float().mean() <= (0.03 if ACCELERATED else 0)
     assert node("Overlay", images, refined, "", 0.5).shape[0] == 2
 
 
