@@ -31,7 +31,8 @@ from goca_core.capture import segment as segment_module
 from goca_core.capture.conditioning import attach, word_map
 from goca_core.capture.options import RecordOptions
 from goca_core.demo.scenes import SHAPES as DEMO_SHAPES
-from goca_core.demo.scenes import draw
+from goca_core.demo.scenes import Kind, draw
+from goca_core.demo.things import THINGS
 from goca_core.demo.wavelet import SMOOTH_MEAN, SMOOTH_SCALE, WaveletCodec
 
 from .drawing import SHAPES, caption, plan_scene, render
@@ -96,21 +97,28 @@ def _any_latent(model: Any, samples: Any) -> Tensor:
 
 
 def open_subject(name: str) -> Subject:
-    """``demo``, or the path of a miniature's weights."""
-    return Demo() if name == "demo" else Trained(Path(name))
+    """``demo`` (shapes), ``things``, or the path of a miniature's weights."""
+    return Demo(name) if name in DEMOS else Trained(Path(name))
+
+
+# The bundled demo models: the kind of their scenes, their weights, and the things that are classes.
+DEMOS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
+    "demo": ("shapes", "goca_demo.safetensors", DEMO_SHAPES),
+    "things": ("things", "things.safetensors", THINGS),
+}
 
 
 class Demo:
-    """The bundled demo model, a UNet."""
+    """A bundled demo model, a UNet."""
 
-    name = "demo"
-    classes = 1 + len(DEMO_SHAPES)
-
-    def __init__(self) -> None:
-        self.model, self._clip, self._vae = demo_model.load()
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._kind, file, self._things = DEMOS[name]
+        self.classes = 1 + len(self._things)
+        self.model, self._clip, self._vae = demo_model.load(demo_model.WEIGHTS.with_name(file))
 
     def case(self, seed: int, number: int, kind: str) -> Case:
-        scene = draw(seed + number, plain=True)
+        scene = draw(seed + number, plain=True, kind=self._kind)
         image = torch.from_numpy(scene.image.copy()).permute(2, 0, 1)[None].float() / 255
         drawn = [item.name for item in scene.objects]
         words = scene.caption.replace(",", " ,").split()
@@ -118,15 +126,18 @@ class Demo:
             # From the same generator as a scene, so that colour and shape differ from those that were drawn.
             rng = np.random.default_rng((seed, number))
             extra = next(
-                item.name for item in (thing for _ in range(99) for thing in draw(rng, plain=True, count=1).objects)
+                item.name
+                for item in (
+                    thing for _ in range(99) for thing in draw(rng, plain=True, count=1, kind=self._kind).objects
+                )
                 if not {*item.name.split()} & {word for name in drawn for word in name.split()}
-            )  # fmt: skip
+            )
             named = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in (*drawn, extra)]
             words = f"{' , '.join(named[:-1])} and {named[-1]} on {scene.background}".split()
             drawn.append(extra)
         elif kind == "no background":
             words = words[: words.index("on")]
-        classes = tuple(1 + DEMO_SHAPES.index(name.split()[1]) for name in drawn)
+        classes = tuple(1 + self._things.index(name.split()[-1]) for name in drawn)
         table = np.array([0, *classes], np.int64)
         return Case(
             image, table[scene.labels][None], tuple(words), tuple(drawn), classes, int(kind == "absent"), number
