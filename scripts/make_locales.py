@@ -20,7 +20,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from scripts.comfy_server import ComfyServer
 
 ROOT = Path(__file__).resolve().parents[1]
-LANGUAGES = ("zh", "ja")
+LANGUAGES = ("zh", "ja", "ko", "ru")
 Texts = dict[str, Any]
 
 

@@ -91,7 +91,7 @@ def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
 def test_panels_speak_the_language_of_the_editor(editor: Editor) -> None:
     texts = editor.page.evaluate(TEXTS)
     names = {key: set(re.findall(r"\{\w+\}", text)) for key, text in texts["en"].items()}
-    for language in ("zh", "ja"):
+    for language in ("zh", "ja", "ko", "ru"):
         found = {key: set(re.findall(r"\{\w+\}", text)) for key, text in texts[language].items()}
         assert found == names, language
         assert not [key for key in names if texts[language][key] == texts["en"][key]], language

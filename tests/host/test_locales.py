@@ -12,7 +12,12 @@ from scripts.comfy_server import ComfyServer
 
 # What vue-i18n would read as something else than text.
 SPECIAL = re.compile(r"[{}@|]")
-SCRIPT = {"zh": r"[\u4e00-\u9fff]", "ja": r"[\u3040-\u30ff\u4e00-\u9fff]"}
+SCRIPT = {
+    "zh": r"[\u4e00-\u9fff]",
+    "ja": r"[\u3040-\u30ff\u4e00-\u9fff]",
+    "ko": r"[\uac00-\ud7a3]",
+    "ru": r"[\u0400-\u04ff]",
+}
 
 
 @pytest.fixture(scope="module")
