@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Take the screenshots of the help pages (web/docs/images) and of the README (docs/images) in the real editor.
+"""Take the screenshots of the help pages (web/docs/images) and of the README (docs/images) in the real editor, and one of each
+template as it opens (docs/images/templates).
 
     .host/venv/bin/python scripts/make_screenshots.py                 # all of them, about a minute
     .host/venv/bin/python scripts/make_screenshots.py GOCA_Overlay    # only those with these names
+    .host/venv/bin/python scripts/make_screenshots.py templates       # only the templates
 
 Needs a Chromium and playwright, as tests/browser does.
 """
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from scripts.graphs.files import graph_file
+from scripts.graphs.files import WORKFLOWS, graph_file
+from scripts.graphs.thumbnails import pretend_models
 from tests.browser.browser import open_editor
 from tests.browser.editor import Editor
 
@@ -50,6 +53,8 @@ GRAPH = """() => {
 # Window sizes: a node fits into the first; a whole graph fits into the second and is still readable.
 NEAR: ViewportSize = {"width": 1400, "height": 1300}
 WIDE: ViewportSize = {"width": 2200, "height": 1500}
+OPENING: ViewportSize = {"width": 1600, "height": 1000}
+SMALL = 1280  # pixels: the width of a template's screenshot
 FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 
 
@@ -124,11 +129,34 @@ def save(content: bytes, path: Path) -> None:
     print(f"{path.relative_to(ROOT)}: {image.width} x {image.height}, {path.stat().st_size / 1000:.0f} kB")
 
 
+def take_templates() -> None:
+    """Each template at the zoom at which it opens, in a window of a usual size."""
+    from PIL import Image
+
+    folder = PAGES / "templates"
+    folder.mkdir(exist_ok=True)
+    with open_editor(vue=True, width=OPENING["width"], height=OPENING["height"]) as editor:
+        pretend_models(editor)
+        editor.open()
+        for graph in sorted(WORKFLOWS.glob("*.json")):
+            editor.load(graph).page.evaluate(FIT)
+            editor.page.wait_for_timeout(1500)  # the view moves there, and nodes are drawn one after the other
+            image = Image.open(io.BytesIO(editor.page.screenshot())).convert("RGB")
+            image.thumbnail((SMALL, SMALL))
+            path = folder / f"{graph.stem[:2]}.jpg"
+            image.save(path, quality=75, optimize=True)
+            print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Take the screenshots of the help pages in the real editor.")
     parser.add_argument("names", nargs="*", help="screenshots to take (default: all)")
     names = parser.parse_args().names
     views = [view for view in VIEWS if not names or view.name in names]
+    if not names or "templates" in names:
+        take_templates()
+    if not views:
+        return
     with open_editor(vue=True, width=NEAR["width"], height=NEAR["height"]) as editor:
         for graph in dict.fromkeys(view.graph for view in views):
             editor.load(graph_file(graph)).queue()

@@ -30,6 +30,7 @@ FACES = (
     "GOCA_RegionalPrompt", "GOCA_RegionalPass", "GOCA_CollectMasks", "GOCA_Overlay",
 )  # fmt: skip
 ROW = 24  # pixels of a widget in the classic renderer
+PREVIEWS = "(method) => window.app.extensionManager.setting.set('Comfy.Execution.PreviewMethod', method)"
 WIDGETS = """() => Object.fromEntries(window.app.graph.nodes.map((node) =>
   [node.id, (node.widgets ?? []).filter((widget) => widget.serialize !== false).length]))"""
 
@@ -89,7 +90,12 @@ def test_the_first_graph_is_readable_as_it_opens(editor: Editor) -> None:
     assert not layout.under_nodes() and not layout.backward() and not layout.overlapping()
     kinds = {node["class_type"] for node in editor.prompt().values()}
     assert MASKS in kinds and not [kind for kind in kinds if kind.startswith("Save")]
-    editor.run()
+    editor.page.evaluate(PREVIEWS, "latent2rgb")
+    try:
+        editor.run()
+    finally:
+        editor.page.evaluate(PREVIEWS, "default")
+    assert not Layout.of(editor).overlapping(), "the preview of the sampler pushes nodes into each other"
     panel = editor.look_at(MASKS)
     assert "red circle" in legend(panel)[0]
     assert panel.query_selector("input[type=range]").is_visible(), "the masks are not shown over the image"
