@@ -91,7 +91,7 @@ class ForwardRecorder:
                 handles += [module.register_forward_hook(self._keep_output) for module in self._modules_to_keep(block)]
                 if block.name == self.plan.reference and self.plan.feature == "projected":
                     handles.append(block.cross_attn.out.register_forward_hook(partial(self._keep_reference, block)))
-            with watching(Watcher(self._record_call, lambda: self._needs_totals)), _eager():
+            with watching(Watcher(self._record_call, lambda: self._needs_totals)), eager():
                 yield options
             with self._guarded("the reduction of the last layers"):
                 for cond in self._conds.values():
@@ -319,7 +319,7 @@ class ForwardRecorder:
 
 
 @contextlib.contextmanager
-def _eager() -> Iterator[None]:
+def eager() -> Iterator[None]:
     """Run the original code while recording: compiled code calls neither pass-throughs nor hooks.
 
     Only done when torch's compiler is already loaded, because setting the stance would load it, which takes seconds.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_WEIGHTS = ROOT / "demo" / "goca_demo.safetensors"
+DEMO_LORAS = ROOT / "demo" / "loras"
 
 
 class ComfyUIError(ValueError):

@@ -1,0 +1,123 @@
+"""LoRA by mask: a LoRA that acts only inside a mask that is there before sampling."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from ...words.word_map import WordMap
+from ..forward import ForwardRecorder
+from ..hooks import ModelCall, SamplingPatch, SamplingRun
+from .file import LoRA, fit
+from .places import Placement
+from .run import LoRACalls, MaskedLoRA, latent_masks, phrase_tokens
+
+_numbers = itertools.count()
+
+
+R = TypeVar("R", bound=SamplingRun)
+
+
+class LoRAPatch(SamplingPatch[R], Generic[R]):
+    """A patch whose runs let LoRAs act during each model call. Several may be on one MODEL."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = f"goca_lora_{next(_numbers)}"
+
+    @abstractmethod
+    def calls_of(self, run: R) -> LoRACalls:
+        """The LoRAs of a run."""
+
+    def _apply_model(
+        self,
+        executor: Any,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **given: Any,
+    ) -> Tensor:
+        run = self.current
+        if run is None:
+            out: Tensor = executor(x, t, c_concat, c_crossattn, control, transformer_options, **given)
+            return out
+        options = {} if transformer_options is None else transformer_options
+        call = ModelCall(executor.class_obj, x, options, given)
+        with self.calls_of(run).around(call, run.plan(call.model), c_crossattn):
+            return super()._apply_model(executor, x, t, c_concat, c_crossattn, control, options, **given)
+
+
+class MaskRun(SamplingRun):
+    """A run in which one LoRA acts inside a mask. Nothing is recorded."""
+
+    def __init__(self, batch: int, lora: MaskedLoRA) -> None:
+        super().__init__(batch)
+        self.calls = LoRACalls([lora])
+
+    def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
+        super().begin_evaluation(guider, x, timestep)
+        self.calls.see(guider.conds)
+
+    def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
+        return []
+
+    def commit(self, recorders: list[ForwardRecorder], call: ModelCall) -> None:
+        raise AssertionError("nothing is recorded")
+
+
+class LoRAByMask(LoRAPatch[MaskRun]):
+    """A LoRA inside a mask.
+
+    mask: [M, h, w]. phrase: the words of the prompt whose text tokens take part, empty for none in particular.
+    """
+
+    def __init__(
+        self,
+        lora: LoRA,
+        strength: float,
+        mask: Tensor,
+        feather: float = 0.0,
+        phrase: str = "",
+        words: WordMap | None = None,
+    ) -> None:
+        super().__init__()
+        self.lora, self._strength, self._mask, self._feather = lora, strength, mask, feather
+        self._phrase, self._words = phrase.strip(), words
+
+    def calls_of(self, run: MaskRun) -> LoRACalls:
+        return run.calls
+
+    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> MaskRun:
+        model = guider.model_patcher.model
+        each = int(getattr(model.latent_format, "temporal_downscale_ratio", 1))
+        image = latent_masks(self._mask, noise.shape, self._feather, each)
+        positive: list[Any] = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
+        tokens = phrase_tokens(self._phrase, positive, self._words) if self._phrase else None
+        return MaskRun(noise.shape[0], MaskedLoRA(self.lora, self._strength, Placement(image, tokens)))
+
+    def finish_run(self, run: MaskRun, samples: Tensor) -> None:
+        run.calls.close()
+
+
+def lora_by_mask(
+    model: Any,
+    file: str | Path,
+    strength: float,
+    mask: Tensor,
+    feather: float = 0.0,
+    phrase: str = "",
+    words: WordMap | None = None,
+) -> tuple[Any, LoRA]:
+    """A copy of a MODEL on which a LoRA file acts inside a mask, and what of the file takes part.
+
+    Raises LoRAError for a file that does not fit, UnknownFamily for a model whose tokens have no known places.
+    """
+    lora = fit(model, file)
+    return LoRAByMask(lora, strength, mask, feather, phrase, words).install(model), lora

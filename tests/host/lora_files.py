@@ -1,0 +1,58 @@
+"""LoRA files of random weights for tiny models, and runs with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.sd
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+RANK = 3
+
+
+def layers_of(model: Any, chosen: Callable[[str], bool] = lambda _name: True) -> dict[str, nn.Module]:
+    """Linear layers and convolutions of a MODEL, by name."""
+    found = dict(model.model.diffusion_model.named_modules())
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    return {name: module for name, module in found.items() if isinstance(module, kinds) and chosen(name)}
+
+
+def random_lora(
+    model: Any, chosen: Callable[[str], bool] = lambda _name: True, seed: int = 3, size: float = 0.4
+) -> dict[str, Tensor]:
+    """The tensors of a LoRA for all these layers of a MODEL."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in layers_of(model, chosen).items():
+        out, inputs, *kernel = module.weight.shape
+        groups = getattr(module, "groups", 1)
+        assert groups == 1, name
+        scale = size / (inputs * max(1, torch.Size(kernel).numel())) ** 0.5
+        down = torch.randn(RANK, inputs, *kernel, generator=generator) * scale
+        up = torch.randn(out, RANK, *[1] * len(kernel), generator=generator) / RANK**0.5
+        tensors[f"diffusion_model.{name}.lora_down.weight"] = down
+        tensors[f"diffusion_model.{name}.lora_up.weight"] = up
+        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(float(RANK))
+    return tensors
+
+
+def written(folder: Path, tensors: dict[str, Tensor], name: str = "random.safetensors", **metadata: str) -> Path:
+    path = folder / name
+    safetensors.torch.save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata or None)
+    return path
+
+
+def bypassed(model: Any, path: Path, strength: float) -> Any:
+    """A copy of a MODEL with ComfyUI's own bypass LoRA."""
+    tensors = safetensors.torch.load_file(path)
+    return comfy.sd.load_bypass_lora_for_models(model, None, tensors, strength, 0.0)[0]
+
+
+def usual(model: Any, path: Path, strength: float) -> Any:
+    """A copy of a MODEL with a LoRA loaded the usual way."""
+    tensors = safetensors.torch.load_file(path)
+    return comfy.sd.load_lora_for_models(model, None, tensors, strength, 0.0)[0]
