@@ -77,9 +77,33 @@ class Before(Window):
         self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
     ) -> tuple[float, ...]:
         """The noise levels of a schedule to record, in the schedule's order. ``noise_level`` is not used."""
+        return self.first(sigmas, percent_to_sigma)
+
+    def first(self, sigmas: Sequence[float], percent_to_sigma: Callable[[float], float]) -> tuple[float, ...]:
+        """Those before ``end``."""
         levels = _evaluated(sigmas)
         before = [sigma for sigma in levels if sigma > percent_to_sigma(self.end) * (1 + TOLERANCE)]
         return tuple(before[-self.maximum :] or levels[:1])
+
+
+@dataclass(frozen=True)
+class Renewed(Before):
+    """Also every so many evaluations after these; 0 = no more.
+
+    >>> Renewed(False, 0.0, 0.5, 1, every=2).targets([6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0], 1.0, lambda percent: 6 - 6 * percent)
+    (4.0, 2.0)
+    """
+
+    every: int = 0
+
+    def targets(
+        self, sigmas: Sequence[float], noise_level: float, percent_to_sigma: Callable[[float], float]
+    ) -> tuple[float, ...]:
+        first = self.first(sigmas, percent_to_sigma)
+        if not self.every or not first:
+            return first
+        after = [sigma for sigma in _evaluated(sigmas) if sigma < first[-1] * (1 - TOLERANCE)]
+        return (*first, *after[self.every - 1 :: self.every])
 
 
 class Gate:

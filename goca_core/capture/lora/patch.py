@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -94,13 +95,13 @@ class LoRAByMask(LoRAPatch[MaskRun]):
     def calls_of(self, run: MaskRun) -> LoRACalls:
         return run.calls
 
-    def open_run(self, guider: Any, noise: Tensor, sigmas: Tensor) -> MaskRun:
+    def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> MaskRun:
         model = guider.model_patcher.model
         each = int(getattr(model.latent_format, "temporal_downscale_ratio", 1))
-        image = latent_masks(self._mask, noise.shape, self._feather, each)
+        image = latent_masks(self._mask, shape, self._feather, each)
         positive: list[Any] = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
         tokens = phrase_tokens(self._phrase, positive, self._words) if self._phrase else None
-        return MaskRun(noise.shape[0], MaskedLoRA(self.lora, self._strength, Placement(image, tokens)))
+        return MaskRun(shape[0], MaskedLoRA(self.lora, self._strength, Placement(image, tokens)))
 
     def finish_run(self, run: MaskRun, samples: Tensor) -> None:
         run.calls.close()

@@ -13,7 +13,6 @@ from ...regional import Conditioning, check_labels, parse_prompts
 from ...words.match import PhraseError
 from ...words.word_map import WordMap, label_of, parse_phrases
 from ..finished import FinishedRuns
-from ..options import RecordOptions
 from ..recorder import RunRecorder
 from .prompts import encode
 from .run import RegionalPlan, RegionalRun
@@ -41,7 +40,7 @@ class RegionalPass(RunRecorder[RegionalRun]):
         return self.plan
 
     def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> RegionalRun:
-        return RegionalRun(guider, shape, sigmas, self.plan, RecordOptions(), self._encoded, self._words)
+        return RegionalRun(guider, shape, sigmas, self.plan, self._encoded, self._words)
 
     def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
         """The masks that made ``samples`` (the ``samples`` of a LATENT), and lines that say which followed which prompt.
