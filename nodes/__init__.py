@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..goca_core.attention import AttentionError
 from ..goca_core.capture.encoded.installed import install
 from ..goca_core.capture.families import UnknownFamily
+from ..goca_core.capture.lora.file import LoRAError
 from ..goca_core.capture.weights import ComfyUIError
 from ..goca_core.regional import RegionalError
 from ..goca_core.words.match import PhraseError
@@ -16,6 +17,7 @@ from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
 from .guidance import SemanticCFG
 from .image_masks import MaskFromImage
+from .lora import LoRAByMask, LoRAByWord
 from .masks import MaskFromTokens, Overlay
 from .record import CollectAttention, RecordAttention
 from .refine import Refine
@@ -39,6 +41,8 @@ NODES: list[type[io.ComfyNode]] = [
     RegionalPrompt,
     RegionalPass,
     CollectMasks,
+    LoRAByMask,
+    LoRAByWord,
     SemanticCFG,
     SaveAttention,
     LoadAttention,
@@ -46,7 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 # ComfyUI shows an error with the module of its class, and the module of a node pack is the whole path of its folder.
-for kind in (AttentionError, ComfyUIError, PhraseError, RegionalError, UnknownFamily, WordMapError):
+for kind in (AttentionError, ComfyUIError, LoRAError, PhraseError, RegionalError, UnknownFamily, WordMapError):
     kind.__module__ = "goca"
 
 

@@ -128,14 +128,14 @@ class CollectMasks(io.ComfyNode):
             display_name="Collect Masks (GoCA)",
             category=types.CATEGORY,
             search_aliases=["collect masks", "regional"],
-            description="Waits for the sampler and returns the masks that Regional Pass used for this latent.",
+            description="Waits for the sampler and returns the masks that Regional Pass or LoRA by Word used for this latent.",
             has_intermediate_output=True,
             inputs=[
-                types.Regions.Input("regions", tooltip="From Regional Pass."),
+                types.Regions.Input("regions", tooltip="From Regional Pass, or from the last LoRA by Word."),
                 with_tooltip(
                     io.Latent.Input("latent"),
                     "The LATENT output of the sampler, unchanged. It identifies the sampling run when several "
-                    "samplers share one Regional Pass.",
+                    "samplers share one node.",
                 ),
             ],
             outputs=inputs.masks_and_labels(),

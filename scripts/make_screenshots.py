@@ -89,6 +89,8 @@ VIEWS = [
     View("editor", FIRST),
     *(View(f"GOCA_{name}", graph, f"GOCA_{name}") for graph, names in NODES.items() for name in names.split()),
     View("GOCA_Overlay", DEMO, OVERLAY, "Heat map of every word"),
+    View("GOCA_LoRAByWord", "13 Two LoRAs", "GOCA_LoRAByWord", "Stripes on the circle"),
+    View("GOCA_LoRAByMask", "13 Two LoRAs", "GOCA_LoRAByMask", "Stripes in the mask of the circle"),
     View("viewer_steps", DEMO, MASKS, show="steps"),
     View("viewer_layers", DEMO, MASKS, show="layers"),
     View("viewer_light", DEMO, OVERLAY, "Masks over the image", light=True),

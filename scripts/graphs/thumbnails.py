@@ -42,6 +42,7 @@ SHOWN = {
     "Semantic guidance": ("Plain guidance", "GoCA's regions"),
     "Save attention": ("Overlay",),
     "Every step": ("Heat maps",),
+    "Two LoRAs": ("Plain image", "Image in one pass"),
 }
 # Below the buttons of the editor.
 VIEW = {"x": 60, "y": 90, "width": 800, "height": 560}
