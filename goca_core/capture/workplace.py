@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-import comfy.model_management
 import torch
 
 from ..batches import Workplace
@@ -22,6 +21,8 @@ def on_device(work: Callable[[Workplace], R]) -> R:
     ``work`` gets the place, with half of the free memory as its room: models stay where they are, so that the next sampler
     does not load them again. It may be called twice.
     """
+    import comfy.model_management
+
     results = comfy.model_management.intermediate_device()
     device = comfy.model_management.get_torch_device()
     if device.type != "cpu":

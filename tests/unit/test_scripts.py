@@ -209,3 +209,15 @@ def test_the_table_of_mutation_counts_modules_and_all() -> None:
 )  # fmt: skip
 def test_a_stage_that_fails_or_hangs_costs_only_its_own_figures(code: str, limit: float, expected: list[str]) -> None:
     assert list(gpu.figures([sys.executable, "-c", code], limit)) == expected
+
+
+def test_benchmarks_start_without_comfyui() -> None:
+    """They put it on the path themselves, once they have read their options."""
+    code = (
+        "import importlib, pkgutil, benchmarks\n"
+        "names = [found.name for found in pkgutil.iter_modules(['benchmarks']) if not found.ispkg]\n"
+        "for name in names: importlib.import_module(f'benchmarks.{name}')\n"
+        "import sys; assert len(names) > 15 and 'comfy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
