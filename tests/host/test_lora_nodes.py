@@ -28,7 +28,7 @@ def demo(host: SimpleNamespace, pack: ModuleType) -> tuple[Any, Any, Any]:
 
 def test_the_lora_graph_runs(server: ComfyServer) -> None:
     """Both ways change the two things, and the masks say where."""
-    prompt = shortened(graph("13 Two LoRAs"))
+    prompt = shortened(graph("Two LoRAs"))
     for key in ("GOCA_LoRAByWord",):
         for node in prompt.values():
             if node["class_type"] == key:
@@ -47,7 +47,7 @@ def test_the_lora_graph_runs(server: ComfyServer) -> None:
 
 
 def test_what_does_not_fit_is_said_and_the_server_goes_on(server: ComfyServer) -> None:
-    prompt = shortened(graph("13 Two LoRAs"))
+    prompt = shortened(graph("Two LoRAs"))
     second = by_type(prompt, "GOCA_LoRAByWord", "Dots on the square")
     prompt[second]["inputs"]["phrase"] = "red circle"
     with pytest.raises(Exception, match='The phrase "red circle" has two LoRAs'):
