@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..attention.merge import flip_recording, merge
 from ..attention.record import Attention, AttentionError
-from .families import plan_of
+from .families import find_family, plan_of
 from .flip import flip_conditioning
 from .hooks import SamplingPatch
 from .options import RecordOptions
@@ -57,7 +57,11 @@ def segment(
 
     Raises AttentionError for inputs that cannot be segmented, UnknownFamily for a model that cannot be recorded.
     """
-    plan = plan_of(model.model)
+    plan, family = plan_of(model.model), find_family(model.model)
+    if family.with_sound:
+        raise AttentionError(
+            f"An image without sound cannot be segmented with {family.label}, which needs both; use another model."
+        )
     samples = _check_latent(model, samples)
     levels = _check_levels(model, plan.noise_level, sigmas)
     if draws < 1:

@@ -107,6 +107,13 @@ def test_a_latent_that_is_no_picture(make: Callable[[], Any], words: str) -> Non
     refused(words, make())
 
 
+def test_a_model_that_needs_the_sound_too() -> None:
+    built = tiny.build("minimax_h3")
+    with pytest.raises(AttentionError, match=r"with MiniMax-H3, which needs both; use another model") as caught:
+        look(built.model, torch.rand(1, 24, 1, 8, 8), built.conditioning(seed=1))
+    sentence(caught)
+
+
 @pytest.mark.parametrize("sigma", [0.0, -1.0, float("nan"), float("inf"), 15.0, 0.001])
 def test_a_noise_level_that_the_model_does_not_know(sigma: float) -> None:
     refused(r"choose a sigma from 0\.0292 to 14\.6", sigmas=[0.5, sigma])

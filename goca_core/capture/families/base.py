@@ -217,7 +217,8 @@ class Family(ABC):
 
     ``label``: its name in error messages. ``support``: its row in docs/models.md. ``network_class``: ComfyUI's class, with its
     module; by name, because older versions may not have it. ``exact``: its subclasses do not belong to the family.
-    ``added_text``: parts of a conditioning's dictionary whose tokens the model adds to the text: (key, number of copies).
+    ``with_sound``: the network always needs the sound beside the video. ``added_text``: parts of a conditioning's
+    dictionary whose tokens the model adds to the text: (key, number of copies).
     """
 
     name: str
@@ -225,6 +226,7 @@ class Family(ABC):
     support: Support
     network_class: str
     exact: bool = False
+    with_sound: bool = False
     added_text: tuple[tuple[str, int], ...] = ()
 
     def side(self, model: Any, network: nn.Module) -> int:

@@ -20,6 +20,7 @@ class MiniMaxH3(Family):
     label = "MiniMax-H3"
     support = Support("MiniMax-H3: the video", "Qwen 3 VL", "averaged", "by analogy", since="0.30.0")
     network_class = "comfy.ldm.minimax.model.MiniMaxH3Model"
+    with_sound = True
 
     def plan(self, network: Any) -> Plan:
         attentions = (block.attn for block in network.blocks)
