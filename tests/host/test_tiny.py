@@ -7,15 +7,17 @@ import torch
 
 from . import tiny
 from .device import repeated
+from .helpers import packed
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
 @pytest.mark.parametrize("name", tiny.MODELS)
 def test_builds_and_samples(name: str) -> None:
-    model, conditioning, channels, size, frames = tiny.build(name)
-    start = tiny.latent(channels, 1, *size, frames)
-    result = tiny.sample(model, conditioning(seed=1), conditioning(seed=2), start)
+    built = tiny.build(name)
+    start = tiny.latent(built.channels, 1, *built.size, built.frames, built.sound)
+    result = packed(tiny.sample(built.model, built.conditioning(seed=1), built.conditioning(seed=2), start))
+    start = packed(start)
     assert result.shape == start.shape
     assert torch.isfinite(result).all()
     assert result.std() > 0
