@@ -27,9 +27,11 @@ from torch import Tensor
 
 from ..demo.storage import expand
 from ..demo.wavelet import WaveletCodec
-from .weights import DEMO_WEIGHTS, weights
+from .weights import BUNDLED, DEMO_WEIGHTS, ComfyUIError, weights
 
 WEIGHTS = DEMO_WEIGHTS
+SCENES = tuple(BUNDLED)
+CELLS = 32  # a side of the latents that both kinds were trained on
 WIDTH = 128  # of the text encoder, and so also of the UNet's context
 TEXT = dict(
     hidden_size=WIDTH,
@@ -120,7 +122,7 @@ def network_config(
     """
     channels = WaveletCodec(levels).channels
     return dict(
-        image_size=32,
+        image_size=CELLS,
         in_channels=channels,
         out_channels=channels,
         model_channels=width,
@@ -191,6 +193,13 @@ def is_demo(path: Path) -> bool:
             return "text.token_rows" in stored.keys()  # noqa: SIM118
     except SafetensorError:
         return False
+
+
+def load_scenes(scenes: str) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP, VAE of the bundled model of one of `SCENES`."""
+    if scenes not in BUNDLED:
+        raise ComfyUIError(f'There is no demo model of "{scenes}"; choose {" or ".join(SCENES)}.')
+    return load(BUNDLED[scenes])
 
 
 def load(path: Path = WEIGHTS) -> tuple[Any, Any, Any]:

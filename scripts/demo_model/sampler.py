@@ -42,8 +42,8 @@ class DemoSampler:
         self.model, self.clip, self.vae = demo_model.load(weights or demo_model.WEIGHTS)
         self.steps, self.cfg = steps, cfg
         form = self.model.model.latent_format
-        # Both kinds of the model were trained on latents of this size.
-        self._cell, self.side = (form.latent_channels, 32, 32), 32 * form.spacial_downscale_ratio
+        cells = demo_model.CELLS
+        self._cell, self.side = (form.latent_channels, cells, cells), cells * form.spacial_downscale_ratio
 
     def __str__(self) -> str:
         precision = str(self.model.model.get_dtype()).removeprefix("torch.")

@@ -120,7 +120,8 @@ def load_model(checkpoint: Path | None) -> LoadedModel:
     Raises ComfyUIError when a part is missing or the model cannot be recorded.
     """
     if checkpoint is None or demo_model.is_demo(checkpoint):
-        return LoadedModel(*demo_model.load(checkpoint or demo_model.WEIGHTS), side=64)
+        model, clip, vae = demo_model.load(checkpoint or demo_model.WEIGHTS)
+        return LoadedModel(model, clip, vae, demo_model.CELLS * vae.upscale_ratio)
     try:
         model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(checkpoint))
     except Exception as error:
