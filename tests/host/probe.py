@@ -236,9 +236,9 @@ class Probe:
             if kwargs.get("skip_output_reshape"):
                 out = out.transpose(1, 2).flatten(2)
             q, k, v = (x.flatten(2) for x in (q, k, v))
-            # Where the last tokens alone ask, the others are given queries here, which nobody looks at.
+            # Where the last tokens alone ask, the others are given queries here, of which nothing is used.
             asking = q.shape[1]
-            if joint and asking < k.shape[1]:
+            if joint and asking < k.shape[1] and not self._layout.picture_first:
                 q, out = (F.pad(x, (0, 0, k.shape[1] - asking, 0)) for x in (q, out))
                 args = (args[0][:, -asking:], *args[1:])
             mask = given[4] if len(given) > 4 else kwargs.get("mask")
