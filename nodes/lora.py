@@ -96,6 +96,11 @@ class LoRAByMask(io.ComfyNode):
                     "their text is changed by it. Empty: all of the prompt is, more if the mask is larger.",
                 ),
                 with_tooltip(
+                    io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True),
+                    "When the LoRA starts, as a fraction of sampling from 0 to 1. 0: from the first step. 0.1 keeps more of "
+                    "the layout of an image without LoRA, of which the mask may be.",
+                ),
+                with_tooltip(
                     types.Words.Input("words", optional=True),
                     "From Prompt Words. Needed only for a phrase, and only where the conditioning does not know its words by "
                     "itself.",
@@ -119,10 +124,11 @@ class LoRAByMask(io.ComfyNode):
         clip: Any = None,
         strength_clip: float = 1.0,
         phrase: str = "",
+        start_percent: float = 0.0,
         words: Any = None,
     ) -> io.NodeOutput:
         path = lora_path(lora_name)
-        patched, lora = lora_by_mask(model, path, strength, mask, feather, phrase, words)
+        patched, lora = lora_by_mask(model, path, strength, mask, feather, phrase, words, start_percent)
         changed = None if clip is None else clip_with_lora(clip, path, strength_clip, phrase)
         return io.NodeOutput(patched, changed, ui=ui.PreviewText(lora.report()))
 

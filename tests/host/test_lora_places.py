@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -175,3 +176,21 @@ def test_two_at_once_and_a_recorder(tmp_path: Path) -> None:
     recorded = run.run(recording)["samples"]
     assert torch.equal(recorded, both) and recorder.collect(recorded).layers
     assert count_hooks(built.model) == 0
+
+
+def test_it_may_start_later(tmp_path: Path) -> None:
+    """Of three steps the last two, which is what a second sampler of these steps gives."""
+    built = tiny.build("sd15")
+    run = job(built, 1, (16, 24), node="KSamplerAdvanced", scheduler="simple", steps=3, cfg=1.0)
+    path = written(tmp_path, random_lora(built.model, lambda name: name.startswith("middle_block.1")))
+    mask = torch.ones(1, 16, 24)
+    model, _ = lora_by_mask(built.model, path, STRENGTH, mask, start=0.3)
+    found = run.run(model)["samples"]
+    first = replace(run, last=1).run(built.model)["samples"]
+    rest = replace(run, first=1, latent=first).run(lora_by_mask(built.model, path, STRENGTH, mask)[0])["samples"]
+    torch.testing.assert_close(found, rest, atol=2e-3, rtol=1e-4)
+    whole = run.run(lora_by_mask(built.model, path, STRENGTH, mask)[0])["samples"]
+    assert (found - whole).abs().mean() > 1e-3
+    assert torch.equal(
+        run.run(lora_by_mask(built.model, path, STRENGTH, mask, start=1.0)[0])["samples"], plain(built.model, run)
+    )

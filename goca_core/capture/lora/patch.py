@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor
 from ...words.word_map import WordMap
 from ..forward import ForwardRecorder
 from ..hooks import ModelCall, SamplingPatch, SamplingRun
+from ..window import TOLERANCE
 from .file import LoRA, fit
 from .places import Placement
 from .run import LoRACalls, MaskedLoRA, latent_masks, phrase_tokens
@@ -58,12 +60,16 @@ class LoRAPatch(SamplingPatch[R], Generic[R]):
 class MaskRun(SamplingRun):
     """A run in which one LoRA acts inside a mask. Nothing is recorded."""
 
-    def __init__(self, batch: int, lora: MaskedLoRA) -> None:
+    def __init__(self, batch: int, lora: MaskedLoRA, start: float) -> None:
         super().__init__(batch)
-        self.calls = LoRACalls([lora])
+        self._all, self._start = LoRACalls([lora]), start
+        # Before the start none acts. From the first step on, noise levels need not be read.
+        self.calls = self._all if start == math.inf else LoRACalls([])
 
     def begin_evaluation(self, guider: Any, x: Tensor, timestep: Tensor | float) -> None:
         super().begin_evaluation(guider, x, timestep)
+        if self.calls is not self._all and self.sigma <= self._start:
+            self.calls = self._all
         self.calls.see(guider.conds)
 
     def recorders(self, call: ModelCall) -> list[ForwardRecorder]:
@@ -76,7 +82,8 @@ class MaskRun(SamplingRun):
 class LoRAByMask(LoRAPatch[MaskRun]):
     """A LoRA inside a mask.
 
-    mask: [M, h, w]. phrase: the words of the prompt whose text tokens take part, empty for none in particular.
+    mask: [M, h, w]. phrase: the words of the prompt whose text tokens take part, empty for none in particular. start: the
+    fraction of sampling from which it acts.
     """
 
     def __init__(
@@ -87,8 +94,10 @@ class LoRAByMask(LoRAPatch[MaskRun]):
         feather: float = 0.0,
         phrase: str = "",
         words: WordMap | None = None,
+        start: float = 0.0,
     ) -> None:
         super().__init__()
+        self._start = start
         self.lora, self._strength, self._mask, self._feather = lora, strength, mask, feather
         self._phrase, self._words = phrase.strip(), words
 
@@ -101,7 +110,12 @@ class LoRAByMask(LoRAPatch[MaskRun]):
         image = latent_masks(self._mask, shape, self._feather, each)
         positive: list[Any] = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
         tokens = phrase_tokens(self._phrase, positive, self._words) if self._phrase else None
-        return MaskRun(shape[0], MaskedLoRA(self.lora, self._strength, Placement(image, tokens)))
+        lora = MaskedLoRA(self.lora, self._strength, Placement(image, tokens))
+        start = math.inf
+        if self._start > 0:
+            sampling = guider.model_patcher.get_model_object("model_sampling")
+            start = float(sampling.percent_to_sigma(self._start)) * (1 + TOLERANCE)
+        return MaskRun(shape[0], lora, start)
 
     def finish_run(self, run: MaskRun, samples: Tensor) -> None:
         run.calls.close()
@@ -115,10 +129,11 @@ def lora_by_mask(
     feather: float = 0.0,
     phrase: str = "",
     words: WordMap | None = None,
+    start: float = 0.0,
 ) -> tuple[Any, LoRA]:
     """A copy of a MODEL on which a LoRA file acts inside a mask, and what of the file takes part.
 
     Raises LoRAError for a file that does not fit, UnknownFamily for a model whose tokens have no known places.
     """
     lora = fit(model, file)
-    return LoRAByMask(lora, strength, mask, feather, phrase, words).install(model), lora
+    return LoRAByMask(lora, strength, mask, feather, phrase, words, start).install(model), lora
