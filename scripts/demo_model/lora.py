@@ -39,21 +39,24 @@ _LEFT_OUT = ("time_embed", "emb_layers", "label_emb")
 class Change(nn.Module):
     """What a LoRA adds to one layer."""
 
-    def __init__(self, layer: nn.Module, rank: int) -> None:
+    down: Any
+    up: Any
+
+    def __init__(self, layer: Any, rank: int) -> None:
         super().__init__()
         out, inputs, *kernel = layer.weight.shape
-        self.down: nn.Module
         if kernel:
             how = {"stride": layer.stride, "padding": layer.padding}
             self.down = nn.Conv2d(inputs, rank, tuple(kernel), bias=False, **how)
-            self.up: nn.Module = nn.Conv2d(rank, out, 1, bias=False)
+            self.up = nn.Conv2d(rank, out, 1, bias=False)
         else:
             self.down, self.up = nn.Linear(inputs, rank, bias=False), nn.Linear(rank, out, bias=False)
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5))
         nn.init.zeros_(self.up.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.up(self.down(x))
+        out: Tensor = self.up(self.down(x))
+        return out
 
 
 class Trainer:
@@ -65,7 +68,7 @@ class Trainer:
         torch.manual_seed(options.seed)
         self.pattern, self.options = pattern, options
         model, self.clip, self.vae = demo_model.load(options.weights or demo_model.WEIGHTS)
-        self.base = model.model
+        self.base: Any = model.model
         self.unet = self.base.diffusion_model.float().requires_grad_(False)
         names = {name: layer for name, layer in self.unet.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
         self.changes = {
@@ -120,7 +123,7 @@ class Trainer:
         return loss.item()
 
     def save(self, path: Path) -> None:
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for name, change in self.changes.items():
             own = {"lora_down.weight": change.down.weight, "lora_up.weight": change.up.weight}
             tensors |= {
