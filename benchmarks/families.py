@@ -194,7 +194,9 @@ def tables(results: dict[str, list[dict[str, Any]]], kinds: Sequence[str], setti
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="'demo' (shapes), 'things', or files with the weights of miniatures")
+    parser.add_argument(
+        "models", nargs="+", help="'demo' (shapes), 'things', or files with other weights of these or of miniatures"
+    )
     parser.add_argument("--scenes", type=int, default=40, help="scenes of each kind")
     parser.add_argument("--first", type=int, default=0, help="number of the first scene")
     parser.add_argument("--seed", choices=list(SEEDS), default="reporting", help="which scenes")

@@ -97,8 +97,12 @@ def _any_latent(model: Any, samples: Any) -> Tensor:
 
 
 def open_subject(name: str) -> Subject:
-    """``demo`` (shapes), ``things``, or the path of a miniature's weights."""
-    return Demo(name) if name in DEMOS else Trained(Path(name))
+    """``demo`` (shapes), ``things``, or the path of other weights: of a miniature, or of things (a stage of the training)."""
+    if name in DEMOS:
+        return Demo(name)
+    with safe_open(name, framework="pt") as stored:
+        kind = (stored.metadata() or {}).get("kind", "")
+    return Demo(kind, Path(name)) if kind in DEMOS else Trained(Path(name))
 
 
 # The bundled demo models: the kind of their scenes, their weights, and the things that are classes.
@@ -111,11 +115,11 @@ DEMOS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
 class Demo:
     """A bundled demo model, a UNet."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, weights: Path | None = None) -> None:
+        self.name = name if weights is None else weights.stem
         self._kind, file, self._things = DEMOS[name]
         self.classes = 1 + len(self._things)
-        self.model, self._clip, self._vae = demo_model.load(demo_model.WEIGHTS.with_name(file))
+        self.model, self._clip, self._vae = demo_model.load(weights or demo_model.WEIGHTS.with_name(file))
 
     def case(self, seed: int, number: int, kind: str) -> Case:
         scene = draw(seed + number, plain=True, kind=self._kind)
