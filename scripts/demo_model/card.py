@@ -1,7 +1,8 @@
-"""Make the images of the demo model's card (loss curve, contact sheet) and of the README.
+"""Make the images of the demo models' card (loss curve, contact sheet) and of the README.
 
-python scripts/demo_model/card.py        needs matplotlib; reads training/loss.json, writes to demo/ and docs/images/
-python scripts/demo_model/card.py --weights FILE --sheet FILE    only a contact sheet of these weights
+python scripts/demo_model/card.py --loss FILE --curve FILE       the loss curve of a training/loss.json; needs matplotlib
+python scripts/demo_model/card.py --weights FILE --sheet FILE    a contact sheet of these weights
+python scripts/demo_model/card.py --readme FILE                  the image of the README, with the model of things
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from goca_core import pipeline
+from goca_core.capture.options import RecordOptions
+from goca_core.capture.recorder import record
+from goca_core.capture.weights import BUNDLED
+from goca_core.capture.window import Window
 from goca_core.picture import drawing
 from scripts.boot import boot
 from scripts.demo_model.sampler import DemoSampler
@@ -54,7 +59,7 @@ THINGS = (
     "a snowman and a train on snow",
 )
 SEEDS = (1, 2)
-README = ("a red circle and a blue square on grass", "red circle\nblue square", 3)
+README = ("a red car and a tree on sand", "red car\ntree", 3)
 
 
 def contact_sheet(sampler: DemoSampler, path: Path) -> None:
@@ -62,13 +67,17 @@ def contact_sheet(sampler: DemoSampler, path: Path) -> None:
     batches = [sampler.sample(sampler.model, sampler.encode(prompt), SEEDS) for prompt in prompts]
     images = [image for samples in batches for image in sampler.vae.decode(samples)]
     captions = [prompt for prompt in prompts for _ in SEEDS]
-    drawing.contact_sheet(images, captions, columns=6, scale=scale).save(path, optimize=True)
+    sheet = drawing.contact_sheet(images, captions, columns=6, scale=scale)
+    sheet.quantize(256).save(path, optimize=True)  # a fraction of the size
 
 
 def readme_image(sampler: DemoSampler, path: Path) -> None:
     """Top row: the image and its masks. Bottom row: all masks over the image, and the heat map of each mask."""
     prompt, phrases, seed = README
-    samples, attention = sampler.record(prompt, (seed,))
+    # As Record Attention does it by default.
+    model, recorder = record(sampler.model, Window(), RecordOptions(method="auto"))
+    samples = sampler.sample(model, sampler.encode(prompt), (seed,))
+    attention = recorder.collect(samples)
     image = sampler.vae.decode(samples)[0]
     result = pipeline.make_masks(attention, pipeline.MaskRequest(phrases))
     scores, _ = pipeline.word_scores(pipeline.as_scoring(attention), phrases)
@@ -76,7 +85,7 @@ def readme_image(sampler: DemoSampler, path: Path) -> None:
     panels = [image, *masks, drawing.overlay(image, result.masks[0], alpha=0.55, scale=1)]
     panels += [drawing.heat(score, scale=1) for score in scores[0]]
     names = [prompt, *result.labels, "all masks", *(f"attention to {label}" for label in result.labels)]
-    drawing.contact_sheet(panels, names, columns=1 + len(masks), scale=5).save(path, optimize=True)
+    drawing.contact_sheet(panels, names, columns=1 + len(masks), scale=2).save(path, optimize=True)
 
 
 def loss_curve(losses: list[float], path: Path) -> None:
@@ -93,23 +102,27 @@ def loss_curve(losses: list[float], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=Path, help="other weights of the demo model, for --sheet")
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet here, and nothing else")
+    parser.add_argument("--weights", type=Path, default=BUNDLED["things"], help="of the model (default: things)")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet here")
+    parser.add_argument("--readme", type=Path, help="write the image of the README here")
+    parser.add_argument("--loss", type=Path, default=ROOT / "training" / "loss.json", help="the losses of --curve")
+    parser.add_argument("--curve", type=Path, help="write the loss curve here")
     options = parser.parse_args()
-    if options.sheet:
-        boot("--use-pytorch-cross-attention")
-        with torch.inference_mode():
-            contact_sheet(DemoSampler(options.weights), options.sheet)
+    if not (options.sheet or options.readme or options.curve):
+        parser.error("there is nothing to make; give --sheet, --readme or --curve")
+    if options.curve:
+        if not options.loss.is_file():
+            sys.exit(f"There is no file {options.loss}. Run scripts/demo_model/train.py first, or give --loss.")
+        loss_curve(json.loads(options.loss.read_text()), options.curve)
+    if not (options.sheet or options.readme):
         return
-    source = ROOT / "training" / "loss.json"
-    if not source.is_file():
-        sys.exit("There is no training/loss.json. Run scripts/demo_model/train.py first.")
-    boot()
-    sampler = DemoSampler()
-    loss_curve(json.loads(source.read_text()), ROOT / "demo" / "loss.png")
+    boot("--use-pytorch-cross-attention")
+    sampler = DemoSampler(options.weights)
     with torch.inference_mode():
-        contact_sheet(sampler, ROOT / "demo" / "contact_sheet.png")
-        readme_image(sampler, ROOT / "docs" / "images" / "demo.png")
+        if options.sheet:
+            contact_sheet(sampler, options.sheet)
+        if options.readme:
+            readme_image(sampler, options.readme)
 
 
 if __name__ == "__main__":
