@@ -2,7 +2,7 @@
 """Run the example graph on a real ComfyUI, without a browser, and save the results to ./output.
 
     make demo
-    make demo ARGS='--seed 7 --phrases "red circle; blue square"'
+    make demo ARGS='--seed 7 --prompt "a dog on snow" --phrases "dog"'
 
 The graph is the template "Every step". It gives an image, one mask per phrase, an overlay and a table.
 """

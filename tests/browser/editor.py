@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.comfy_server import PACK, ComfyServer
 from scripts.comfy_server import PATIENCE as TIMES
-from scripts.graphs.files import graph_file
+from tests.shapes import saved_with_shapes
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
 
 # Milliseconds: a page of the editor is six megabytes of script.
 PATIENCE = 60_000 * TIMES
-DEMO = graph_file("Every step")
+DEMO = saved_with_shapes("Every step")
 # No tour for a new user, and nothing drawn that is not looked at.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 # The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.
@@ -126,7 +126,7 @@ class Editor:
         return self
 
     def demo(self) -> Editor:
-        """The example graph with every step from attention to masks, as it is shipped."""
+        """The example graph with every step from attention to masks, with the fast model of shapes."""
         return self.load(DEMO)
 
     def load(self, graph: Path | dict[str, Any]) -> Editor:

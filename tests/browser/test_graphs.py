@@ -97,7 +97,7 @@ def test_the_first_graph_is_readable_as_it_opens(editor: Editor) -> None:
         editor.page.evaluate(PREVIEWS, "default")
     assert not Layout.of(editor).overlapping(), "the preview of the sampler pushes nodes into each other"
     panel = editor.look_at(MASKS)
-    assert "red circle" in legend(panel)[0]
+    assert "red car" in legend(panel)[0]
     assert panel.query_selector("input[type=range]").is_visible(), "the masks are not shown over the image"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +15,7 @@ from goca_core.words.text import STOP_WORDS, split_words
 from goca_core.words.word_map import WordMap
 from scripts.comfy_server import ComfyServer
 from scripts.graphs.files import graph_file
+from tests.shapes import saved_with_shapes
 
 from .editor import DEMO, Editor
 from .panels import RENDERERS, chips, legend, pressed
@@ -116,7 +116,7 @@ def drag(editor: Editor, start: ElementHandle, end: ElementHandle) -> None:
 
 
 def test_the_words_of_a_regional_pass_are_those_of_its_sampler(editor: Editor) -> None:
-    editor.load(graph_file("Regional prompts in one pass"))
+    editor.load(saved_with_shapes("Regional prompts in one pass"))
     panel = editor.look_at(PASS)
     assert list(chips(panel)) == ["a#1", "red", "circle", "and", "a#2", "blue", "square", "on", "grass"]
     assert pressed(panel) == ["red", "circle", "blue", "square"]
@@ -189,7 +189,7 @@ def kept(graph: dict[str, Any]) -> dict[int, Any]:
 
 def test_a_graph_is_saved_with_everything_and_nothing_else(editor: Editor, tabs: Tabs) -> None:
     saved = editor.demo().saved()
-    for node in json.loads(DEMO.read_text(encoding="utf-8"))["nodes"]:
+    for node in DEMO["nodes"]:
         (ours,) = [other for other in saved["nodes"] if other["id"] == node["id"]]
         assert ours["widgets_values"] == node["widgets_values"], node["type"]
     chips(editor.look_at(MASKS))["grass"].click()

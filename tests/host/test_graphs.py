@@ -20,6 +20,7 @@ from scripts import demo
 from scripts.comfy_server import PACK, ComfyServer, NodeError, Prompt, Run
 from scripts.graphs.files import api_file, graph_file
 from tests.conftest import ROOT, need
+from tests.shapes import of_shapes, saved_with_shapes
 
 API = sorted((ROOT / "workflows" / "api").glob("*.json"))
 EDITOR = sorted((ROOT / "workflows").glob("*.json"))
@@ -28,7 +29,8 @@ TITLE = 30  # pixels of a node's title bar in the editor
 
 
 def graph(name: str) -> Prompt:
-    return demo.load_graph(api_file(name))
+    """With the model of shapes, for speed; tests/browser runs every graph as it is."""
+    return of_shapes(demo.load_graph(api_file(name)))
 
 
 def title_of(path: Path) -> str:
@@ -78,21 +80,23 @@ def check_masks(server: ComfyServer, run: Run, prompt: Prompt, phrases: list[str
 
 
 def test_the_demo_graph_runs(server: ComfyServer) -> None:
-    prompt = graph("Every step")
+    prompt = demo.load_graph(api_file("Every step"))
     run = server.run(prompt)
-    check_masks(server, run, prompt, ["red circle", "blue square"], 64)
+    check_masks(server, run, prompt, ["red car", "tree"], 128)
+    (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
+    assert min(table["area"][0]) > 0.03, "a thing of the prompt is not in the image"
     (picture,) = pictures(server, run, by_type(prompt, "SaveImage", "Image"))
-    assert picture.shape == (64, 64, 3)
+    assert picture.shape == (128, 128, 3)
     assert picture.std() > 5, "the picture is empty"
     (overlay,) = pictures(server, run, by_type(prompt, "SaveImage", "Overlay"))
     (heat,) = pictures(server, run, by_type(prompt, "SaveImage", "Heat maps"))
     assert overlay.shape[1] == 256 and overlay.shape[0] > 256, "an overlay is enlarged and has its legend below"
-    # The picture and six content words, four in a row.
+    # The picture and five content words, four in a row.
     assert heat.shape[1] > 4 * 256 and heat.shape[0] > 2 * 256
     names = {image["filename"].split("_")[0] for shown in run.outputs.values() for image in shown.get("images", [])}
     assert {"image", "mask", "overlay", "heat"} <= names
     rows = demo.table_rows(run, prompt)
-    assert [row[0] for row in rows] == ["red circle", "blue square", "background"]
+    assert [row[0] for row in rows] == ["red car", "tree", "background"]
 
 
 def test_other_phrases_runs_without_sampling(server: ComfyServer) -> None:
@@ -163,16 +167,16 @@ def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     place, _, file = name.partition("/")
     assert place == "output" and (server.output / "goca" / file).is_file()
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
-    assert table["phrases"] == ["yellow star", "purple heart"]
+    assert table["phrases"] == ["yellow star", "red circle"]
 
-    whole = queued(saved_graph("Save attention"), server.object_info(), muted=True)
+    whole = queued(saved_with_shapes("Save attention"), server.object_info(), muted=True)
     load = by_type(whole, "GOCA_LoadAttention")
     whole[load]["inputs"]["file"] = name
     lower = ancestors(whole, by_type(whole, "PreviewImage"))
     assert "KSampler" not in {node["class_type"] for node in lower.values()}
     run = server.run(lower)
     (again,) = run.outputs[by_type(lower, "GOCA_MaskFromTokens")]["goca_masks"]
-    assert again["phrases"] == ["yellow star, purple heart"]
+    assert again["phrases"] == ["yellow star, red circle"]
     (mask,) = pictures(server, run, by_type(lower, "PreviewImage"))
     assert mask.shape[:2] == (64, 64) and set(np.unique(mask)) <= {0, 255}
 
@@ -188,13 +192,13 @@ def check_segmented(server: ComfyServer, prompt: Prompt, phrases: list[str], sid
 
 def test_the_demo_graph_of_segmenting_runs(server: ComfyServer) -> None:
     prompt = shortened(graph("Masks of a photo"))
-    check_segmented(server, prompt, ["blue heart", "yellow star"], 64)
+    check_segmented(server, prompt, ["blue square", "red circle"], 64)
     segment = prompt[by_type(prompt, "GOCA_SegmentImage")]["inputs"]
     assert "recorded at noise level 0.346" in said(server.run(prompt), prompt)
     # Other looks at the same picture: nothing is painted again.
     level = {"noise_level": "percent range", "noise_level.start_percent": 0.8, "noise_level.end_percent": 0.9}
     segment |= {**level, "noise_level.levels": 2, "draws": 2, "flip": True, "seed": 7}
-    run = check_segmented(server, prompt, ["blue heart", "yellow star"], 64)
+    run = check_segmented(server, prompt, ["blue square", "red circle"], 64)
     assert by_type(prompt, "KSampler") in run.cached
     assert said(run, prompt).count("(4 times)") == 2
 
@@ -204,14 +208,14 @@ def test_one_node_runs_to_the_masks_of_the_steps(server: ComfyServer) -> None:
     prompt = shortened(graph("Masks of a photo"))
     one = by_type(prompt, "GOCA_MaskFromImage")
     run = server.run(prompt)
-    steps = check_table(run, prompt, ["blue heart", "yellow star"])
-    assert check_table(run, prompt, ["blue heart", "yellow star"], "GOCA_MaskFromImage") == steps
+    steps = check_table(run, prompt, ["blue square", "red circle"])
+    assert check_table(run, prompt, ["blue square", "red circle"], "GOCA_MaskFromImage") == steps
     (view,) = run.outputs[one]["goca_view"]
     assert {"words", "masks", "heat", "steps", "picture"} <= view.keys()
     inputs = prompt[one]["inputs"]
     inputs["latent"] = [by_type(prompt, "VAEEncode"), 0]
     del inputs["vae"]
-    assert check_table(server.run(prompt), prompt, ["blue heart", "yellow star"], "GOCA_MaskFromImage") == steps
+    assert check_table(server.run(prompt), prompt, ["blue square", "red circle"], "GOCA_MaskFromImage") == steps
     del inputs["latent"]
     with pytest.raises(NodeError, match="The image needs a VAE: connect that of the model's loader"):
         server.run(prompt)
@@ -350,7 +354,7 @@ def test_the_templates_are_few_and_their_names_say_what_they_are() -> None:
 
 @pytest.mark.parametrize("path", EDITOR, ids=title_of)
 def test_both_formats_say_the_same(path: Path, info: dict[str, Any]) -> None:
-    assert queued(saved_graph(title_of(path)), info) == graph(title_of(path))
+    assert queued(saved_graph(title_of(path)), info) == demo.load_graph(api_file(title_of(path)))
 
 
 def problems(prompt: Prompt, host: SimpleNamespace) -> list[str]:

@@ -15,6 +15,7 @@ from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt
 from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
+from tests.shapes import of_shapes
 
 GRAPH = api_file("Every step")
 SAVED = ROOT / "tests" / "fixtures" / "0.1.0" / "graph.json"
@@ -27,7 +28,7 @@ def weights() -> None:
 
 def graph(seed: int = 3) -> Prompt:
     """The demo, of two pictures and with few steps."""
-    prompt = demo.load_graph(GRAPH)
+    prompt = of_shapes(demo.load_graph(GRAPH))
     assert demo.put(prompt, 2, ["steps"]) and demo.put(prompt, seed, ["seed"]) and demo.put(prompt, 2, ["batch_size"])
     return prompt
 

@@ -13,6 +13,7 @@ from scripts import demo
 from scripts.comfy_server import ComfyServer, Prompt, ServerError
 from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
+from tests.shapes import of_shapes
 
 from . import tiny
 from .looks import latents, look
@@ -23,7 +24,7 @@ Seen = list[tuple[str, int, int]]  # node, how far, of how much
 def graph(name: str, seed: int) -> Prompt:
     """A graph of the demo model with a seed that no other test has, so that nothing of it has run before."""
     need((ROOT / "demo" / "goca_demo.safetensors").is_file(), "the demo model has no weights yet")
-    prompt = demo.load_graph(api_file(name))
+    prompt = of_shapes(demo.load_graph(api_file(name)))
     assert demo.put(prompt, seed, ["seed"])
     return prompt
 

@@ -14,6 +14,7 @@ from scripts import demo
 from scripts.comfy_server import ComfyServer, NodeError, Prompt
 from scripts.graphs.files import api_file
 from tests.conftest import ROOT, need
+from tests.shapes import of_shapes
 
 from . import tiny
 from .device import ACCELERATED
@@ -115,7 +116,7 @@ def test_what_the_node_offers_is_what_there_is(host: SimpleNamespace, pack: Modu
 def graph() -> Prompt:
     """The demo graph with few steps, its masks refined."""
     need((ROOT / "demo" / "goca_demo.safetensors").is_file(), "the demo model has no weights yet")
-    prompt = demo.load_graph(api_file("Every step"))
+    prompt = of_shapes(demo.load_graph(api_file("Every step")))
     assert demo.put(prompt, 2, ["steps"])
     types = {node["class_type"]: name for name, node in prompt.items()}
     prompt["100"] = {
