@@ -77,13 +77,13 @@ class View:
 FIRST, DEMO = "Masks from words", "Every step"
 MASKS, OVERLAY = "GOCA_MaskFromTokens", "GOCA_Overlay"
 NODES = {
-    DEMO: "DemoModel EncodePrompt RecordAttention CollectAttention Aggregate Rescale MaskFromTokens",
+    DEMO: "DemoModel EncodePrompt RecordAttention CollectAttention Aggregate Rescale MaskFromTokens "
+    "SaveAttention LoadAttention Words",
     "Masks of a photo": "SegmentImage MaskFromImage",
     "Sharper masks": "Refine",
     "Regional prompts": "RegionalPrompt",
     "Regional prompts in one pass": "RegionalPass CollectMasks",
     "Semantic guidance": "SemanticCFG",
-    "Save attention": "Words SaveAttention LoadAttention",
 }
 VIEWS = [
     View("editor", FIRST),

@@ -40,7 +40,6 @@ SHOWN = {
     "Regional prompts in one pass": ("Plain image", "Image"),
     "Masks into other nodes": ("First image", "Second image"),
     "Semantic guidance": ("Plain guidance", "GoCA's regions"),
-    "Save attention": ("Overlay",),
     "Every step": ("Heat maps",),
     "Two LoRAs": ("Plain image", "Image in one pass"),
 }

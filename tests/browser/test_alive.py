@@ -23,18 +23,18 @@ STRANGE = """() => {
   return [ours.filter((panel) => !panel.isConnected).length, shown.filter((panel) => !ours.includes(panel)).length];
 }"""
 SELECT = """(nodes) => { window.app.canvas.deselectAll(); window.app.canvas.selectItems(nodes); }"""
-# The copy takes the place of the first.
+# The copy takes the place of the first. A muted node of the type is not meant.
 REPLACE = """() => {
   const { graph } = window.app.canvas;
-  const [first, copy] = graph.nodes.filter((node) => node.type === "GOCA_MaskFromTokens");
+  const [first, copy] = graph.nodes.filter((node) => node.type === "GOCA_MaskFromTokens" && node.mode === 0);
   first.outputs.forEach((output, slot) => [...(output.links ?? [])].forEach((id) => {
     const link = graph.getLink(id);
     copy.connect(slot, graph.getNodeById(link.target_id), link.target_slot);
   }));
   graph.remove(first);
 }"""
-# The first node of a type in the graph that is shown, which may be a subgraph.
-HERE = "(type) => window.app.canvas.graph.nodes.find((node) => node.type === type)"
+# The first node of a type that is not muted, in the graph that is shown, which may be a subgraph.
+HERE = "(type) => window.app.canvas.graph.nodes.find((node) => node.type === type && node.mode === 0)"
 # An undo goes on for a while after the graph has changed, and a redo before its end would be lost.
 RESTED = "() => !window.app.extensionManager.workflow.activeWorkflow.changeTracker._restoringState"
 ENTER = """() => {
@@ -107,7 +107,7 @@ def test_panels_stay_those_of_their_nodes(tabs: Tabs, vue: bool) -> None:
     editor.page.keyboard.press("Control+c")
     editor.page.keyboard.press("Control+Shift+v")
     editor.page.wait_for_function(
-        f"() => window.app.canvas.graph.nodes.filter((n) => n.type === '{MASKS}').length === 2"
+        f"() => window.app.canvas.graph.nodes.filter((n) => n.type === '{MASKS}' && n.mode === 0).length === 2"
     )
     editor.page.evaluate(REPLACE)
     editor.settle()

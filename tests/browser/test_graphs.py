@@ -154,7 +154,9 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
     word, chip = next(
         (word, chip) for word, chip in reversed(free.items()) if "goca-minor" not in (chip.get_attribute("class") or "")
     )
-    chip.click()
+    # LoRA by Mask takes one mask: with Shift the word joins the phrase.
+    one = any(node["class_type"] == "GOCA_LoRAByMask" for node in prompt.values())
+    chip.click(modifiers=["Shift"] if one else [])
     editor.settle()
     editor.run()
     panel = editor.look_at(MASKS)

@@ -248,7 +248,7 @@ def test_markup_in_a_prompt_stays_text(editor: Editor) -> None:
 
 
 def test_markup_in_a_file_name_stays_text(editor: Editor) -> None:
-    editor.load(graph_file("Save attention"))
+    editor.demo()
     editor.set_value("GOCA_SaveAttention", "filename_prefix", EVIL)
     editor.run()
     said, parts = editor.node("GOCA_SaveAttention").evaluate(

@@ -160,23 +160,23 @@ def test_the_graph_of_a_film_runs_with_another_model(server: ComfyServer) -> Non
 
 
 def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
-    """The upper half of the graph, then its muted lower half with the file that was saved."""
-    prompt = shortened(graph("Save attention"))
+    """The upper row of the graph, then its muted lower row with the file that was saved."""
+    prompt = shortened(graph("Every step"))
     run = server.run(prompt)
     (name,) = run.outputs[by_type(prompt, "GOCA_SaveAttention")]["text"]
     place, _, file = name.partition("/")
     assert place == "output" and (server.output / "goca" / file).is_file()
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
-    assert table["phrases"] == ["yellow star", "red circle"]
+    assert table["phrases"] == ["red circle", "blue square"]
 
-    whole = queued(saved_with_shapes("Save attention"), server.object_info(), muted=True)
+    whole = queued(saved_with_shapes("Every step"), server.object_info(), muted=True)
     load = by_type(whole, "GOCA_LoadAttention")
     whole[load]["inputs"]["file"] = name
     lower = ancestors(whole, by_type(whole, "PreviewImage"))
     assert "KSampler" not in {node["class_type"] for node in lower.values()}
     run = server.run(lower)
     (again,) = run.outputs[by_type(lower, "GOCA_MaskFromTokens")]["goca_masks"]
-    assert again["phrases"] == ["yellow star, red circle"]
+    assert again["phrases"] == ["red circle, blue square"]
     (mask,) = pictures(server, run, by_type(lower, "PreviewImage"))
     assert mask.shape[:2] == (64, 64) and set(np.unique(mask)) <= {0, 255}
 
