@@ -14,7 +14,6 @@ from goca_core.words.match import PhraseError
 from goca_core.words.text import STOP_WORDS, split_words
 from goca_core.words.word_map import WordMap
 from scripts.comfy_server import ComfyServer
-from scripts.graphs.files import graph_file
 from tests.shapes import saved_with_shapes
 
 from .editor import DEMO, Editor
