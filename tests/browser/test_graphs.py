@@ -149,7 +149,8 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
 
     if not any(node["class_type"] == MASKS and isinstance(node["inputs"]["phrases"], str) for node in prompt.values()):
         return  # pictures only, masks that Collect Masks hands out, or phrases that come from another node
-    panel = editor.look_at(MASKS)
+    title = editor.node(MASKS).evaluate("(node) => node.title")  # of several, a click makes this one the last
+    panel = editor.look_at(MASKS, title)
     free = {word: chip for word, chip in chips(panel).items() if word not in pressed(panel)}
     word, chip = next(
         (word, chip) for word, chip in reversed(free.items()) if "goca-minor" not in (chip.get_attribute("class") or "")
@@ -159,7 +160,7 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
     chip.click(modifiers=["Shift"] if one else [])
     editor.settle()
     editor.run()
-    panel = editor.look_at(MASKS)
+    panel = editor.look_at(MASKS, title)
     assert word in pressed(panel)
     assert [entry.rsplit(" ", 2)[0] for entry in legend(panel)][-2].endswith(word)
     assert re.fullmatch(r"[^:]+: (\S+ [\d.]+ %( · )?)+", hover(editor, panel, 0.5, 0.5))
