@@ -195,8 +195,7 @@ class SamplingPatch(ABC, Generic[R]):
         streams: Sequence[Sequence[int]] = kwargs.get("latent_shapes") or ()
         if len(streams) > 1 and not self.takes_sound:
             raise AttentionError(
-                "The latent holds a video and its sound, which cannot be divided into regions; use Record Attention, or "
-                "sample the video without sound."
+                "The latent holds a video and its sound, which cannot be divided into regions; sample the video without sound."
             )
         shape = tuple(streams[0]) if len(streams) > 1 else tuple(noise.shape)
         run = self.open_run(executor.class_obj, shape, schedule)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..families import find_family
 from .layers import BoundLayer, Difference, LoRALayer
 
 _ADAPTER = re.compile(
@@ -29,6 +30,9 @@ _KINDS = (
     (r"attention[._](qkv|to_q)|noise_refiner|context_refiner", "Lumina 2 or Z-Image"),
 )
 _UNETS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 1280: "the SDXL refiner", 2048: "SDXL"}
+
+# Families whose networks have layers in which neither rows nor pixels are those of the image.
+_WITHOUT_PLACES = ("pixeldit",)
 
 
 class LoRAError(ValueError):
@@ -84,11 +88,17 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, str]]:
 def fit(model: Any, path: str | Path) -> LoRA:
     """The layers of a MODEL that a LoRA file changes.
 
-    Raises LoRAError for a file that is none, or is for another kind of model.
+    Raises LoRAError for a file that is none, or is for another kind of model, and for models with layers in which no place is
+    known.
     """
     import comfy.lora
     import comfy.lora_convert
 
+    if find_family(model.model).name in _WITHOUT_PLACES:
+        raise LoRAError(
+            f"A LoRA cannot act inside a mask in {find_family(model.model).label}, whose last layers compute each patch by "
+            "itself; load it in the usual way."
+        )
     name = Path(path).name
     tensors, metadata = read(path)
     found = comfy.lora_convert.convert_lora(dict(tensors))

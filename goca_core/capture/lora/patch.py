@@ -28,6 +28,8 @@ R = TypeVar("R", bound=SamplingRun)
 class LoRAPatch(SamplingPatch[R], Generic[R]):
     """A patch whose runs let LoRAs act during each model call. Several may be on one MODEL."""
 
+    takes_sound = False  # the network of such a model gets video and sound as one row of numbers
+
     def __init__(self) -> None:
         super().__init__()
         self.key = f"goca_lora_{next(_numbers)}"
