@@ -70,7 +70,7 @@ def test_trouble_costs_the_regions_but_never_the_picture(
     def fail(*_args: Any, **_named: Any) -> None:
         raise MemoryError("no memory is left")
 
-    monkeypatch.setattr("goca_core.capture.regional.run.make_masks", fail)
+    monkeypatch.setattr("goca_core.capture.regional.masking.make_masks", fail)
     samples = run.run(model)["samples"]
     assert torch.equal(samples, plain(built.model, run))
     assert len(warned("Regional Pass")) == 1 and "no memory is left" in warned("Regional Pass")[0]
