@@ -115,7 +115,7 @@ DEMOS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
 class Demo:
     """A bundled demo model, a UNet."""
 
-    def __init__(self, name: str, weights: Path | None = None) -> None:
+    def __init__(self, name: str = "demo", weights: Path | None = None) -> None:
         self.name = name if weights is None else weights.stem
         self._kind, file, self._things = DEMOS[name]
         self.classes = 1 + len(self._things)

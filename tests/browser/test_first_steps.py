@@ -65,7 +65,7 @@ def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
     editor.page.mouse.click(5, 400)  # the editor looks for changes then
     editor.settle()
     assert editor.page.evaluate(STEPS) == before
-    (saved,) = [node for node in editor.saved()["nodes"] if node["type"] == NODE]
+    (saved,) = [node for node in editor.saved()["nodes"] if node["type"] == NODE and not node["mode"]]
     assert saved["properties"]["goca_view"]["show"] == "word circle"
 
     # A click on the image takes the word that ranks first there, and gives it back. An undo leaves the view as it is.
