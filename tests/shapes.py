@@ -15,7 +15,7 @@ WORDS = {
     "mushroom": "purple heart",
     "red balloon": "blue square",
     "cat": "red circle",
-    "dog": "blue star",
+    "dog": "yellow star",
     "blue car": "yellow circle",
     "red car": "red circle",
     "tree": "blue square",

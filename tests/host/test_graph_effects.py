@@ -29,7 +29,7 @@ def of_colour(picture: np.ndarray, name: str) -> np.ndarray:
     [
         ("Regional prompts", "First image", "Second image", "red", "yellow", "blue", 0.6),
         ("Regional prompts in one pass", "Plain image", "Image", "red", "yellow", "blue", 0.6),
-        ("Replace an object", "First image", "Second image", "red", "blue", "green", 0.25),
+        ("Replace an object", "First image", "Second image", "red", "yellow", "blue", 0.25),
     ],
 )
 def test_the_named_thing_changes_and_only_it(
