@@ -7,7 +7,7 @@ The browser's own profiler measures it, in milliseconds. The target is less than
 
 from __future__ import annotations
 
-import json
+import copy
 import statistics
 import sys
 from pathlib import Path
@@ -23,8 +23,8 @@ FACES = ("GOCA_EncodePrompt", "GOCA_MaskFromTokens", "GOCA_Overlay")
 
 
 def graph() -> dict[str, Any]:
-    """The first example graph, with copies of its nodes that have a panel."""
-    found: dict[str, Any] = json.loads(DEMO.read_text(encoding="utf-8"))
+    """The graph of every step, with copies of its nodes that have a panel."""
+    found: dict[str, Any] = copy.deepcopy(DEMO)
     shown = [node for node in found["nodes"] if node["type"] in FACES]
     for number in range(NODES - len(shown)):
         of = shown[number % len(shown)]
