@@ -81,7 +81,7 @@ def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
         assert (word in pressed(panel)) == (taken != (word in chosen)), word
     editor.page.keyboard.press("Control+z")
     editor.page.wait_for_function(
-        f"() => window.app.graph.nodes.find((n) => n.type === '{NODE}').widgets[0].value === 'grass' && ({RESTED})()"
+        f"() => window.app.graph.nodes.find((n) => n.type === '{NODE}' && !n.mode).widgets[0].value === 'grass' && ({RESTED})()"
     )
     panel = editor.look_at(NODE)
     assert legend(panel) == ["circle, from 0 to 1"]

@@ -158,7 +158,7 @@ def test_words_by_keyboard_and_what_a_reader_hears(editor: Editor) -> None:
     assert editor.node(MASKS).evaluate("(node) => Boolean(node)")
     editor.page.keyboard.press("Control+z")
     editor.page.wait_for_function(
-        "() => window.app.graph.nodes.find((n) => n.type === 'GOCA_MaskFromTokens').widgets[0].value === 'red\\nblue square'"
+        "() => window.app.graph.nodes.find((n) => n.type === 'GOCA_MaskFromTokens' && !n.mode).widgets[0].value === 'red\\nblue square'"
     )
 
 
