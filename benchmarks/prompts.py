@@ -19,14 +19,13 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.judging import Count
-from benchmarks.sprites import Judge
+from benchmarks.sprites import NAMES, Judge
+from goca_core.capture.weights import BUNDLED
 from goca_core.demo.scenes import draw
-from goca_core.demo.things import SPRITES
 from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
 # Far from the seeds of the training, which begin at 2**40.
 SEED = 5_000_000
-NAMES = [f"{colour} {thing}".strip() for colour, thing in SPRITES]
 
 
 def check_judge(judge: Judge, scenes: int) -> None:
@@ -57,9 +56,7 @@ def main() -> None:
         check_judge(judge, options.prompts)
         return
     start(options)
-    sampler = DemoSampler(
-        options.weights or Path(__file__).resolve().parents[1] / "demo" / "things.safetensors", options.steps
-    )
+    sampler = DemoSampler(options.weights or BUNDLED["things"], options.steps)
     known: dict[str, list[bool]] = {}
     if options.out and options.out.is_file():
         known = dict(json.loads(line) for line in options.out.read_text(encoding="utf-8").splitlines())

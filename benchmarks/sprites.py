@@ -17,6 +17,8 @@ from torch import Tensor
 
 from goca_core.demo.things import SPRITES, sprites
 
+# As captions have them, in the order of the sprites.
+NAMES = [f"{colour} {thing}".strip() for colour, thing in SPRITES]
 # Images are compared at half of their size. The transform has room for the largest sprite beyond the image.
 SIDE, ROOM = 64, 112
 # Radii as fractions of the side, and rotations in radians, of things in the training images.
@@ -103,7 +105,7 @@ class Judge:
         found: list[Match | None] = []
         taken = torch.zeros(SIDE, SIDE, dtype=torch.bool)
         for name in names:
-            sprite = next(i for i, (colour, thing) in enumerate(SPRITES) if f"{colour} {thing}".strip() == name)
+            sprite = NAMES.index(name)
             field = best[sprite].masked_fill(taken, math.inf)
             place = int(field.argmin())
             row, column = divmod(place, SIDE)

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..goca_core.capture.encode import latent_of
+from ..goca_core.capture.options import RecordOptions
 from ..goca_core.capture.segment import segment
 from . import inputs, types
 from .inputs import with_tooltip
@@ -58,21 +59,8 @@ class MaskFromImage(io.ComfyNode):
                     "How many times new noise is drawn. The results are averaged, which makes the masks more stable. Each "
                     "draw takes about as long as one sampling step.",
                 ),
-                with_tooltip(
-                    io.Boolean.Input("flip", default=False, advanced=True),
-                    "Also evaluate the horizontally flipped image and average both results. Takes twice as long.",
-                ),
-                with_tooltip(
-                    io.Int.Input(
-                        "seed",
-                        default=0,
-                        min=0,
-                        max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=io.ControlAfterGenerate.fixed,
-                        advanced=True,
-                    ),
-                    "Seed of the noise. The same seed gives the same masks.",
-                ),
+                inputs.flip(advanced=True),
+                inputs.seed(advanced=True),
             ],
             outputs=[
                 *inputs.masks_and_labels(),
@@ -111,7 +99,7 @@ class MaskFromImage(io.ComfyNode):
             flip=flip,
             noise_mask=found.get("noise_mask"),
             batch_index=found.get("batch_index"),
-            options=inputs.options("auto", "auto", "auto", False, "auto", "auto"),
+            options=RecordOptions(method="auto"),
         )
         # The masks have the size of the image, even if it was encoded smaller.
         size = {} if image is None else {"size": "custom", "height": image.shape[1], "width": image.shape[2]}

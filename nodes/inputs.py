@@ -126,11 +126,33 @@ def background_phrases(**more: Any) -> io.Input:
     )
 
 
-def theta() -> io.Input:
+def theta(**more: Any) -> io.Input:
     return with_tooltip(
-        io.Float.Input("theta", default=0.0, min=-1.0, max=1.0, step=0.01),
+        io.Float.Input("theta", default=0.0, min=-1.0, max=1.0, step=0.01, **more),
         "Shifts the score that a phrase must exceed at a pixel. Higher values give smaller masks, lower values "
         "give larger ones. Change it in steps of about 0.1.",
+    )
+
+
+def seed(**more: Any) -> io.Input:
+    """Of the noise that an image gets to be segmented."""
+    return with_tooltip(
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=io.ControlAfterGenerate.fixed,
+            **more,
+        ),
+        "Seed of the noise. The same seed gives the same masks.",
+    )
+
+
+def flip(**more: Any) -> io.Input:
+    return with_tooltip(
+        io.Boolean.Input("flip", default=False, **more),
+        "Also evaluate the horizontally flipped image and average both results. Takes twice as long.",
     )
 
 

@@ -40,10 +40,17 @@ def _demo_files() -> list[Path]:
     return sorted(DEMO_LORAS.glob("*.safetensors"))
 
 
-def lora_input(id: str = "lora_name", **more: Any) -> io.Input:
+def _lora_name() -> io.Input:
     return with_tooltip(
-        io.Combo.Input(id, options=lora_files(), **more),
+        io.Combo.Input("lora_name", options=lora_files()),
         "The LoRA file, from the folder models/loras. LoRA, LoKr, LoHa and GLoRA files work.",
+    )
+
+
+def _strength() -> io.Input:
+    return with_tooltip(
+        io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01),
+        "How strongly the LoRA changes the model inside its mask, as strength_model in Load LoRA. It can be negative.",
     )
 
 
@@ -60,6 +67,10 @@ def _clip_inputs() -> list[io.Input]:
     ]
 
 
+def _clip_output() -> io.Output:
+    return io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA, if clip is connected.")
+
+
 class LoRAByMask(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -74,12 +85,8 @@ class LoRAByMask(io.ComfyNode):
             ),
             inputs=[
                 io.Model.Input("model", tooltip="The model. The node works on a copy; the original stays unchanged."),
-                lora_input(),
-                with_tooltip(
-                    io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01),
-                    "How strongly the LoRA changes the model inside its mask, as strength_model in Load LoRA. It can be "
-                    "negative.",
-                ),
+                _lora_name(),
+                _strength(),
                 with_tooltip(
                     io.Mask.Input("mask"),
                     "Where the LoRA acts, at any size. Soft values apply it partly. One mask for all images, or one for each. "
@@ -108,7 +115,7 @@ class LoRAByMask(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with the LoRA. Connect it to the sampler."),
-                io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA, if clip is connected."),
+                _clip_output(),
             ],
             has_intermediate_output=True,
         )
@@ -152,17 +159,13 @@ class LoRAByWord(io.ComfyNode):
                     "The model, also one that comes out of another LoRA by Word. The node works on a copy; the original stays "
                     "unchanged.",
                 ),
-                lora_input(),
+                _lora_name(),
                 with_tooltip(
                     io.String.Input("phrase", default=""),
                     "What the LoRA belongs to, in words of the sampler's positive prompt, such as its trigger word and the "
                     "name of the thing. Commas combine several phrases into one. cat#2 means the second cat of the prompt.",
                 ),
-                with_tooltip(
-                    io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.01),
-                    "How strongly the LoRA changes the model inside its mask, as strength_model in Load LoRA. It can be "
-                    "negative.",
-                ),
+                _strength(),
                 with_tooltip(
                     io.Float.Input("start_percent", default=0.3, min=0.0, max=1.0, step=0.01),
                     "When the masks are made and the LoRAs start, as a fraction of sampling from 0 to 1. Higher values give "
@@ -180,8 +183,8 @@ class LoRAByWord(io.ComfyNode):
                     io.Float.Input("feather", default=0.0, min=0.0, max=512.0, step=1.0, optional=True, advanced=True),
                     "Width of the soft transition between masks, in pixels of the image. 0: hard edges.",
                 ),
-                _optional(inputs.theta()),
-                _optional(inputs.background_phrases(advanced=True)),
+                inputs.theta(optional=True),
+                inputs.background_phrases(optional=True, advanced=True),
                 with_tooltip(
                     io.Int.Input("evaluations", default=2, min=1, max=1000, optional=True, advanced=True),
                     "How many model evaluations the masks are averaged over. The last ones before start_percent are used.",
@@ -200,7 +203,7 @@ class LoRAByWord(io.ComfyNode):
                     io.Model.Output(display_name="model"),
                     "The model with the LoRA. Connect it to the sampler, or to the next LoRA by Word.",
                 ),
-                io.Clip.Output(display_name="clip", tooltip="The text encoder with the LoRA, if clip is connected."),
+                _clip_output(),
                 with_tooltip(
                     types.Regions.Output(display_name="regions"),
                     "Receives the masks of this LoRA and of those before it. Connect it to Collect Masks.",
@@ -233,8 +236,3 @@ class LoRAByWord(io.ComfyNode):
         patched, regions, lora = lora_by_word(model, path, phrase, strength, plan, words)
         changed = None if clip is None else clip_with_lora(clip, path, strength_clip, phrase)
         return io.NodeOutput(patched, changed, regions, ui=ui.PreviewText(lora.report()))
-
-
-def _optional(part: Any) -> Any:
-    part.optional = True
-    return part

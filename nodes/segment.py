@@ -96,26 +96,14 @@ class SegmentImage(io.ComfyNode):
                     "level in the model's own units. percent: the noise level at one point of sampling. percent "
                     "range: the average over several noise levels.",
                 ),
-                with_tooltip(
-                    io.Int.Input(
-                        "seed",
-                        default=0,
-                        min=0,
-                        max=0xFFFFFFFFFFFFFFFF,
-                        control_after_generate=io.ControlAfterGenerate.fixed,
-                    ),
-                    "Seed of the noise. The same seed gives the same masks.",
-                ),
+                inputs.seed(),
                 with_tooltip(
                     io.Int.Input("draws", default=1, min=1, max=64),
                     "How many times new noise is drawn, with seed, seed + 1 and so on. The results are averaged, "
                     "which makes the masks more stable. Each draw takes about as long as one sampling step for "
                     "every noise level.",
                 ),
-                with_tooltip(
-                    io.Boolean.Input("flip", default=False),
-                    "Also evaluate the horizontally flipped image and average both results. Takes twice as long.",
-                ),
+                inputs.flip(),
                 *inputs.recording(),
             ],
             outputs=[

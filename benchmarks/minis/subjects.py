@@ -30,6 +30,7 @@ from goca_core.capture import demo_model
 from goca_core.capture import segment as segment_module
 from goca_core.capture.conditioning import attach, word_map
 from goca_core.capture.options import RecordOptions
+from goca_core.capture.weights import BUNDLED
 from goca_core.demo.scenes import SHAPES as DEMO_SHAPES
 from goca_core.demo.scenes import Kind, draw
 from goca_core.demo.things import THINGS
@@ -105,11 +106,8 @@ def open_subject(name: str) -> Subject:
     return Demo(kind, Path(name)) if kind in DEMOS else Trained(Path(name))
 
 
-# The bundled demo models: the kind of their scenes, their weights, and the things that are classes.
-DEMOS: dict[str, tuple[Kind, str, tuple[str, ...]]] = {
-    "demo": ("shapes", "goca_demo.safetensors", DEMO_SHAPES),
-    "things": ("things", "things.safetensors", THINGS),
-}
+# The bundled demo models: the kind of their scenes, and the things that are classes.
+DEMOS: dict[str, tuple[Kind, tuple[str, ...]]] = {"demo": ("shapes", DEMO_SHAPES), "things": ("things", THINGS)}
 
 
 class Demo:
@@ -117,9 +115,9 @@ class Demo:
 
     def __init__(self, name: str = "demo", weights: Path | None = None) -> None:
         self.name = name if weights is None else weights.stem
-        self._kind, file, self._things = DEMOS[name]
+        self._kind, self._things = DEMOS[name]
         self.classes = 1 + len(self._things)
-        self.model, self._clip, self._vae = demo_model.load(weights or demo_model.WEIGHTS.with_name(file))
+        self.model, self._clip, self._vae = demo_model.load(weights or BUNDLED[self._kind])
 
     def case(self, seed: int, number: int, kind: str) -> Case:
         scene = draw(seed + number, plain=True, kind=self._kind)

@@ -153,6 +153,10 @@ class SamplingPatch(ABC, Generic[R]):
         Of a video with sound, ``samples`` and the shape are those of the video.
         """
 
+    def around(self, run: R, call: ModelCall, text: Any) -> contextlib.AbstractContextManager[None]:
+        """What is done around each model call of a run. ``text``: the text that the network is given."""
+        return contextlib.nullcontext()
+
     def install(self, model: Any) -> Any:
         """A copy of a MODEL (ModelPatcher) with the wrappers.
 
@@ -250,6 +254,8 @@ class SamplingPatch(ABC, Generic[R]):
         if recorders:
             drop_captured(network_of(call.model))
         with contextlib.ExitStack() as stack:
+            if run is not None:
+                stack.enter_context(self.around(run, call, c_crossattn))
             for recorder in recorders:
                 options = stack.enter_context(recorder.installed(options))
             out: Tensor = executor(x, t, c_concat, c_crossattn, control, options, **given)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..attention.merge import blend, same_layout
 from ..attention.record import Affinity, Attention, AttentionError, Tokens
 from .conditioning import length_of, unusable, words_of
+from .families import temporal_compression, vae_scale
 from .families.base import Plan
 from .forward import ForwardRecorder
 from .hooks import ModelCall, SamplingRun
@@ -194,7 +195,7 @@ class RecordingRun(SamplingRun):
             self._family,
             height,
             width - forward.beside,
-            int(getattr(model.latent_format, "spacial_downscale_ratio", 8)),
+            vae_scale(model),
             tuple(layers),
             self.tokens[uuid],
             self._options.defaults(plan.defaults),
@@ -202,7 +203,7 @@ class RecordingRun(SamplingRun):
             (self.sigma,),
             self._note(result, plan),
             length if plan.frame_patch else 1,
-            int(getattr(model.latent_format, "temporal_downscale_ratio", 1)),
+            temporal_compression(model),
             plan.frame_group,
         )
 

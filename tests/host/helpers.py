@@ -192,3 +192,19 @@ def stub_guider(**conds: Any) -> SimpleNamespace:
         get_model_object=lambda _name: SimpleNamespace(percent_to_sigma=lambda share: 10 * (1 - share))
     )
     return SimpleNamespace(conds=conds, model_patcher=patcher)
+
+
+def encoding_clip(tokenizer: Any, encoder: Any) -> Any:
+    """A CLIP of ComfyUI that encodes with a tokenizer and a text encoder, without any model management."""
+    import comfy.sd
+
+    clip = comfy.sd.CLIP(no_init=True)
+    clip.tokenizer, clip.tokenizer_options = tokenizer, {}
+    clip.cond_stage_model = encoder
+    clip.layer_idx = clip.apply_hooks_to_conds = None
+    clip.use_clip_schedule = False
+    clip.patcher = SimpleNamespace(
+        forced_hooks=None, load_device=torch.device("cpu"), clone=lambda **_options: clip.patcher
+    )
+    clip.load_model = lambda _tokens=None: clip.patcher
+    return clip

@@ -24,6 +24,8 @@ import torch
 
 from goca_core.capture.tokenizers.qwen import after_system
 
+from .helpers import encoding_clip
+
 WIDTH = 8
 # The pack's own modules: the pass-through is installed once in ComfyUI, which is shared.
 ours = SimpleNamespace()
@@ -70,16 +72,7 @@ KINDS = {
 def clip_of(kind: str) -> Any:
     """A CLIP of ComfyUI with a real tokenizer."""
     tokenizer, names = KINDS[kind]
-    clip = comfy.sd.CLIP(no_init=True)
-    clip.tokenizer, clip.tokenizer_options = tokenizer(), {}
-    clip.cond_stage_model = Model(*names)
-    clip.layer_idx = clip.apply_hooks_to_conds = None
-    clip.use_clip_schedule = False
-    clip.patcher = SimpleNamespace(
-        forced_hooks=None, load_device=torch.device("cpu"), clone=lambda **_options: clip.patcher
-    )
-    clip.load_model = lambda _tokens=None: clip.patcher
-    return clip
+    return encoding_clip(tokenizer(), Model(*names))
 
 
 @pytest.fixture(scope="module", autouse=True)

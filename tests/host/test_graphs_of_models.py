@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
-import comfy.sd
 import comfy.sd1_clip
 import pytest
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor
 from goca_core.capture.tokenizers.qwen import after_system
 
 from . import tiny
-from .helpers import packed
+from .helpers import encoding_clip, packed
 from .older import need, part
 from .vocabularies import gemma
 from .word_checks import t5_vocabulary
@@ -68,16 +67,7 @@ def _clip(kind: str) -> Any:
         ),
     }  # fmt: skip
     make, name, key, width, extra, cut = makes[kind]
-    clip = comfy.sd.CLIP(no_init=True)
-    clip.tokenizer, clip.tokenizer_options = make(), {}
-    clip.cond_stage_model = Encoder(name, key, width, extra, cut)
-    clip.layer_idx = clip.apply_hooks_to_conds = None
-    clip.use_clip_schedule = False
-    clip.patcher = SimpleNamespace(
-        forced_hooks=None, load_device=torch.device("cpu"), clone=lambda **_options: clip.patcher
-    )
-    clip.load_model = lambda _tokens=None: clip.patcher
-    return clip
+    return encoding_clip(make(), Encoder(name, key, width, extra, cut))
 
 
 class TinyModel:

@@ -87,6 +87,16 @@ def network_of(model: Any) -> nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
+def vae_scale(model: Any) -> int:
+    """Image pixels per latent cell of a ComfyUI model."""
+    return int(getattr(model.latent_format, "spacial_downscale_ratio", 8))
+
+
+def temporal_compression(model: Any) -> int:
+    """Decoded frames per latent frame of a ComfyUI model."""
+    return int(getattr(model.latent_format, "temporal_downscale_ratio", 1))
+
+
 def find_family(model: Any) -> Family:
     """The family of a ComfyUI model (``BaseModel``). Raises UnknownFamily for a model that cannot be recorded."""
     network = network_of(model)

@@ -25,6 +25,7 @@ from ...layers import MASS_PRESERVING
 from ...tensors import CPUS, Grid, resize_nearest
 from ...words.word_map import WordMap
 from ..conditioning import length_of, words_of
+from ..families import vae_scale
 from ..families.base import Plan
 from ..forward import ForwardRecorder
 from ..hooks import ModelCall, SamplingRun
@@ -123,7 +124,7 @@ class GuidanceRun(SamplingRun):
         if not rows:
             return []
         self._seen.update(rows)
-        self._scale = int(getattr(call.model.latent_format, "spacial_downscale_ratio", 8))
+        self._scale = vae_scale(call.model)
         # On a CPU kernels start at once, and separate recordings need less memory at a time.
         groups = together.alone(rows) if call.x.device.type in CPUS else together.grouped(rows)
         recorders = [

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...attention.record import Attention
 from .. import demo_model
 from ..conditioning import attach, word_map
-from ..families import UnknownFamily, find_family, network_of
+from ..families import UnknownFamily, find_family, network_of, vae_scale
 from ..options import RecordOptions
 from ..segment import segment, sigmas_at
 from ..weights import ComfyUIError
@@ -48,7 +48,7 @@ class LoadedModel:
         self.defaults = plan.defaults
         self._noise_level = plan.noise_level
         deepest = max(block.level for block in plan.blocks)
-        scale = int(getattr(model.model.latent_format, "spacial_downscale_ratio", 8))
+        scale = vae_scale(model.model)
         self.multiple = scale * plan.patch * 2**deepest
         self._prompts: OrderedDict[str, Any] = OrderedDict()
 

@@ -6,12 +6,14 @@ import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from ...words.word_map import WordMap
+from ..families import temporal_compression
 from ..forward import ForwardRecorder
 from ..hooks import ModelCall, SamplingPatch, SamplingRun
 from ..window import TOLERANCE
@@ -38,25 +40,8 @@ class LoRAPatch(SamplingPatch[R], Generic[R]):
     def calls_of(self, run: R) -> LoRACalls:
         """The LoRAs of a run."""
 
-    def _apply_model(
-        self,
-        executor: Any,
-        x: Tensor,
-        t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Any = None,
-        control: Any = None,
-        transformer_options: dict[str, Any] | None = None,
-        **given: Any,
-    ) -> Tensor:
-        run = self.current
-        if run is None:
-            out: Tensor = executor(x, t, c_concat, c_crossattn, control, transformer_options, **given)
-            return out
-        options = {} if transformer_options is None else transformer_options
-        call = ModelCall(executor.class_obj, x, options, given)
-        with self.calls_of(run).around(call, run.plan(call.model), c_crossattn):
-            return super()._apply_model(executor, x, t, c_concat, c_crossattn, control, options, **given)
+    def around(self, run: R, call: ModelCall, text: Any) -> AbstractContextManager[None]:
+        return self.calls_of(run).around(call, run.plan(call.model), text)
 
 
 class MaskRun(SamplingRun):
@@ -107,8 +92,7 @@ class LoRAByMask(LoRAPatch[MaskRun]):
         return run.calls
 
     def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> MaskRun:
-        model = guider.model_patcher.model
-        each = int(getattr(model.latent_format, "temporal_downscale_ratio", 1))
+        each = temporal_compression(guider.model_patcher.model)
         image = latent_masks(self._mask, shape, self._feather, each)
         positive: list[Any] = guider.conds.get("positive") or next(iter(guider.conds.values()), [])
         tokens = phrase_tokens(self._phrase, positive, self._words) if self._phrase else None

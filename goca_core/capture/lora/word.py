@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from ...pipeline import MaskRequest, MaskResult
 from ...words.match import PhraseError
 from ...words.text import fold
 from ...words.word_map import WordMap, label_of, parse_phrases
+from ..families import temporal_compression
 from ..finished import FinishedRuns
-from ..recorder import RunRecorder
-from ..regional.masking import MaskingRun
+from ..regional.masking import MaskingRecorder, MaskingRun
 from ..window import Renewed
 from .file import LoRA, LoRAError, fit
 from .patch import LoRAPatch
@@ -78,7 +78,7 @@ class WordRun(MaskingRun):
         super().__init__(guider, shape, sigmas, plan.request, plan.window, plan.feather, words)
         self.renews = plan.renew_every > 0
         self._shape, self._asked = tuple(shape), plan
-        self._each = int(getattr(guider.model_patcher.model.latent_format, "temporal_downscale_ratio", 1))
+        self._each = temporal_compression(guider.model_patcher.model)
         every = Placement(torch.ones(shape[0], shape[2] if len(shape) == 5 else 1, *shape[-2:]), factor=plan.before)
         self.calls = LoRACalls(
             [MaskedLoRA(lora, asked.strength, every) for lora, asked in zip(loras, plan.loras, strict=True)]
@@ -108,9 +108,10 @@ class WordRun(MaskingRun):
         self.calls = LoRACalls([])  # a finished run is kept, and its LoRAs would take memory
 
 
-class LoRAByWord(LoRAPatch[WordRun], RunRecorder[WordRun]):
+class LoRAByWord(LoRAPatch[WordRun], MaskingRecorder[WordRun]):
     """LoRAs that find their masks during the run. A second one on the same MODEL takes over those of the first."""
 
+    plan: WordPlan
     finished = FinishedRuns()
     _unknown = (
         "This LATENT was not made by a sampler with this LoRA by Word: wire the MODEL that comes out of the last LoRA by Word "
@@ -123,10 +124,6 @@ class LoRAByWord(LoRAPatch[WordRun], RunRecorder[WordRun]):
         self.plan, self.loras, self._words = plan, tuple(loras), words
 
     @property
-    def asked(self) -> Hashable:
-        return self.plan
-
-    @property
     def words(self) -> WordMap | None:
         return self._words
 
@@ -135,14 +132,6 @@ class LoRAByWord(LoRAPatch[WordRun], RunRecorder[WordRun]):
 
     def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> WordRun:
         return WordRun(guider, shape, sigmas, self.plan, self.loras, self._words)
-
-    def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
-        """The masks that the LoRAs acted in for ``samples`` (of a LATENT), and lines that say which had which.
-
-        Raises AttentionError with one sentence when there were none, saying why.
-        """
-        run = self.find(samples)
-        return run.masks(), run.report
 
 
 def lora_by_word(

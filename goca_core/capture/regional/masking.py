@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from ...regional import region_weights
 from ...words.word_map import WordMap
 from ..conditioning import length_of, words_of
 from ..options import RecordOptions
+from ..recorder import RunRecorder
 from ..run import RecordingRun
 from ..window import TOLERANCE, Before
 from ..workplace import on_device
@@ -123,3 +124,24 @@ class MaskingRun(RecordingRun):
             f"No masks were used: sampling ended before a step past {self._start:g} of it; let it run more steps, or "
             "lower start_percent."
         )
+
+
+R = TypeVar("R", bound=MaskingRun)
+
+
+class MaskingRecorder(RunRecorder[R]):
+    """A patch whose runs make masks on the way, to be collected afterwards. ``plan``: what was asked for."""
+
+    plan: Hashable
+
+    @property
+    def asked(self) -> Hashable:
+        return self.plan
+
+    def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
+        """The masks that were used for ``samples`` (of a LATENT), and lines that say for what.
+
+        Raises AttentionError with one sentence when there were none, saying why.
+        """
+        run = self.find(samples)
+        return run.masks(), run.report

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ...pipeline import MaskRequest, MaskResult
+from ...pipeline import MaskRequest
 from ...regional import Conditioning, check_labels, parse_prompts
 from ...words.match import PhraseError
 from ...words.word_map import WordMap, label_of, parse_phrases
 from ..finished import FinishedRuns
-from ..recorder import RunRecorder
+from .masking import MaskingRecorder
 from .prompts import encode
 from .run import RegionalPlan, RegionalRun
 
 
-class RegionalPass(RunRecorder[RegionalRun]):
+class RegionalPass(MaskingRecorder[RegionalRun]):
     """A recorder of its own, beside any other on the same MODEL, whose runs change their conditioning on the way."""
 
     key = "goca_regional_pass"
+    plan: RegionalPlan
     finished = FinishedRuns()
     takes_sound = False  # ComfyUI limits no conditioning to a part of a packed latent
     _unknown = (
@@ -35,20 +36,8 @@ class RegionalPass(RunRecorder[RegionalRun]):
         super().__init__()
         self.plan, self._encoded, self._words = plan, encoded, words
 
-    @property
-    def asked(self) -> Hashable:
-        return self.plan
-
     def open_run(self, guider: Any, shape: Sequence[int], sigmas: Tensor) -> RegionalRun:
         return RegionalRun(guider, shape, sigmas, self.plan, self._encoded, self._words)
-
-    def masks(self, samples: Tensor) -> tuple[MaskResult, str]:
-        """The masks that made ``samples`` (the ``samples`` of a LATENT), and lines that say which followed which prompt.
-
-        Raises AttentionError with one sentence when there were none, saying why.
-        """
-        run = self.find(samples)
-        return run.masks(), run.report
 
 
 def regional_pass(
