@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -94,3 +95,29 @@ class Gathering:
             self.maps.finish()
         assert sink.result is not None
         return sink.result
+
+
+def with_scores(record: Attention, *values: float) -> Attention:
+    """One score for each layer, for all samples alike."""
+    layers = zip(record.layers, values, strict=True)
+    scored = [replace(layer, scores={DEFAULTS.layer: torch.full((record.batch,), value)}) for layer, value in layers]
+    return replace(record, layers=tuple(scored))
+
+
+def same(first: Attention, second: Attention, tolerance: float = 0.0) -> bool:
+    def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+        return a.dtype == b.dtype and torch.allclose(a, b, atol=tolerance, rtol=tolerance, equal_nan=True)
+
+    layers = all(
+        (a.name, a.height, a.width) == (b.name, b.height, b.width)
+        and a.maps.keys() == b.maps.keys()
+        and a.scores.keys() == b.scores.keys()
+        and all(close(a.maps[key], b.maps[key]) for key in a.maps)
+        and all(close(a.scores[key], b.scores[key]) for key in a.scores)
+        for a, b in zip(first.layers, second.layers, strict=True)
+    )
+    spread = first.affinity is None and second.affinity is None
+    if first.affinity is not None and second.affinity is not None:
+        spread = close(first.affinity.matrix, second.affinity.matrix)
+    rest = replace(first, layers=(), affinity=None) == replace(second, layers=(), affinity=None)
+    return layers and spread and rest
