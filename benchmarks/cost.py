@@ -74,26 +74,30 @@ def recorder(model: Any, call: Forward, options: RecordOptions) -> ForwardRecord
     return ForwardRecorder(plan, options, {"positive": (slice(0, 1), tokens)}, size, len(call.x), frames, call.given)
 
 
-def measure(name: str, options: RecordOptions | None = None) -> Cost:
-    """The cost of recording a model. Raises RuntimeError if something would have waited for the GPU."""
+def measure(name: str, *recordings: RecordOptions) -> list[Cost]:
+    """The cost of each way to record a model. Raises RuntimeError if something would have waited for the GPU."""
     model, call = build(name)
     plain_options = {OVERRIDE: flash_attention}
     with torch.inference_mode(), Meter() as plain:
         call.run(model.diffusion_model, plain_options)
-    # The first pass uploads what is kept for all later ones. Shapes have no numbers to compare.
+    costs = []
+    # Shapes have no numbers to compare.
     known, fused.agrees = fused.agrees, lambda total, call: True
     try:
-        for _ in range(2):
-            forward = recorder(model, call, options or RecordOptions())
-            with torch.inference_mode(), Meter() as recorded, forward.installed(plain_options) as recording:
-                call.run(model.diffusion_model, recording)
-                found = forward.results(on_device=True)["positive"]
-            if forward.failure is not None or len(found.layers) != len(forward.plan.blocks):
-                raise RuntimeError(f"{name} was not recorded: {forward.failure}")
-            del found
+        for options in recordings:
+            # The first pass uploads what is kept for all later ones.
+            for _ in range(2):
+                forward = recorder(model, call, options)
+                with torch.inference_mode(), Meter() as recorded, forward.installed(plain_options) as recording:
+                    call.run(model.diffusion_model, recording)
+                    found = forward.results(on_device=True)["positive"]
+                if forward.failure is not None or len(found.layers) != len(forward.plan.blocks):
+                    raise RuntimeError(f"{name} was not recorded: {forward.failure}")
+                del found
+            costs.append(Cost(plain, recorded))
     finally:
         fused.agrees = known
-    return Cost(plain, recorded)
+    return costs
 
 
 def main() -> None:
@@ -110,7 +114,7 @@ def main() -> None:
     boot()
     print("| model | kernels | operations | bytes moved | extra memory |\n|---|---|---|---|---|")
     for name in options.models or SIZES:
-        cost = measure(name, RecordOptions(grid_limit=GRIDS[options.grid], method=options.method))
+        (cost,) = measure(name, RecordOptions(grid_limit=GRIDS[options.grid], method=options.method))
         row = (f"{cost.kernels:.2f}", f"{cost.flops:.3f}", f"{cost.moved:.2f}", f"{cost.extra_memory:+.0f} MB")
         print(f"| {SIZES[name].label} | {' | '.join(row)} |", flush=True)
         if options.kernels:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from scripts.comfy_server import PACK, ComfyServer
 from scripts.comfy_server import PATIENCE as TIMES
-from tests.shapes import saved_with_shapes
+from tests.shapes import saved_with_shapes, shortened
 
 if TYPE_CHECKING:
     from playwright.sync_api import ConsoleMessage, ElementHandle, Page, Route
 
 # Milliseconds: a page of the editor is six megabytes of script.
 PATIENCE = 60_000 * TIMES
-DEMO = saved_with_shapes("Every step")
+DEMO = shortened(saved_with_shapes("Every step"), 8)
 # No tour for a new user, and nothing drawn that is not looked at.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 # The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.

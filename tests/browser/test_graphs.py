@@ -120,7 +120,7 @@ def pixels(png: bytes) -> tuple[tuple[int, int], bytes]:
 
 
 # Enough for what is compared here, and most of the time that a graph takes.
-STEPS = 8
+STEPS = 5
 SHORTEN = """(steps) => window.app.graph.nodes.filter((node) => node.type === 'KSampler').forEach((node) => {
   node.widgets.find((widget) => widget.name === 'steps').value = steps;
 })"""
