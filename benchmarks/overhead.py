@@ -4,7 +4,8 @@
 
 Prints a Markdown table: one recorded forward pass compared with a plain one, a sampling run with the default step window
 compared with one without recording, and the peak memory compared with an implementation that keeps all maps. Each memory
-value is measured in its own process, because the system only reports the peak of a whole process.
+value is measured in its own process, because the system only reports the peak of a whole process. Times on a CPU are
+processor time on one thread: some 25 minutes, of which other work on the machine hardly changes the ratios.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_models import clip_prompt, keeping_all, sample, sd15
-from benchmarks.timing import device, measure_peaks, medians, peak_memory, synchronize
+from benchmarks.timing import Clock, device, measure_peaks, medians, peak_memory, processor_clock, synchronize
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import record
 from goca_core.capture.window import Window
@@ -38,13 +38,13 @@ TIMED = ("plain", "recorded")
 ONE_STEP = (0.346, 0.0)
 
 
-def step_times(model: Any, positive: list[Any], sigmas: list[float], side: int) -> list[float]:
+def step_times(model: Any, positive: list[Any], sigmas: list[float], side: int, clock: Clock) -> list[float]:
     """Seconds of every step of a run, then of everything after the last step."""
-    marks = [time.perf_counter()]
+    marks = [clock()]
 
     def mark(*_: Any) -> None:
         synchronize()
-        marks.append(time.perf_counter())
+        marks.append(clock())
 
     sample(model, positive, sigmas, side, callback=mark)
     mark()
@@ -76,13 +76,14 @@ def main() -> None:
         print(json.dumps(peak_memory()))
         return
     passes = {name: lambda of=VARIANTS[name]: sample(of(model), positive, ONE_STEP, side) for name in TIMED}
-    forward = medians(passes, options.repeat)
+    clock = processor_clock()
+    forward = medians(passes, options.repeat, clock)
     sampling = model.get_model_object("model_sampling")
     schedule = comfy.samplers.calculate_sigmas(sampling, "normal", options.steps).tolist()
     runs: dict[str, list[list[float]]] = {name: [] for name in TIMED}
     # The order is plain, recorded, recorded, plain: a machine that gets slower or faster then favours neither.
     for name in [*TIMED, *reversed(TIMED)] * options.runs:
-        runs[name].append(step_times(VARIANTS[name](model), positive, schedule, side))
+        runs[name].append(step_times(VARIANTS[name](model), positive, schedule, side, clock))
     # Each step counts with its best time, because other work on the machine slows down some steps of some runs.
     run = {name: sum(map(min, zip(*found, strict=True))) for name, found in runs.items()}
     recorded, kept = (peaks[name] - peaks["plain"] for name in ("recorded", "keeping all"))

@@ -13,18 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_models import flux, keeping_all, sample, t5_prompt
-from benchmarks.timing import device, measure_peaks, medians, peak_memory
+from benchmarks.timing import device, measure_peaks, medians, peak_memory, processor_clock
 from goca_core.capture.options import GRIDS, RecordOptions
 from goca_core.capture.recorder import record
 from goca_core.capture.window import Window
@@ -57,9 +54,7 @@ def main() -> None:
     shape = (f"--{name}={getattr(options, name)}" for name in ("size", "double", "single"))
     peaks = {} if options.peak else measure_peaks(__file__, VARIANTS, *shape)
     boot("--use-pytorch-cross-attention")
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        torch.set_num_threads(1)
+    clock = processor_clock()
     model, positive = flux(options.double, options.single), t5_prompt()
 
     def forward(variant: str) -> None:
@@ -70,7 +65,7 @@ def main() -> None:
         print(json.dumps(peak_memory()))
         return
     timed = {name: partial(forward, name) for name in VARIANTS if name != "keeping all"}
-    seconds = medians(timed, options.repeat, time.process_time if on_cpu else time.perf_counter)
+    seconds = medians(timed, options.repeat, clock)
     blocks = f"{options.double} double and {options.single} single blocks"
     print(f"Flux.1 with {blocks}, {options.size}x{options.size}, {device()}\n")
     print("| | one forward pass | ratio | peak memory | extra memory |\n|---|---|---|---|---|")

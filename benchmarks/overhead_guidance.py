@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.random_models import clip_prompt, sample, sd15
-from benchmarks.timing import device, medians
+from benchmarks.timing import device, medians, processor_clock
 from goca_core.capture.guidance.patch import guide
 from goca_core.guidance.semantic import REGION_RULES, Settings
 from scripts.boot import boot
@@ -46,8 +45,9 @@ def main() -> None:
         if torch.equal(step(guided), plain) != (name == PLAIN):
             wanted = "equal" if name == PLAIN else "differ from"
             sys.exit(f"The timing is not valid: a step with {name} guidance should {wanted} the plain step.")
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
-    seconds = medians({name: partial(step, guided) for name, guided in models.items()}, options.repeat, clock)
+    seconds = medians(
+        {name: partial(step, guided) for name, guided in models.items()}, options.repeat, processor_clock()
+    )
     print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {device()}\n")
     print(f"| guidance | one step (median of {options.repeat}) | ratio |\n|---|---|---|")
     for name, found in seconds.items():

@@ -18,6 +18,14 @@ import torch
 Clock = Callable[[], float]
 
 
+def processor_clock() -> Clock:
+    """The clock for ratios: processor time of one thread, which other work on the machine hardly changes, or a GPU's time."""
+    if torch.cuda.is_available():
+        return time.perf_counter
+    torch.set_num_threads(1)
+    return time.process_time
+
+
 def synchronize() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
