@@ -98,12 +98,15 @@ def _any_latent(model: Any, samples: Any) -> Tensor:
 
 
 def open_subject(name: str) -> Subject:
-    """``demo`` (shapes), ``things``, or the path of other weights: of a miniature, or of things (a stage of the training)."""
+    """``demo`` (shapes), ``things``, or the path of other weights: of a miniature, or a stage of a demo model's training."""
     if name in DEMOS:
         return Demo(name)
     with safe_open(name, framework="pt") as stored:
-        kind = (stored.metadata() or {}).get("kind", "")
-    return Demo(kind, Path(name)) if kind in DEMOS else Trained(Path(name))
+        about = stored.metadata() or {}
+    if "family" in about:
+        return Trained(Path(name))
+    # The first demo models do not say that they are of shapes.
+    return Demo("things" if about.get("kind") == "things" else "demo", Path(name))
 
 
 # The bundled demo models: the kind of their scenes, and the things that are classes.

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import families
 from benchmarks.minis.drawing import caption, plan_scene
 from benchmarks.minis.text import Stream
+from goca_core.demo.scenes import KINDS
 
 FEW = ("auto", "plain averaging, threshold at one half")
 
@@ -54,6 +55,17 @@ def test_an_absent_object_is_named_and_not_drawn(host: SimpleNamespace) -> None:
     assert absent.phrases[:-1] == full.phrases == bare.phrases and absent.absent == 1
     assert absent.classes[-1] not in np.unique(absent.truth)
     assert " on " in full.text and " on " not in bare.text and absent.phrases[-1] in absent.text
+
+
+def test_a_stage_of_a_demo_model_is_known_by_its_file(host: SimpleNamespace) -> None:
+    from benchmarks.minis.subjects import open_subject
+    from goca_core.capture.weights import BUNDLED
+
+    for kind, file in BUNDLED.items():
+        subject = open_subject(str(file))
+        assert (
+            subject.name == file.stem and KINDS[kind] == subject.case(families.CHOOSING_SEED, 1, "full").truth.shape[-1]
+        )
 
 
 def test_captions_of_miniatures() -> None:
