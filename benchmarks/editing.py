@@ -1,6 +1,7 @@
-"""Do masks from words edit what they name, and nothing else? Judged by the flat colours of the demo model's images.
+"""Do masks from words edit what they name, and nothing else? Judged by the pixels of the demo model's images.
 
     python benchmarks/editing.py
+    python benchmarks/editing.py --kind things
 
 Each prompt names two objects of different colours and shapes. The images are generated and recorded, and the masks are made
 from the words. Then the first object is edited with the methods of the example graphs. An image only counts if its first
@@ -12,19 +13,27 @@ by inpainting its mask. It is recoloured if at least half of its pixels have the
 Replacing: its mask is inpainted with an object of another colour and shape. It is replaced if there is a piece of the new
 colour at the old place, and of all six shapes the new one fits its outline best.
 
-Nothing else changed if the new colour hardly appears elsewhere and the second object kept its colour. The change outside is
-the mean difference of pixels away from the mask that was used, before anything is pasted. Prints Markdown tables with 95 %
-intervals (Wilson). --turn and --start take several values, one row each.
+Nothing else changed if the new colour hardly appears elsewhere and the second object kept its colour.
+
+With --kind things, objects are found by their sprites instead (see sprites.py). Scenes count whose first object has a colour.
+It is recoloured or replaced if the sprite of the new object fits best at a place within its old outline, and nothing else
+changed if the second object is found within its old outline, as it was.
+
+The change outside is the mean difference of pixels away from the mask that was used, before anything is pasted. Prints
+Markdown tables with 95 % intervals (Wilson). --turn and --start take several values, one row each. Pixels are those of an
+image of 64 pixels; larger images have more.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,9 +44,12 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.judging import DRAWN, Count, colours_of, index, likeness, named, pieces, shape_of
+from benchmarks.sprites import Judge
 from goca_core.capture.regional.prompts import regional_prompt
 from goca_core.capture.regional.recorder import regional_pass
-from goca_core.demo.scenes import COLOURS, SHAPES, SceneObject, draw
+from goca_core.capture.weights import BUNDLED
+from goca_core.demo.scenes import COLOURS, KINDS, SHAPES, Scene, SceneObject, draw
+from goca_core.demo.things import COLOURED
 from goca_core.pipeline import MaskRequest, MaskResult, make_masks
 from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
@@ -117,7 +129,7 @@ def two_passes(start_percent: float) -> Method:
         sampler, masks = batch.sampler, batch.result.masks
         positive, _ = regional_prompt(
             sampler.encode(batch.caption), sampler.clip, masks.flatten(0, 1), batch.labels, batch.prompts,
-            feather=batch.options.feather, start=start_percent,
+            feather=batch.options.feather * sampler.side / 64, start=start_percent,
         )  # fmt: skip
         return sampler.decode(sampler.sample(sampler.model, positive, batch.seeds)), masks[:, 0].numpy()
 
@@ -131,7 +143,12 @@ def one_pass(start_percent: float) -> Method:
         sampler, options = batch.sampler, batch.options
         request = MaskRequest(batch.labels, theta=options.theta)
         model, regions = regional_pass(
-            sampler.model, sampler.clip, request, batch.prompts, start_percent, feather=options.feather
+            sampler.model,
+            sampler.clip,
+            request,
+            batch.prompts,
+            start_percent,
+            feather=options.feather * sampler.side / 64,
         )
         samples = sampler.sample(model, sampler.encode(batch.caption), batch.seeds)
         return sampler.decode(samples), regions.masks(samples)[0].masks[:, 0].numpy()
@@ -148,8 +165,9 @@ def inpainting(shape: Callable[[Edit], str]) -> Method:
         from comfy_extras.nodes_post_processing import Blur
 
         sampler = batch.sampler
-        grown = GrowMask.execute(batch.result.masks[:, 0].contiguous(), batch.options.grow, True).result[0]
-        soft = Blur.execute(grown[..., None].repeat(1, 1, 1, 3), 3, 2.0).result[0][..., 0]
+        scale = sampler.side // 64
+        grown = GrowMask.execute(batch.result.masks[:, 0].contiguous(), scale * batch.options.grow, True).result[0]
+        soft = Blur.execute(grown[..., None].repeat(1, 1, 1, 3), 3 * scale, 2.0 * scale).result[0][..., 0]
         model = DifferentialDiffusion.execute(sampler.model).result[0]
         positive = sampler.encode(batch.edit.prompt(shape(batch.edit)))
         seeds = [seed + 1_000_000 for seed in batch.seeds]
@@ -159,21 +177,77 @@ def inpainting(shape: Callable[[Edit], str]) -> Method:
     return run
 
 
-def judge_recoloured(result: Result, edit: Edit, before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> None:
-    """before, after: colour of each pixel [H, W]; pixels: those of the first object."""
-    old, new = index(edit.first.colour), index(edit.colour)
-    done = (after[pixels] == new).mean() >= 0.5 and (after[pixels] == old).mean() <= 0.2
-    result.add(bool(done), alone(edit, before, after))
+class ColourJudge:
+    """For shapes: each object has a flat colour and an outline. What is known of an image is the colour of each pixel."""
+
+    def edit(self, seed: int) -> tuple[Scene, Edit]:
+        """The scene of a seed, and what its first object becomes."""
+        scene = draw(seed, plain=True, count=2)
+        return scene, _edit(scene, seed, SHAPES)
+
+    def look(self, image: np.ndarray, scene: Scene) -> tuple[bool, Any]:
+        """Whether both objects are there at all, and what is known of the image; None if it does not count."""
+        colours = colours_of(image, scene)
+        pixels = named(colours, scene.objects[0])
+        there = all((colours == index(item.colour)).mean() >= DRAWN for item in scene.objects)
+        return there, (colours, pixels) if there and pixels is not None else None
+
+    def recoloured(self, result: Result, scene: Scene, edit: Edit, known: Any, image: np.ndarray) -> None:
+        (before, pixels), after = known, colours_of(image, scene)
+        old, new = index(edit.first.colour), index(edit.colour)
+        done = (after[pixels] == new).mean() >= 0.5 and (after[pixels] == old).mean() <= 0.2
+        result.add(bool(done), alone(edit, before, after))
+
+    def replaced(self, result: Result, scene: Scene, edit: Edit, known: Any, image: np.ndarray) -> None:
+        (before, pixels), after = known, colours_of(image, scene)
+        near = ndimage.binary_dilation(pixels, iterations=MARGIN)
+        found = [piece for piece in pieces(after == index(edit.colour)) if (piece & near).sum() >= 0.5 * piece.sum()]
+        result.coloured.add(bool(found))
+        if found:
+            result.nearer.add(likeness(found[0], edit.shape) > likeness(found[0], edit.first.shape))
+        done = bool(found) and shape_of(found[0]) == edit.shape
+        result.add(done, alone(edit, before, after))
 
 
-def judge_replaced(result: Result, edit: Edit, before: np.ndarray, after: np.ndarray, pixels: np.ndarray) -> None:
-    near = ndimage.binary_dilation(pixels, iterations=MARGIN)
-    found = [piece for piece in pieces(after == index(edit.colour)) if (piece & near).sum() >= 0.5 * piece.sum()]
-    result.coloured.add(bool(found))
-    if found:
-        result.nearer.add(likeness(found[0], edit.shape) > likeness(found[0], edit.first.shape))
-    done = bool(found) and shape_of(found[0]) == edit.shape
-    result.add(done, alone(edit, before, after))
+class SpriteJudge:
+    """For things: each object is a sprite. What is known of an image is where its two objects are."""
+
+    def __init__(self) -> None:
+        self.judge = Judge()
+
+    def edit(self, seed: int) -> tuple[Scene, Edit]:
+        # Scenes whose first object has no colour are passed over.
+        for number in itertools.count(1000 * seed):
+            scene = draw(number, kind="things", plain=True, count=2)
+            if scene.objects[0].colour:
+                return scene, _edit(scene, seed, COLOURED)
+        raise AssertionError
+
+    def look(self, image: np.ndarray, scene: Scene) -> tuple[bool, Any]:
+        found = self.judge.find(image, [item.name for item in scene.objects])
+        there = all(match is not None for match in found)
+        return there, found if there else None
+
+    def recoloured(self, result: Result, scene: Scene, edit: Edit, known: Any, image: np.ndarray) -> None:
+        self._compare(result, f"{edit.colour} {edit.first.shape}", edit, known, image)
+
+    def replaced(self, result: Result, scene: Scene, edit: Edit, known: Any, image: np.ndarray) -> None:
+        self._compare(result, f"{edit.colour} {edit.shape}", edit, known, image)
+
+    def _compare(self, result: Result, name: str, edit: Edit, known: Any, image: np.ndarray) -> None:
+        new, other = (
+            match is not None and math.hypot(match.row - old.row, match.column - old.column) <= old.radius
+            for old, match in zip(known, self.judge.find(image, [name, edit.second.name]), strict=True)
+        )
+        result.add(new, other)
+
+
+def _edit(scene: Scene, seed: int, shapes: Sequence[str]) -> Edit:
+    first, second = scene.objects
+    rng = np.random.default_rng(seed)
+    colour = str(rng.choice([c for c in COLOURS if c not in (first.colour, second.colour)]))
+    shape = str(rng.choice([s for s in shapes if s not in (first.shape, second.shape)]))
+    return Edit(first, second, colour, shape, scene.background)
 
 
 def alone(edit: Edit, before: np.ndarray, after: np.ndarray) -> bool:
@@ -186,6 +260,7 @@ def alone(edit: Edit, before: np.ndarray, after: np.ndarray) -> bool:
 
 def one_prompt(
     sampler: DemoSampler,
+    judge: ColourJudge | SpriteJudge,
     seed: int,
     size: int,
     options: argparse.Namespace,
@@ -193,42 +268,37 @@ def one_prompt(
     drawn: list[Count],
 ) -> None:
     """Generate some images of one prompt, edit them with every method, and count."""
-    scene = draw(seed, plain=True, count=2)
-    first, second = scene.objects
-    rng = np.random.default_rng(seed)
-    colour = str(rng.choice([c for c in COLOURS if c not in (first.colour, second.colour)]))
-    shape = str(rng.choice([s for s in SHAPES if s not in (first.shape, second.shape)]))
-    edit = Edit(first, second, colour, shape, scene.background)
+    scene, edit = judge.edit(seed)
     seeds = [1000 * seed + number for number in range(size)]
     latent, attention = sampler.record(scene.caption, seeds)
     images = sampler.decode(latent)
-    result = make_masks(attention, MaskRequest(f"{first.name}\n{second.name}", theta=options.theta))
-    before = [colours_of(image, scene) for image in images]
-    pixels = [named(colours, first) for colours in before]
-    coloured = [all((c == index(item.colour)).mean() >= DRAWN for item in scene.objects) for c in before]
-    counted = {n: found for n, found in enumerate(pixels) if found is not None and coloured[n]}
-    for number in range(size):
-        drawn[0].add(coloured[number])
-        drawn[1].add(number in counted)
+    result = make_masks(attention, MaskRequest(f"{edit.first.name}\n{edit.second.name}", theta=options.theta))
+    counted = {}
+    for number, image in enumerate(images):
+        there, known = judge.look(image, scene)
+        drawn[0].add(there)
+        drawn[1].add(known is not None)
+        if known is not None:
+            counted[number] = known
     if not counted:
         return
     batch = Batch(sampler, options, edit, scene.caption, latent, result, seeds)
-    for name, (method, judge) in methods(options).items():
+    for name, (method, aim) in methods(options).items():
         edited, masks = method(batch)
-        for n, found in counted.items():
-            judge(results[name], edit, before[n], colours_of(edited[n], scene), found)
-            far = ~ndimage.binary_dilation(masks[n] > 0, iterations=MARGIN)
+        for n, known in counted.items():
+            getattr(judge, aim)(results[name], scene, edit, known, edited[n])
+            far = ~ndimage.binary_dilation(masks[n] > 0, iterations=MARGIN * sampler.side // 64)
             if far.any():
                 results[name].outside.append(float(np.abs(edited[n] - images[n])[far].mean()))
 
 
-def methods(options: argparse.Namespace) -> dict[str, tuple[Method, Callable[..., None]]]:
-    """The editing methods by name, each with its judge."""
+def methods(options: argparse.Namespace) -> dict[str, tuple[Method, str]]:
+    """The editing methods by name, each with what it should do to the first object."""
     return {
-        **{f"Regional Prompt, start at {at:.0%}": (two_passes(at), judge_recoloured) for at in options.start},
-        **{f"Regional Pass, start at {at:.0%}": (one_pass(at), judge_recoloured) for at in options.turn},
-        "inpainting the mask": (inpainting(lambda edit: edit.first.shape), judge_recoloured),
-        "replacing by word (inpainting)": (inpainting(lambda edit: edit.shape), judge_replaced),
+        **{f"Regional Prompt, start at {at:.0%}": (two_passes(at), "recoloured") for at in options.start},
+        **{f"Regional Pass, start at {at:.0%}": (one_pass(at), "recoloured") for at in options.turn},
+        "inpainting the mask": (inpainting(lambda edit: edit.first.shape), "recoloured"),
+        "replacing by word (inpainting)": (inpainting(lambda edit: edit.shape), "replaced"),
     }
 
 
@@ -238,6 +308,7 @@ def _some(noun: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=list(KINDS), default="shapes", help="which demo model")
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batch", type=int, default=4, help="images per prompt, sampled at once")
     parser.add_argument("--seed", type=int, default=30_000)
@@ -251,25 +322,26 @@ def main() -> None:
     add_arguments(parser)
     options = parser.parse_args()
     start(options)
-    sampler = DemoSampler(options.weights, options.steps, options.cfg)
+    sampler = DemoSampler(options.weights or BUNDLED[options.kind], options.steps, options.cfg)
+    judge = ColourJudge() if options.kind == "shapes" else SpriteJudge()
     chosen = methods(options)
     results = {name: Result() for name in chosen}
     drawn = [Count(), Count()]
     with torch.inference_mode():
         for number in tqdm(range(math.ceil(options.images / options.batch)), disable=not sys.stderr.isatty()):
             size = min(options.batch, options.images - number * options.batch)
-            one_prompt(sampler, options.seed + number, size, options, results, drawn)
+            one_prompt(sampler, judge, options.seed + number, size, options, results, drawn)
     print(f"{options.images} images, {sampler}")
-    print(f"both colours: {drawn[0]}; with the first object as named: {drawn[1]} (these count)\n")
+    print(f"both objects: {drawn[0]}; with the first one as named: {drawn[1]} (these count)\n")
     last = "nothing else changed | both | change outside, of 255"
     print(f"| method | recoloured | {last} |\n|---|---|---|---|---|")
     for name, result in results.items():
-        if chosen[name][1] is judge_recoloured:
+        if chosen[name][1] == "recoloured":
             print(f"| {name} | {result.done} | {result.alone} | {result.both} | {result.change()} |")
     heads = f"has the new colour | of these, closer to the new shape | has the new shape | {last}"
     print(f"\n| method | {heads} |\n|---|---|---|---|---|---|---|")
-    for name, r in results.items():
-        if chosen[name][1] is judge_replaced:
+    for name, r in results.items():  # by sprite there is only whether the new object is there
+        if chosen[name][1] == "replaced":
             print(f"| {name} | {r.coloured} | {r.nearer} | {r.done} | {r.alone} | {r.both} | {r.change()} |")
 
 

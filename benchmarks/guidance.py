@@ -1,10 +1,12 @@
-"""Does semantic guidance help the model follow the prompt? Judged by the flat colours of the demo model's images.
+"""Does semantic guidance help the model follow the prompt? Judged by the pixels of the demo model's images.
 
     python benchmarks/guidance.py
+    python benchmarks/guidance.py --kind things --prompts 100
 
 Each prompt names two or three objects of different colours and shapes. The image is generated with plain guidance, with
 S-CFG's regions and with GoCA's regions, with the same seed and scale. The prompt is followed if every object appears: a
-connected piece of its colour whose outline fits its shape best (see judging.py). Prints a Markdown table with 95 % intervals
+connected piece of its colour whose outline fits its shape best (see judging.py); a thing, where its sprite does (see
+sprites.py). Prints a Markdown table with 95 % intervals
 (Wilson for the rates, paired for the difference to plain guidance), the rate for single objects, and how often the judge is
 right on drawn scenes. Prompts whose words have the same positions are sampled in one batch; its rows do not affect each other.
 """
@@ -17,6 +19,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +29,10 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.judging import Count, colours_of, named, rate
+from benchmarks.sprites import Judge
 from goca_core.capture.guidance.patch import guide
-from goca_core.demo.scenes import Scene, draw
+from goca_core.capture.weights import BUNDLED
+from goca_core.demo.scenes import KINDS, Scene, draw
 from goca_core.guidance.semantic import REGION_RULES, Settings
 from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
@@ -41,12 +46,20 @@ class Result:
     followed: dict[int, bool] = field(default_factory=dict)
     objects: Count = field(default_factory=Count)
 
-    def add(self, seed: int, image: np.ndarray, scene: Scene) -> None:
-        colours = colours_of(image, scene)
-        there = [named(colours, item) is not None for item in scene.objects]
+    def add(self, seed: int, there: list[bool]) -> None:
         self.followed[seed] = all(there)
         for one in there:
             self.objects.add(one)
+
+
+def shapes_in(image: np.ndarray, scene: Scene) -> list[bool]:
+    """Which objects of a scene are in an image."""
+    colours = colours_of(image, scene)
+    return [named(colours, item) is not None for item in scene.objects]
+
+
+def things_in(judge: Judge, image: np.ndarray, scene: Scene) -> list[bool]:
+    return [match is not None for match in judge.find(image, [item.name for item in scene.objects])]
 
 
 def difference(ours: list[bool], plain: list[bool]) -> str:
@@ -70,6 +83,7 @@ def batches(sampler: DemoSampler, drawn: dict[int, Scene], size: int) -> Iterato
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=list(KINDS), default="shapes", help="which demo model")
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--batch", type=int, default=16, help="prompts sampled at once")
     parser.add_argument("--seed", type=int, default=40_000)
@@ -82,11 +96,12 @@ def main() -> None:
     options = parser.parse_args()
     start(options)
     seeds = range(options.seed, options.seed + options.prompts)
-    drawn = {seed: draw(seed, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
+    drawn = {seed: draw(seed, kind=options.kind, plain=True, count=2 + number % 2) for number, seed in enumerate(seeds)}
+    found_in = shapes_in if options.kind == "shapes" else partial(things_in, Judge())
     judge = Result()
     for seed, scene in drawn.items():
-        judge.add(seed, scene.image, scene)
-    sampler = DemoSampler(options.weights, options.steps, options.cfg[0])
+        judge.add(seed, found_in(scene.image, scene))
+    sampler = DemoSampler(options.weights or BUNDLED[options.kind], options.steps, options.cfg[0])
     models = {PLAIN: sampler.model} | {rule: guide(sampler.model, Settings(rule)) for rule in REGION_RULES}
     for every in options.renew_every:
         models[f"GoCA, every {every} steps"] = guide(sampler.model, Settings("GoCA", renew_every=every))
@@ -99,7 +114,7 @@ def main() -> None:
                 for name, model in models.items():
                     images = sampler.decode(sampler.sample(model, positive, group))
                     for seed, image in zip(group, images, strict=True):
-                        results[name].add(seed, image, drawn[seed])
+                        results[name].add(seed, found_in(image, drawn[seed]))
         print(f"\n{options.prompts} prompts, {sampler}")
         print(f"the judge is right on drawn scenes: {rate(list(judge.followed.values()))}\n")
         heads = ("guidance", "prompt followed completely", "compared with plain", "objects that appear")
