@@ -89,19 +89,21 @@ class Run:
     cached: list[str] = field(default_factory=list)
 
 
-def prepare_base(base: Path) -> None:
-    """Make `base` a base directory for ComfyUI, with this pack as its only custom node pack."""
+def prepare_base(base: Path, more: tuple[Path, ...] = ()) -> None:
+    """Make `base` a base directory for ComfyUI, with this pack and the packs in the folders of ``more``."""
     for name in ("custom_nodes", "input", "output", "temp", "user", "models/checkpoints"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    link = base / "custom_nodes" / PACK
-    if not link.is_symlink():
-        link.symlink_to(ROOT, target_is_directory=True)
+    for name, folder in ((PACK, ROOT), *((folder.name, folder) for folder in more)):
+        link = base / "custom_nodes" / name
+        if not link.is_symlink():
+            link.symlink_to(folder, target_is_directory=True)
 
 
 class ComfyServer:
     """Starts ComfyUI's main.py; `stop` ends it with all its child processes.
 
-    ``arguments``: of its command line; by default those of the device that GOCA_DEVICE names.
+    ``arguments``: of its command line; by default those of the device that GOCA_DEVICE names. ``packs``: folders of other
+    custom nodes that it loads too.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class ComfyServer:
         arguments: tuple[str, ...] | None = None,
         environment: dict[str, str] | None = None,
         startup_seconds: float = 300.0,
+        packs: tuple[Path, ...] = (),
     ) -> None:
         self.host = provider.locate()
         self.base = Path(tempfile.mkdtemp(prefix="goca-server-"))
@@ -118,6 +121,7 @@ class ComfyServer:
         self.arguments = DEVICES.get(device(), ()) if arguments is None else arguments
         self.environment = environment or {}
         self.startup_seconds = startup_seconds
+        self.packs = packs
         self.log = self.base / "server.log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,7 +145,7 @@ class ComfyServer:
         if problem := device_problem():
             raise ServerError(problem)
         atexit.register(self.stop)
-        prepare_base(self.base)
+        prepare_base(self.base, self.packs)
         self.output.mkdir(parents=True, exist_ok=True)
         self.port = _free_port()
         command = [str(self.host.python), "-u", str(self.host.dir / "main.py"), *self.arguments]

@@ -89,8 +89,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[ComfyServer]:
-    """A real server with the pack in it, started when the first test asks for it."""
+    """A real server with the pack in it, started when the first test asks for it.
+
+    It has the nodes of tests/host/tiny_nodes too, which make tiny models.
+    """
     from scripts.comfy_server import ComfyServer  # needs the host's interpreter
 
-    with ComfyServer() as running:
+    with ComfyServer(packs=(ROOT / "tests" / "host" / "tiny_nodes",)) as running:
         yield running

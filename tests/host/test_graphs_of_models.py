@@ -1,171 +1,30 @@
-"""Whole graphs of other models in ComfyUI's own executor: tiny networks, real tokenizers, and the nodes that users wire.
+"""Whole graphs of other models on a real server: tiny networks, real tokenizers, and the nodes that users wire.
 
-Each graph samples the same with and without a recorder, and the words of its prompt are where their tokens are.
+Each graph gives the same with and without a recorder, and the words of its prompt are where their tokens are.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+import itertools
+from typing import Any, NamedTuple
 
-import comfy.sd1_clip
-import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
-from goca_core.capture.tokenizers.qwen import after_system
+from goca_core.attention import Attention, load
+from scripts.comfy_server import ComfyServer, Prompt
 
-from . import tiny
-from .helpers import encoding_clip, packed
-from .older import need, part
-from .vocabularies import gemma
-from .word_checks import t5_vocabulary
+from .device import repeated
+from .tiny_encoders import IMAGE, read
 
-Prompt = dict[str, dict[str, Any]]
 TEXT = "a red cat sits on the wooden table"
-SCALE = 1e-4  # of an id as a number of a vector
-IMAGE = 3  # vectors of an image
-
-
-class Encoder:
-    """A text encoder's model: random vectors of its tokens, whose first number is the token's id."""
-
-    def __init__(self, name: str, key: str, width: int, extra: dict[str, Any], cut: bool) -> None:
-        setattr(self, name, object())
-        self._key, self._width, self._extra, self._cut = key, width, extra, cut
-
-    def reset_clip_options(self) -> None: ...
-    def set_clip_options(self, _options: Any) -> None: ...
-
-    def encode_token_weights(self, tokens: dict[str, Any]) -> Any:
-        (chunk,) = tokens[self._key]
-        ids = [one for entry in chunk for one in ([-1] * IMAGE if isinstance(entry[0], dict) else [int(entry[0])])]
-        if self._cut:
-            ids = ids[after_system(ids) :]
-        if self._extra:  # LTX-2 drops the padding before the prompt
-            ids = ids[next(place for place, token in enumerate(ids) if token) :]
-        vectors = [torch.randn(self._width, generator=torch.Generator().manual_seed(token + 2)) for token in ids]
-        encoded = torch.stack(vectors)[None]
-        encoded[..., 0] = torch.tensor(ids) * SCALE
-        return encoded, None, dict(self._extra)
-
-
-def _clip(kind: str) -> Any:
-    """A CLIP of ComfyUI with the tokenizer of a model."""
-    makes: dict[str, tuple[Any, str, str, int, dict[str, Any], bool]] = {
-        "sd15": (comfy.sd1_clip.SD1Tokenizer, "clip_l", "l", 48, {}, False),
-        "qwen_image": (part("qwen_image.QwenImageTokenizer"), "qwen25_7b", "qwen25_7b", 40, {}, True),
-        "wan21_vace": (
-            lambda: part("wan.WanT5Tokenizer")(tokenizer_data={"spiece_model": t5_vocabulary()}),
-            "umt5xxl", "umt5xxl", 40, {}, False,
-        ),
-        "ltx2": (
-            lambda: part("lt.LTXAVGemmaTokenizer")(tokenizer_data={"spiece_model": gemma()}),
-            "gemma3_12b", "gemma3_12b", 40, {"unprocessed_ltxav_embeds": True}, False,
-        ),
-    }  # fmt: skip
-    make, name, key, width, extra, cut = makes[kind]
-    return encoding_clip(make(), Encoder(name, key, width, extra, cut))
-
-
-class TinyModel:
-    """A node that loads a tiny model with its text encoder, and makes an empty latent for it."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL", "CLIP", "LATENT"), "load", "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"name": ("STRING", {})}}
-
-    def load(self, name: str) -> tuple[Any, Any, dict[str, Any]]:
-        built = tiny.build(name)
-        height, width = built.size
-        latent = tiny.latent(built.channels, 1, height, width, built.frames, built.sound)
-        return built.model, _clip(name), {"samples": latent}
-
-
-class Keep:
-    """A node at the end of a graph, which keeps what it is given."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "keep", "tests", True
-    kept: ClassVar[dict[str, Any]] = {}
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"value": ("*", {}), "name": ("STRING", {})}}
-
-    def keep(self, value: Any, name: str) -> tuple[()]:
-        self.kept[name] = value
-        return ()
-
-
-class First:
-    """A node that hands a conditioning on."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "give", "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"conditioning": ("CONDITIONING", {})}}
-
-    def give(self, conditioning: Any) -> tuple[Any]:
-        return (conditioning,)
-
-
-class ControlVideo:
-    """What WanVaceToVideo adds to both prompts, for the latent of a tiny model."""
-
-    RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING", "CONDITIONING"), "add", "tests"
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"positive": ("CONDITIONING", {}), "negative": ("CONDITIONING", {})}}
-
-    def add(self, positive: Any, negative: Any) -> tuple[Any, Any]:
-        import node_helpers
-
-        generator = torch.Generator().manual_seed(4)
-        control = {
-            "vace_frames": [torch.randn(1, 32, 3, 16, 24, generator=generator)],
-            "vace_mask": [torch.ones(1, 64, 3, 16, 24)],
-            "vace_strength": [0.8],
-        }
-        positive, negative = (node_helpers.conditioning_set_values(each, control) for each in (positive, negative))
-        return positive, negative
-
-
-@pytest.fixture
-def executor(host: SimpleNamespace, pack: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """ComfyUI's executor, with the nodes above."""
-    for node in (TinyModel, Keep, First, ControlVideo):
-        monkeypatch.setitem(host.nodes.NODE_CLASS_MAPPINGS, f"Test{node.__name__}", node)
-    server = SimpleNamespace(client_id=None, last_node_id=None, send_sync=lambda *_args: None)
-    monkeypatch.setattr(Keep, "kept", {})
-    kind = getattr(host.execution, "CacheType", None)
-    need(kind is not None, "kinds of caches")
-
-    def run(prompt: Prompt) -> dict[str, Any]:
-        ends = [name for name, node in prompt.items() if node["class_type"] == "TestKeep"]
-        Keep.kept.clear()
-        # A new one, so that nothing is taken from the graph before.
-        made = host.execution.PromptExecutor(
-            server, cache_type=kind.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-        )
-        made.execute(prompt, "graph", {}, ends)
-        assert made.success, [message for message in made.status_messages if message[0] == "execution_error"]
-        return dict(Keep.kept)
-
-    yield run
+RUN = itertools.count(1)
 
 
 def of(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
-
-
-def keep(name: str, node: str, slot: int = 0) -> dict[str, Any]:
-    return of("TestKeep", value=[node, slot], name=name)
 
 
 RECORD = {
@@ -181,123 +40,177 @@ MASKS = {
 SAMPLE = {"seed": 5, "steps": 3, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
 
 
-def base(name: str, encoder: Prompt) -> Prompt:
-    """A model, its recorder, and both prompts; ``encoder``: the nodes that encode the positive one, the last as "positive"."""
+POSITIVE, NEGATIVE = ("positive", 0), ("negative", 0)
+Link = tuple[str, int]
+
+
+def base(name: str, **nodes: dict[str, Any]) -> Prompt:
+    """A model, its recorder, and both prompts."""
     return {
         "model": of("TestTinyModel", name=name),
+        "vae": of("TestTinyVAE", name=name),
         "record": of("GOCA_RecordAttention", model=["model", 0], **RECORD),
+        "positive": of("CLIPTextEncode", clip=["model", 1], text=TEXT),
         "negative": of("CLIPTextEncode", clip=["model", 1], text="a blue dog"),
-        **encoder,
+        **nodes,
     }
 
 
-def ended(prompt: Prompt, latent: tuple[str, int] = ("sample", 0)) -> Prompt:
-    """The graph with masks of its words, and with what the test looks at."""
-    collected = of("GOCA_CollectAttention", recorder=["record", 1], latent=list(latent))
-    return {
-        **prompt,
-        "collect": collected,
-        "masks": of("GOCA_MaskFromTokens", source=["record", 1], latent=list(latent), **MASKS),
-        "k1": keep("latent", *latent),
-        "k2": keep("attention", "collect"),
-        "k3": keep("masks", "masks"),
-        "k4": keep("positive", "positive"),
-    }
+def sampled(graph: Prompt, positive: Link = POSITIVE, negative: Link = NEGATIVE, latent: Link = ("model", 2)) -> Prompt:
+    prompts = {"positive": list(positive), "negative": list(negative), "latent_image": list(latent)}
+    return {**graph, "sample": of("KSampler", model=["record", 0], **prompts, **SAMPLE)}
 
 
-def unrecorded(prompt: Prompt) -> Prompt:
-    """The same graph without the pack's nodes: samplers get the model itself."""
-    kept = copy.deepcopy({k: n for k, n in prompt.items() if not n["class_type"].startswith("GOCA_")})
-    for name in [name for name, node in kept.items() if node["inputs"].get("value", [""])[0] in ("collect", "masks")]:
-        del kept[name]
-    for node in kept.values():
-        if node["inputs"].get("model") == ["record", 0]:
-            node["inputs"]["model"] = ["model", 0]
-    return kept
+class Found(NamedTuple):
+    """What a graph made of one latent. ``latent``: its streams. ``positive``: what the text encoder gave."""
+
+    attention: Attention
+    masks: Tensor
+    latent: dict[str, Tensor]
+    positive: Tensor
 
 
-def check(run: Any, prompt: Prompt, words: list[str], kind: str) -> Any:
-    """Run a graph with and without recording; returns the recording."""
-    recorded, plain = run(prompt), run(unrecorded(prompt))
-    assert torch.equal(packed(recorded["latent"]["samples"]), packed(plain["latent"]["samples"]))
-    assert packed(plain["latent"]["samples"]).std() > 0
-    attention, cond = recorded["attention"], recorded["positive"][0][0]
-    found = attention.tokens.words
-    assert found is not None and [word.text for word in found.words] == words
-    sub = next(value for value in vars(_clip(kind).tokenizer).values() if isinstance(value, comfy.sd1_clip.SDTokenizer))
-    for word in found.words:
-        ids = [round(float(cond[0, place, 0]) / SCALE) for place in word.positions]
-        assert str(sub.tokenizer.decode(ids)).strip() == word.text, "the words are at other tokens"
-    masks: Tensor = recorded["masks"]
-    assert masks.shape[0] == 2 * max(1, attention.images) and set(masks.unique().tolist()) <= {0.0, 1.0}
-    return attention
+class Graph:
+    """A graph on the server, with and without the pack's nodes.
+
+    ``latents``: those whose attention is collected. ``compared``: more that must be the same with and without recording.
+    """
+
+    def __init__(
+        self,
+        server: ComfyServer,
+        prompt: Prompt,
+        latents: tuple[Link, ...] = (("sample", 0),),
+        compared: tuple[Link, ...] = (),
+        positive: Link = POSITIVE,
+    ) -> None:
+        self.server = server
+        self.plain = {k: copy.deepcopy(n) for k, n in prompt.items() if not n["class_type"].startswith("GOCA_")}
+        for node in self.plain.values():
+            if node["inputs"].get("model") == ["record", 0]:
+                node["inputs"]["model"] = ["model", 0]
+        for link in (*latents, *compared, positive):
+            keep = of("TestKeep", value=list(link), name=_name(link))
+            self.plain, prompt = {**self.plain, f"keep {link}": keep}, {**prompt, f"keep {link}": keep}
+        self.latents, self.compared, self.positive = latents, compared, positive
+        self.recorded = dict(prompt)
+        for link in latents:
+            name, latent = _name(link), list(link)
+            self.recorded |= {
+                f"collect {name}": of("GOCA_CollectAttention", recorder=["record", 1], latent=latent),
+                f"save {name}": of(
+                    "GOCA_SaveAttention", attention=[f"collect {name}", 0], filename_prefix=name, precision="float32"
+                ),
+                f"masks {name}": of("GOCA_MaskFromTokens", source=["record", 1], latent=latent, **MASKS),
+                f"keep masks {name}": of("TestKeep", value=[f"masks {name}", 0], name=f"masks-{name}"),
+            }
+
+    def run(self, prompt: Prompt) -> dict[str, Any]:
+        """What is kept of a run of which nothing comes from the cache, and the recordings."""
+        prompt, number = copy.deepcopy(prompt), next(RUN)
+        for node in prompt.values():
+            if node["class_type"] in ("TestTinyModel", "TestKeep"):
+                node["inputs"]["run"] = number
+        done = self.server.run(prompt)
+        assert "sample" in done.executed
+        found: dict[str, Any] = {}
+        for name, node in prompt.items():
+            if node["class_type"] in ("TestKeep", "GOCA_SaveAttention"):
+                (file,) = done.outputs[name]["text"]
+                if node["class_type"] == "TestKeep":
+                    found[node["inputs"]["name"]] = load_file(self.server.output / file)
+                else:
+                    path = self.server.output / file.replace("output", "goca", 1)
+                    found[node["inputs"]["filename_prefix"] + " attention"] = load(path)
+        return found
+
+    def check(self, kind: str) -> list[Found]:
+        """What recording changes, which is nothing, and where the words are, which is at their tokens."""
+        names = [_name(link) for link in (*self.latents, *self.compared)]
+
+        def plain() -> Tensor:
+            found = self.run(self.plain)
+            return torch.cat([tensor.flatten() for name in names for tensor in found[name].values()])
+
+        before = repeated(plain)
+        found = self.run(self.recorded)
+        assert torch.equal(before, torch.cat([part.flatten() for name in names for part in found[name].values()]))
+        assert all(part.isfinite().all() and part.std() > 0 for name in names for part in found[name].values())
+        return [self._found(found, _name(link), kind) for link in self.latents]
+
+    def _found(self, found: dict[str, Any], name: str, kind: str) -> Found:
+        attention, positive = found[f"{name} attention"], found[_name(self.positive)]["0"]
+        masks = found[f"masks-{name}"]["0"]
+        words = attention.tokens.words
+        assert words is not None and [word.text for word in words.words] == TEXT.split()
+        for word in words.words:
+            assert read(kind, positive, word.positions) == word.text, "the words are at other tokens"
+        assert masks.shape[0] == 2 * max(1, attention.images) and set(masks.unique().tolist()) <= {0.0, 1.0}
+        return Found(attention, masks, found[name], positive)
 
 
-def test_two_stages(executor: Any) -> None:
+def _name(link: Link) -> str:
+    return f"{link[0]}{link[1]}"
+
+
+def test_two_stages(server: ComfyServer) -> None:
     """The first stage leaves noise to the second; each is a recording of its own."""
-    advanced = {key: SAMPLE[key] for key in ("steps", "cfg", "sampler_name", "scheduler")} | {"steps": 6}
-    prompts = {"positive": ["positive", 0], "negative": ["negative", 0]}
-    first = {
-        "add_noise": "enable",
-        "noise_seed": 5,
-        "start_at_step": 0,
-        "end_at_step": 3,
-        "return_with_leftover_noise": "enable",
-    }
-    second = {
-        **first,
-        "add_noise": "disable",
-        "start_at_step": 3,
-        "end_at_step": 100,
-        "return_with_leftover_noise": "disable",
-    }
-    graph = base("sd15", {"positive": of("CLIPTextEncode", clip=["model", 1], text=TEXT)})
-    graph["half"] = of(
-        "KSamplerAdvanced", model=["record", 0], latent_image=["model", 2], **prompts, **advanced, **first
+    common = {key: SAMPLE[key] for key in ("cfg", "sampler_name", "scheduler")} | {"steps": 6, "noise_seed": 5}
+    common |= {"model": ["record", 0], "positive": list(POSITIVE), "negative": list(NEGATIVE)}
+    first = {"add_noise": "enable", "start_at_step": 0, "end_at_step": 3, "return_with_leftover_noise": "enable"}
+    second = {"add_noise": "disable", "start_at_step": 3, "end_at_step": 99, "return_with_leftover_noise": "disable"}
+    graph = base(
+        "sd15",
+        half=of("KSamplerAdvanced", latent_image=["model", 2], **common, **first),
+        sample=of("KSamplerAdvanced", latent_image=["half", 0], **common, **second),
+        image=of("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
     )
-    graph["sample"] = of(
-        "KSamplerAdvanced", model=["record", 0], latent_image=["half", 0], **prompts, **advanced, **second
-    )
-    late = check(executor, ended(graph), TEXT.split(), "sd15")
-    early = check(executor, ended(graph, ("half", 0)), TEXT.split(), "sd15")
-    assert "far from the best level" in early.note and early.sigmas[0] > late.sigmas[0]
+    early, late = Graph(server, graph, (("half", 0), ("sample", 0)), (("image", 0),)).check("sd15")
+    assert "far from the best level" in early.attention.note
+    assert early.attention.sigmas[0] > late.attention.sigmas[0]
 
 
-def sampled(graph: Prompt, latent: tuple[str, int] = ("model", 2)) -> Prompt:
-    prompts = {"positive": ["positive", 0], "negative": ["negative", 0]}
-    return {**graph, "sample": of("KSampler", model=["record", 0], latent_image=list(latent), **prompts, **SAMPLE)}
-
-
-def test_an_edit_of_two_images(executor: Any) -> None:
-    """The words follow both images, of which the text encoder makes several vectors each."""
-    images = {
-        f"image{number}": of("EmptyImage", width=64 * number, height=64, batch_size=1, color=number * 100)
-        for number in (1, 2)
+def test_an_edit_of_two_images(server: ComfyServer) -> None:
+    """The words follow both images, of which the text encoder makes several vectors each; and both are references."""
+    images = {f"image{n}": of("EmptyImage", width=64 * n, height=64, batch_size=1, color=n * 100) for n in (1, 2)}
+    nodes = {
+        **images,
+        "encoded": of(
+            "TextEncodeQwenImageEditPlus", clip=["model", 1], prompt=TEXT, **{name: [name, 0] for name in images}
+        ),
     }
-    inputs = {name: [name, 0] for name in images}
-    encoder = of("TextEncodeQwenImageEditPlus", clip=["model", 1], prompt=TEXT, **inputs)
-    graph = ended(sampled(base("qwen_image", {**images, "positive": encoder})))
-    attention = check(executor, graph, TEXT.split(), "qwen_image")
-    assert attention.family == "qwen-image" and min(attention.tokens.words.find("red")) > 2 * IMAGE
+    conditioning = "encoded"
+    for name in images:
+        nodes[f"latent {name}"] = of("VAEEncode", pixels=[name, 0], vae=["vae", 0])
+        given = {"conditioning": [conditioning, 0], "latent": [f"latent {name}", 0]}
+        nodes[conditioning := f"with {name}"] = of("ReferenceLatent", **given)
+    nodes["positive"] = nodes.pop(conditioning)
+    nodes["image"] = of("VAEDecode", samples=["sample", 0], vae=["vae", 0])
+    (found,) = Graph(server, sampled(base("qwen_image", **nodes)), compared=(("image", 0),)).check("qwen_image")
+    assert found.attention.family == "qwen-image"
+    assert found.attention.tokens.words is not None
+    assert min(found.attention.tokens.words.find("red")) > 2 * IMAGE
 
 
-def test_a_control_video(executor: Any) -> None:
-    """Wan Vace: the node hands both prompts on, with what the control video is."""
-    graph = base("wan21_vace", {"encoded": of("CLIPTextEncode", clip=["model", 1], text=TEXT)})
-    graph["video"] = of("TestControlVideo", positive=["encoded", 0], negative=["negative", 0])
-    graph["positive"] = of("TestFirst", conditioning=["video", 0])
-    graph = ended(sampled(graph))
-    attention = check(executor, graph, TEXT.split(), "wan21_vace")
-    assert (attention.family, attention.frames, attention.images) == ("wan", 3, 9)
+def test_a_control_video(server: ComfyServer) -> None:
+    """Wan Vace: a node hands both prompts on with what the control video is, and gives the latent."""
+    size = {"width": 96, "height": 64, "length": 9, "batch_size": 1}
+    prompts = {"positive": list(POSITIVE), "negative": list(NEGATIVE), "vae": ["vae", 0], "strength": 0.8}
+    graph = base(
+        "wan21_vace",
+        frames=of("EmptyImage", width=96, height=64, batch_size=9, color=0x204080),
+        video=of("WanVaceToVideo", control_video=["frames", 0], **prompts, **size),
+        image=of("VAEDecode", samples=["sample", 0], vae=["vae", 0]),
+    )
+    graph = sampled(graph, ("video", 0), ("video", 1), ("video", 2))
+    (found,) = Graph(server, graph, compared=(("image", 0),)).check("wan21_vace")
+    assert (found.attention.family, found.attention.frames, found.attention.images) == ("wan", 3, 9)
 
 
-def test_a_video_with_sound(executor: Any) -> None:
-    """LTX-2, and the video alone is asked for after the sound was taken away."""
-    graph = base("ltx2", {"encoded": of("CLIPTextEncode", clip=["model", 1], text=TEXT)})
-    graph["timed"] = of("LTXVConditioning", positive=["encoded", 0], negative=["negative", 0], frame_rate=25.0)
-    graph["positive"] = of("TestFirst", conditioning=["timed", 0])
-    graph = sampled(graph)
+def test_a_video_with_sound(server: ComfyServer) -> None:
+    """LTX-2: the latent with the sound, and the video alone after the sound was taken away."""
+    prompts = {"positive": list(POSITIVE), "negative": list(NEGATIVE)}
+    graph = sampled(base("ltx2", timed=of("LTXVConditioning", frame_rate=25.0, **prompts)), ("timed", 0), ("timed", 1))
     graph["video"] = of("LTXVSeparateAVLatent", av_latent=["sample", 0])
-    attention = check(executor, ended(graph, ("video", 0)), TEXT.split(), "ltx2")
-    assert (attention.family, attention.frames, attention.images) == ("ltx2", 3, 17)
-    assert check(executor, ended(graph), TEXT.split(), "ltx2").frames == 3
+    for found in Graph(server, graph, (("video", 0), ("sample", 0)), (("video", 1),)).check("ltx2"):
+        assert (found.attention.family, found.attention.frames, found.attention.images) == ("ltx2", 3, 17)

@@ -81,6 +81,22 @@ def control(name: str, seed: int = 0) -> Any:
     return comfy.controlnet.ControlNet(network.eval(), load_device=DEVICE)
 
 
+def vae(name: str) -> Any:
+    """A VAE of ComfyUI for a tiny model, with random weights. Of the families that have one which may be so small."""
+    import comfy.ldm.wan.vae
+    import comfy.sd
+    import comfy.taesd.taesd
+
+    if MODELS[name].model == "SD15":
+        network: torch.nn.Module = comfy.taesd.taesd.TAESD(latent_channels=4)
+    else:
+        assert name.startswith(("wan21", "qwen_image")), name
+        scales = {"attn_scales": [], "temperal_downsample": [False, True, True], "dropout": 0.0}
+        network = comfy.ldm.wan.vae.WanVAE(dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, **scales)
+    _fill(network, 4)
+    return comfy.sd.VAE(sd=network.state_dict(), device=DEVICE, dtype=torch.float32)
+
+
 def write_checkpoint(path: Path) -> None:
     """A checkpoint file that the host takes for SD1.5: its widths, two levels of blocks, the text encoder and a small VAE.
 
