@@ -35,9 +35,9 @@ ENCODERS = {
     "CLIPTextEncodeHunyuanDiT", "CLIPTextEncodeHiDream", "CLIPTextEncodePixArtAlpha", "CLIPTextEncodeLumina2",
     "CLIPTextEncodeKandinsky5", "TextEncodeZImageOmni", "GOCA_EncodePrompt", "TextEncodeQwenImageEdit",
     "TextEncodeQwenImageEditPlus", "TextEncodeQwenImage21", "TextEncodeBooguEdit", "TextEncodeMageFlowEdit",
-    "TextEncodeJoyImageEdit", "MiniMaxH3ImageToVideo", "MiniMaxH3ReferenceToVideo",
+    "TextEncodeJoyImageEdit", "TextEncodeMingImageEdit", "MiniMaxH3ImageToVideo", "MiniMaxH3ReferenceToVideo",
 }  # fmt: skip
-OTHER_ENCODERS = {"TextEncodeMingImageEdit", "TextEncodeMOSSImageEdit", "TextEncodeFibo2"}
+OTHER_ENCODERS = {"TextEncodeMOSSImageEdit", "TextEncodeFibo2"}
 # Nodes that hide the attention of a network, or give it a piece of a video at a time.
 HIDING = {
     ("BlockSparseAttention", "MiniMax-H3"): "Model Sparse Attention replaces its blocks as a whole",

@@ -100,9 +100,13 @@ NETWORKS: dict[str, Network] = {
     "Lumina-Image 2": Network("comfy.ldm.lumina.model.NextDiT", "LuminaTokenizer"),
     "NewBie": Network("comfy.ldm.lumina.model.NextDiT", "NewBieTokenizer"),
     "Ming-Image": Network("comfy.ldm.lumina.model.NextDiT", "MingImageTokenizer", attributes={"__ming_image__": True}),
+    "Z-Image in pixel space": Network(
+        "comfy.ldm.lumina.model.NextDiTPixelSpace", "ZImageTokenizer", "comfy.ldm.lumina.model.NextDiT"
+    ),
     "PixelDiT": Network("comfy.ldm.pixeldit.model.PixDiT_T2I", "PixelDiTGemma2Tokenizer"),
     "PiD": Network("comfy.ldm.pixeldit.pid.PidNet", "PixelDiTGemma2Tokenizer", "comfy.ldm.pixeldit.model.PixDiT_T2I"),
     "Kandinsky 5": Network("comfy.ldm.kandinsky5.model.Kandinsky5", "Kandinsky5Tokenizer"),
+    "Kandinsky 6": Network("comfy.ldm.kandinsky6.model.Kandinsky6", "Kandinsky6Tokenizer"),
     "Wan": _wan("WanModel")._replace(path=_WAN, base=""),
     "Wan Vace": _wan("VaceWanModel"),
     "Wan Fun Camera": _wan("CameraWanModel"),
@@ -110,7 +114,7 @@ NETWORKS: dict[str, Network] = {
     "Wan Speech to Video": _wan("WanModel_S2V"),
     "Wan SCAIL 2": _wan("SCAIL2WanModel"),
     "Wan Animate": _wan("AnimateWanModel", "model_animate"),
-    "Wan Animate 2": _wan("AnimateWan2Model", "model_animate2"),
+    "Wan Animate 2": _wan("WanAnimate2Model", "model_animate2"),
     "Wan Dancer": _wan("WanDancerModel", "model_wandancer"),
     "Wan, piece by piece": _wan("CausalWanModel", "ar_model"),
     "HunyuanVideo": Network(
@@ -162,6 +166,7 @@ _FILES = (
     (r"omnigen2", "Omnigen2"),
     (r"ernie-image", "ERNIE-Image"),
     (r"^anima", "Anima"),
+    (r"(z_image|z-image|zimage).*pixel", "Z-Image in pixel space"),
     (r"z_image|z-image", "Z-Image"),
     (r"netayume|lumina", "Lumina-Image 2"),
     (r"newbie", "NewBie"),
@@ -169,6 +174,7 @@ _FILES = (
     (r"pixeldit", "PixelDiT"),
     (r"^pid_", "PiD"),
     (r"kandinsky5", "Kandinsky 5"),
+    (r"kandinsky.?6", "Kandinsky 6"),
     (r"moss_image", "MOSS-Image"),
     (r"fibo", "FIBO 2"),
     (r"hunyuanvideo1\.5|capybara", "HunyuanVideo 1.5"),

@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,7 @@ from .options import RecordOptions
 from .passthrough import Watcher, renew, replaces_attention, show_replacements, watching
 from .reduce.call import AttentionCall, bind, sizes, split_heads
 from .reduce.cond_recorder import CondRecorder, CondRecording
-from .reduce.fused import watch_totals
+from .reduce.fused import exact_total, watch_totals
 from .reduce.spec import ReductionSpec
 from .reduce.transfer import to_cpu
 
@@ -66,6 +67,8 @@ class ForwardRecorder:
         self._replaced = False
         self._pending: list[tuple[AttentionCall, Tensor, Mapping[str, Any]]] = []
         self._projected: dict[nn.Module | None, Tensor] = {}
+        # The calls of single frames at a site, in their order.
+        self._framewise: list[AttentionCall] = []
         self._grids: dict[str, Grid] = {}
         self.failure: str | None = None
         self.unclear = ""
@@ -102,6 +105,7 @@ class ForwardRecorder:
                 handle.remove()
             self._open = None
             self._pending.clear()
+            self._framewise.clear()
             self._projected.clear()
 
     def _sites(self, block: Block) -> list[Site]:
@@ -146,7 +150,7 @@ class ForwardRecorder:
 
     def _before_query(self, block: Block, site: Site, _module: nn.Module, _args: tuple[Any, ...]) -> None:
         if self._active:
-            self._open, self._pending = (block, site), []
+            self._open, self._pending, self._framewise = (block, site), [], []
 
     def _keep_output(self, module: nn.Module, _args: Any, out: Tensor) -> None:
         if self._active:
@@ -160,9 +164,14 @@ class ForwardRecorder:
         options = kwargs.get("transformer_options") or {}
         with self._guarded(f"the attention of layer {block.name}"):
             # Decided first: where ComfyUI makes calls that are not wanted, it may have paused its graph itself.
-            if (self._replaced and site.replaceable) or self._is_wanted(block, *sizes(args, kwargs), options):
+            numbers = sizes(args, kwargs)
+            if (self._replaced and site.replaceable) or self._is_wanted(block, *numbers, options):
                 with apart_from_allocations():
                     self._take_seen(block, site, seen.complete(bind(args, kwargs)), out, kwargs)
+            elif self._is_frame(block, site, *numbers):
+                with apart_from_allocations():
+                    call = seen.complete(bind(args, kwargs))
+                    self._framewise += [exact_total(call)] if call.mask is None else []
 
     def _take_seen(self, block: Block, site: Site, call: AttentionCall, out: Tensor, kwargs: dict[str, Any]) -> None:
         options = kwargs.get("transformer_options") or {}
@@ -185,6 +194,11 @@ class ForwardRecorder:
             with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
                 for call, _, options in pending[-1:]:
                     self._take(block, site, call, args[0], options)
+        elif self._framewise:
+            calls, self._framewise = self._framewise, []
+            if len(calls) == self.frames:
+                with self._guarded(f"the attention of layer {block.name}"), apart_from_allocations():
+                    self._take(block, site, _joined(calls), None, {})
         for module in (site.query, site.key, site.value):
             self._projected.pop(module, None)
         if self._on_site is not None:
@@ -219,6 +233,19 @@ class ForwardRecorder:
                 self._joint_spans(block, cond, queries, keys, options) is not None for cond in self._conds.values()
             )
         return self._grid(block, queries - sum(self._around), options) is not None
+
+    def _is_frame(self, block: Block, site: Site, rows: int, queries: int, keys: int) -> bool:
+        """Whether a call can be that of one frame of several. Allocates nothing."""
+        grid = self.plan.grid(block.level, *self.size)
+        return (
+            site.framewise
+            and site is block.self_attn
+            and rows == self.batch
+            and self.frames > 1
+            and queries == grid[0] * grid[1]
+            and keys >= self.frames * queries
+            and self._around == (0, 0)
+        )
 
     def _take(
         self, block: Block, site: Site, call: AttentionCall, out: Tensor | None, options: Mapping[str, Any]
@@ -316,6 +343,14 @@ class ForwardRecorder:
         # On an accelerator some maps are in half precision, in which no mean of several evaluations should be formed.
         moved = (tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in moved)
         return {key: part.with_tensors(moved) for key, part in found.items()}
+
+
+def _joined(calls: list[AttentionCall]) -> AttentionCall:
+    """The calls of single frames as one, of the keys that they share: of as many as there are queries."""
+    q = torch.cat([call.q for call in calls], 2)
+    total = torch.cat([call.total for call in calls if call.total is not None], 2)
+    k, v = (part[:, :, : q.shape[2]] for part in (calls[0].k, calls[0].v))
+    return replace(calls[0], q=q, k=k, v=v, total=total)
 
 
 @contextlib.contextmanager

@@ -162,8 +162,9 @@ class RecordingRun(SamplingRun):
             )
         if forward.frames != plan.frames(self._length - forward.guides):
             return (
-                "The video was generated a few frames at a time (context windows), so no map covers all of it; remove the "
-                "context window node from this MODEL, or make a shorter video."
+                "The video was generated a few frames at a time (context windows, or a sampler such as Sampler AR Video), so no "
+                "map covers all of it; remove the context window node from this MODEL, choose another sampler, or make a "
+                "shorter video."
             )
         if (forward.size[0], forward.size[1] - forward.beside) != self._size:  # an area, the bounds of a mask, a tile
             return (

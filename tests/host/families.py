@@ -41,6 +41,7 @@ FAMILIES = {
     "qwen_image": JOINT_ODD,
     "lumina2": Kind((15, 22), joint=True),
     "z_image": Kind((15, 22), joint=True, layout={"filled": 32}),
+    "z_image_pixels": Kind((40, 70), joint=True, layout={"filled": 32}, grid=(3, 5), other=(64, 48)),
     "newbie": JOINT_ODD,
     "flux2": CELLS._replace(layout={"filling": 512 - 30}, together=True),
     "longcat_image": JOINT_ODD,

@@ -94,9 +94,14 @@ class Job:
         """Both LATENTs of SamplerCustomAdvanced: the output and the denoised output."""
         import comfy_extras.nodes_custom_sampler as custom
 
+        return self.with_sampler(model, custom.KSamplerSelect.execute(self.sampler).result[0])
+
+    def with_sampler(self, model: Any, sampler: Any) -> Any:
+        """The same with this SAMPLER."""
+        import comfy_extras.nodes_custom_sampler as custom
+
         noise = (custom.DisableNoise.execute() if self.first else custom.RandomNoise.execute(self.seed)).result[0]
         guider = custom.CFGGuider.execute(model, self.positive, self.negative, self.cfg).result[0]
-        sampler = custom.KSamplerSelect.execute(self.sampler).result[0]
         sigmas = custom.BasicScheduler.execute(model, self.scheduler, self.steps, 1.0).result[0]
         sigmas = custom.SplitSigmas.execute(sigmas, self.last).result[0][self.first :]
         return custom.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, self._start()).result

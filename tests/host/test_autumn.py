@@ -16,7 +16,6 @@ from goca_core.capture.conditioning import word_map
 from goca_core.capture.encoded.note import PromptNote
 from goca_core.capture.encoded.read import read
 from goca_core.capture.encoded.texts import Part, Source, ids_of
-from goca_core.capture.families import UnknownFamily
 from goca_core.capture.guidance.patch import guide
 from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import Window, record
@@ -277,14 +276,6 @@ def test_reference_images_in_the_prompt() -> None:
 def _probabilities(q: Tensor, k: Tensor) -> Tensor:
     q, k = (x.double().unflatten(-1, (prefix_network.HEADS, -1)).transpose(1, 2) for x in (q, k))
     return torch.softmax(q @ k.mT * q.shape[-1] ** -0.5, -1)
-
-
-def test_another_model_of_the_same_class_is_not_misread() -> None:
-    """Ming-Image is told from Lumina by a buffer of its network."""
-    built = tiny.build("lumina2")
-    built.model.model.diffusion_model.register_buffer("__ming_image__", torch.zeros(1))
-    with pytest.raises(UnknownFamily, match="NextDiT"):
-        record(built.model, Window())
 
 
 @pytest.mark.parametrize("images", [1, 2])

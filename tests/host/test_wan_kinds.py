@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from goca_core.attention.record import AttentionError
+from goca_core.capture.recorder import Window, record
+
 from . import tiny
 from .dense import check, probe_and_record
-from .helpers import blocks_of, identical, job
+from .helpers import Job, blocks_of, identical, job
 from .tiny_video import KINDS_OF_WAN
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -36,6 +39,7 @@ KINDS: dict[str, tuple[dict[str, Any], int, int]] = {
         3 * 4 * 6,
     ),
     "wan_dancer": ({"audio_embed": torch.randn(1, 11, 35)}, 0, 0),
+    "wan_causal": ({}, 0, 0),
 }
 
 
@@ -52,6 +56,28 @@ def test_what_is_recorded(name: str) -> None:
     attention = identical(built.model, work)
     assert (attention.family, attention.frames) == ("wan", 3) and "could not" not in attention.note
     assert len(attention.layers) == len(blocks_of(built.model).blocks)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+def test_a_video_that_is_generated_piece_by_piece(block: int) -> None:
+    """Each piece is a run of its own, so it is refused. A video of one piece is recorded."""
+    nodes = pytest.importorskip("comfy_extras.nodes_ar_video")
+    built = tiny.build("wan_causal")
+    sampler = nodes.SamplerARVideo.execute(block).result[0]
+    work = Job(built.conditioning(seed=1), built.conditioning(seed=2), tiny.latent(16, 2, *SIZE, 3), cfg=1.0)
+    recording, recorder = record(built.model, Window())
+
+    def run(model: Any) -> Any:
+        return work.with_sampler(model, sampler)[0]["samples"]
+
+    with torch.inference_mode():
+        expected, latent = run(built.model), run(recording)
+    assert torch.equal(latent, expected) and latent.std() > 0
+    if block == 1:
+        with pytest.raises(AttentionError, match=r"a few frames at a time.*choose another sampler"):
+            recorder.collect(latent)
+    else:
+        assert recorder.collect(latent).frames == 3
 
 
 def test_all_that_are_known_are_tested() -> None:

@@ -51,7 +51,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: to
     config.unet_config.update(kind.forced)
     config.set_inference_dtype(dtype, cast)
     model = config.get_model({}, "", device=CPU)
-    _fill(model, seed)
+    fill(model, seed)
     patcher = comfy.model_patcher.ModelPatcher(model.eval(), load_device=DEVICE, offload_device=CPU)
 
     def conditioning(batch: int = 1, seed: int = 0, tokens: int = kind.tokens, **extra: Any) -> Conditioning:
@@ -77,7 +77,7 @@ def control(name: str, seed: int = 0) -> Any:
     network = comfy.cldm.cldm.ControlNet(
         **config, hint_channels=3, device=CPU, operations=comfy.ops.disable_weight_init
     )
-    _fill(network, seed)
+    fill(network, seed)
     return comfy.controlnet.ControlNet(network.eval(), load_device=DEVICE)
 
 
@@ -93,7 +93,7 @@ def vae(name: str) -> Any:
         assert name.startswith(("wan21", "qwen_image")), name
         scales = {"attn_scales": [], "temperal_downsample": [False, True, True], "dropout": 0.0}
         network = comfy.ldm.wan.vae.WanVAE(dim=4, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, **scales)
-    _fill(network, 4)
+    fill(network, 4)
     return comfy.sd.VAE(sd=network.state_dict(), device=DEVICE, dtype=torch.float32)
 
 
@@ -111,7 +111,7 @@ def write_checkpoint(path: Path) -> None:
     config = comfy.supported_models.SD15(layout)
     config.set_inference_dtype(torch.float16, None)
     network = config.get_model({}, "", device=CPU).diffusion_model
-    _fill(network, 0)
+    fill(network, 0)
     text = comfy.sd1_clip.SD1ClipModel(device="cpu", dtype=torch.float16)
     with torch.no_grad():
         for name, parameter in text.named_parameters():
@@ -119,8 +119,8 @@ def write_checkpoint(path: Path) -> None:
             if "embedding" in name:
                 parameter.normal_(generator=torch.Generator().manual_seed(1))
     vae = comfy.taesd.taesd.TAESD(latent_channels=4)
-    _fill(vae.taesd_encoder, 2)
-    _fill(vae.taesd_decoder, 3)
+    fill(vae.taesd_encoder, 2)
+    fill(vae.taesd_decoder, 3)
     parts = {
         "model.diffusion_model.": network.state_dict(),
         "cond_stage_model.": {k.removeprefix("clip_l."): v for k, v in text.state_dict().items()},
@@ -188,7 +188,7 @@ def sample(
         return comfy.sample.sample(model, noise, steps, cfg, sampler, scheduler, positive, negative, start, **settings)
 
 
-def _fill(model: torch.nn.Module, seed: int) -> None:
+def fill(model: torch.nn.Module, seed: int) -> None:
     """The host's layers leave their weights as uninitialised memory, waiting for a checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

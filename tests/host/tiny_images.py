@@ -135,6 +135,12 @@ _IDEOGRAM4 = {
 }
 
 
+def _z_image_pixels() -> dict[str, Any]:
+    attention = {"z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32}
+    pixels = {"patch_size": 16, "in_channels": 3, "decoder_hidden_size": 16, "decoder_num_res_blocks": 1}
+    return lumina(256, 8, [8, 12, 12], image_model="zimage_pixel", use_x0=True, **attention, **pixels)
+
+
 def _pixeldit() -> dict[str, Any]:
     config = {"image_model": "pixeldit_t2i", "num_groups": 2, "hidden_size": 64, "pixel_hidden_size": 4}
     pixels = {"pixel_attn_hidden_size": 32, "pixel_num_groups": 2, "pixel_depth": 1}
@@ -181,6 +187,7 @@ MODELS: dict[str, Kind] = {
     "omnigen2": Kind("Omnigen2", _omnigen2(), width=40, tokens=30, masked=0),
     "boogu": Kind("Boogu", _boogu(), width=40, tokens=30, masked=0),
     "hunyuan_image": Kind("HunyuanImage21", _hunyuan_image(), width=40, tokens=30, size=_CELLS, extra=_byt5),
+    "z_image_pixels": Kind("ZImagePixelSpace", _z_image_pixels(), width=40, tokens=30, size=(48, 80), extra=all_ones),
     "pixeldit": Kind("PixelDiTT2I", _pixeldit(), width=40, tokens=30, size=(64, 96)),
     "hidream_o1": Kind("HiDreamO1", _hidream_o1(), width=1, tokens=30, size=(128, 160), extra=_chat),
     "krea2": Kind("Krea2", _krea2(), width=3 * 40, tokens=30, frames=1),

@@ -143,6 +143,7 @@ KINDS_OF_WAN: dict[str, Kind] = {
     "wan_scail2": _FILM._replace(
         model="WAN21_SCAIL2", config=_wan(model_type="scail2", in_dim=20), extra=_seen_picture
     ),
+    "wan_causal": _FILM._replace(model="WAN21_CausalAR_T2V", config=_wan(causal_ar=True)),
     "wan_dancer": _FILM._replace(model="WAN22_WanDancer", config=_wan_dancer(), extra=_seen_picture),
 }
 MODELS: dict[str, Kind] = {

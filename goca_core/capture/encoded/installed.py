@@ -156,7 +156,9 @@ def _leave(note: PromptNote, out: Any) -> None:
     """Leave the note on what encode_from_tokens returned: a dictionary, a tensor, or a tensor and the pooled one."""
     tensor = out.get("cond") if isinstance(out, dict) else out[0] if isinstance(out, tuple) else out
     if isinstance(tensor, Tensor):
-        note.length = tensor.shape[1]
+        # Ming-Image has its own tokens beside those of the conditioning.
+        direct = out.get("direct_context") if isinstance(out, dict) else None
+        note.length = tensor.shape[1] + (direct.shape[-2] if isinstance(direct, Tensor) else 0)
         ENCODED.add(tensor, note)
     if isinstance(out, dict):
         out[KEY] = note

@@ -17,7 +17,7 @@ from ...words.build import Token, build
 from ...words.join import join
 from ...words.text import fold
 from ...words.word_map import WordMap, WordMapError
-from ..tokenizers import TOKENIZERS
+from ..tokenizers import TOKENIZERS, ming
 from ..tokenizers.base import PromptTokens, TokenSpans
 from ..tokenizers.bert import bert_spans
 from ..tokenizers.clip import clip_spans
@@ -28,8 +28,9 @@ from .texts import Source, ids_of
 
 # The options of tokenizers by which nodes show something besides the text: images, and for MiniMax-H3 videos and sounds too.
 SHOWN = ("images", "minimax_ref_items")
-# Qwen's sign for an image in a text, and what its signs look like.
-_IMAGE, _SIGN = 151655, re.compile(r"<\|.*\|>")
+# The sign for an image in a text, of Qwen and of others, and what Qwen's signs look like.
+_IMAGE, _SIGN = 151655, re.compile(r"<\|.*\|>|</?image>")
+_SIGNS = {"MingImageTokenizer": ming.IMAGE}
 
 
 class Encoder(NamedTuple):
@@ -65,7 +66,9 @@ class _ReadClip:
 
     def __init__(self, note: PromptNote, options: Mapping[str, Any]) -> None:
         images = options.get("images", 0)
-        template = options.get("llama_template") or images_template(note.tokenizer, images)
+        self.sign = _SIGNS.get(type(note.tokenizer).__name__, _IMAGE)
+        shown = ming.template if self.sign == ming.IMAGE else images_template
+        template = options.get("llama_template") or shown(note.tokenizer, images)
         self.tokenizer = note.tokenizer if template is None else _Templated(note.tokenizer, template)
         self.tokenizer_options = options.get("tokenizer_options", {})
         self.made: dict[str, Any] = {}
@@ -78,8 +81,11 @@ class _ReadClip:
         made: dict[str, Any] = self._tokenizer.tokenize_with_weights(text, return_word_ids, **self._options)
         self.made = {key: tuple(map(ids_of, chunks)) for key, chunks in made.items() if isinstance(chunks, list)}
         # An image stands where its sign was in the text.
-        images = {key: [[_as_sign(entry) for entry in chunk] for chunk in made[key]] for key in self.made}
+        images = {key: [[self._as_sign(entry) for entry in chunk] for chunk in made[key]] for key in self.made}
         return {**made, **images}
+
+    def _as_sign(self, entry: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.sign, *entry[1:]) if isinstance(entry[0], dict) else entry
 
 
 class _Templated:
@@ -114,20 +120,16 @@ def _whole(note: PromptNote, adapter: Callable[[Any, str], WordMap], source: Sou
         clip.tokenize(source.text)
     if any(clip.made.get(key) != note.ids[key] for key in keys):
         raise WordMapError("the tokens are no longer those of the text")
-    return after_images(words, note.length) if any(source.options.get(name) for name in SHOWN) else words
+    return after_images(words, note.length, clip.sign) if any(source.options.get(name) for name in SHOWN) else words
 
 
-def _as_sign(entry: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (_IMAGE, *entry[1:]) if isinstance(entry[0], dict) else entry
-
-
-def after_images(words: WordMap, length: int) -> WordMap:
+def after_images(words: WordMap, length: int, sign: int = _IMAGE) -> WordMap:
     """The words after the images of a prompt, in a conditioning of `length` tokens.
 
-    words: with one token for each image, of which the encoder makes as many as its size asks for. What is before the last
+    words: with one token for each image, its ``sign``, of which the encoder makes as many as its size asks for. What is before the last
     image is no part of what a user has typed in most nodes, and where it is depends on the sizes.
     """
-    images = [piece.position for piece in words.pieces if piece.token_id == _IMAGE]
+    images = [piece.position for piece in words.pieces if piece.token_id == sign]
     if not images:
         return words
     signs = {piece.position for piece in words.pieces if _SIGN.fullmatch(piece.text)}

@@ -21,11 +21,11 @@ from .hunyuan_image import HunyuanImage
 from .hunyuan_video import HunyuanVideo
 from .ideogram4 import Ideogram4
 from .joyimage import JoyImage
-from .kandinsky5 import Kandinsky5
+from .kandinsky5 import Kandinsky5, Kandinsky6
 from .krea2 import Krea2
 from .lens import Lens
 from .ltxv import LTX2, LTXV
-from .lumina import Lumina
+from .lumina import Lumina, MingImage
 from .minimax_h3 import MiniMaxH3
 from .mochi import Mochi
 from .omnigen2 import Boogu, Omnigen2
@@ -50,6 +50,7 @@ FAMILIES: tuple[Family, ...] = (
     QwenImage(),
     QwenImage21(),
     Lumina(),
+    MingImage(),
     HiDream(),
     HiDreamO1(),
     Omnigen2(),
@@ -66,6 +67,7 @@ FAMILIES: tuple[Family, ...] = (
     CosmosPredict2(),
     Anima(),
     Kandinsky5(),
+    Kandinsky6(),
     Wan(),
     HunyuanVideo(),
     LTXV(),

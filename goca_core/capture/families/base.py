@@ -29,7 +29,8 @@ class Site:
     where another node may replace the computation between them and ``out``. ``sequence_first``: the output of ``query``
     is [tokens, batch, channels]. ``around``: the attention module with all of it, for networks that may compute ``query``
     together with what comes before it, without calling that module. ``gated``: the network weakens what each head gives before
-    ``out`` takes it.
+    ``out`` takes it. ``framewise``: the frames of a video may ask one after another, in a call of its own each, whose keys begin
+    with those of the video.
     """
 
     heads: int
@@ -41,6 +42,7 @@ class Site:
     sequence_first: bool = False
     around: nn.Module | None = None
     gated: bool = False
+    framewise: bool = False
 
     @property
     def replaceable(self) -> bool:

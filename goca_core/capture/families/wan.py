@@ -2,6 +2,9 @@
 
 Image-to-video models attend to the tokens of CLIP vision first and to the text after that, between the same two
 projections, and add the two outputs. The second call is the one that is kept; its heads are weighted by its own output.
+
+Animate 2 runs each block for the driving video first, of which the other video's frames attend to one each. It has the
+reference image as its first frame.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ class Wan(Family):
     label = "Wan 2.1 and 2.2"
     support = Support(
         "Wan 2.1, 2.2: text to video, image to video, Fun Control, Fun Camera, Vace, Animate, HuMo, Speech to Video, SCAIL, "
-        "Dancer",
+        "Dancer, Animate 2",
         "umT5*",
         "weighted",
         "by analogy",
@@ -31,12 +34,12 @@ class Wan(Family):
     network_class = "comfy.ldm.wan.model.WanModel"
 
     def matches(self, network: Any) -> bool:
-        # Other subclasses process a video piece by piece.
+        # Of a class that is not known, nobody knows what is in its sequence.
         return super().matches(network) and type(network).__qualname__ in _REFERENCES
 
     def plan(self, network: Any) -> Plan:
         def site(attention: Any) -> Site:
-            return Site(attention.num_heads, attention.q, attention.o)
+            return Site(attention.num_heads, attention.q, attention.o, framewise=hasattr(attention, "forward_gen"))
 
         blocks = cross_blocks((site(block.cross_attn), site(block.self_attn)) for block in network.blocks)
         patch = tuple(network.patch_size)
@@ -89,7 +92,13 @@ def _before_and_behind(_network: Any, patch: _Patch) -> References:
 # Vace adds what blocks of its own make of the control video, Fun Camera its camera, Animate a pose and a face, HuMo, Speech to
 # Video and Dancer a sound: all of them to the tokens that are there.
 _REFERENCES = {
-    **dict.fromkeys(("WanModel", "VaceWanModel", "CameraWanModel", "AnimateWanModel", "WanDancerModel"), _around),
+    **dict.fromkeys(
+        (
+            "WanModel", "VaceWanModel", "CameraWanModel", "AnimateWanModel", "WanAnimate2Model", "WanDancerModel",
+            "CausalWanModel",
+        ),
+        _around,
+    ),
     **dict.fromkeys(("HumoWanModel", "WanModel_S2V"), _behind),
     **dict.fromkeys(("SCAILWanModel", "SCAIL2WanModel"), _before_and_behind),
-}
+}  # fmt: skip

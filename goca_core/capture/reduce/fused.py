@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .call import AttentionCall
+from .call import AttentionCall, block_elements
 
 # Fused kernels that take queries and keys first, and return the logarithm of the denominators as their second result.
 _KERNELS = (
@@ -105,6 +105,17 @@ def compute_total(call: AttentionCall) -> AttentionCall:
         return _with_total(call, kernel(call.q, call.k, call.v, scale=call.scale)[1])
     except _REFUSED:
         return call
+
+
+def exact_total(call: AttentionCall) -> AttentionCall:
+    """The call, without a mask, with its denominators: where no kernel gives them, from its logits, block by block."""
+    call = compute_total(call)
+    if call.total is not None:
+        return call
+    keys = call.k.float().mT
+    step = max(1, block_elements(call) // max(1, keys.shape[0] * keys.shape[1] * keys.shape[3]))
+    parts = [((part.float() @ keys) * call.scale).logsumexp(-1) for part in call.q.split(step, 2)]
+    return call.with_total(torch.cat(parts, 2))
 
 
 def _kernel(call: AttentionCall) -> Callable[..., Any] | None:

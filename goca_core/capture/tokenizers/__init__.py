@@ -6,8 +6,8 @@ their tokens have another layout.
 
 from __future__ import annotations
 
-from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, minimax_h3, qwen, t5
+from . import bert, clip, hidream, hunyuan_image, hunyuan_video, lens, longcat, ming, minimax_h3, qwen, t5
 from .base import Adapter
 
-_KINDS = (clip, t5, bert, qwen, hidream, hunyuan_image, hunyuan_video, longcat, lens, minimax_h3)
+_KINDS = (clip, t5, bert, qwen, hidream, hunyuan_image, hunyuan_video, longcat, lens, minimax_h3, ming)
 TOKENIZERS: dict[str, Adapter] = {name: adapter for kind in _KINDS for name, adapter in kind.TOKENIZERS.items()}

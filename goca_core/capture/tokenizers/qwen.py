@@ -158,7 +158,9 @@ TOKENIZERS: dict[str, Adapter] = {
     "ZImageTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer": partial(chat_words, encoder="qwen3"),
     "KleinTokenizer8B": partial(chat_words, encoder="qwen3"),
-    **dict.fromkeys(("QwenImageTokenizer", "Kandinsky5Tokenizer", "Kandinsky5TokenizerImage"), _QWEN25),
+    **dict.fromkeys(
+        ("QwenImageTokenizer", "Kandinsky5Tokenizer", "Kandinsky5TokenizerImage", "Kandinsky6Tokenizer"), _QWEN25
+    ),
     "Omnigen2Tokenizer": partial(chat_words, encoder="qwen2.5", weights=True),
     "OvisTokenizer": partial(chat_words, encoder="qwen3", prefix=_after_background),
     "Krea2Tokenizer": partial(_QWEN3_VL, prefix=after_system),
