@@ -16,7 +16,6 @@ import tokenizers
 import torch
 from comfy.ldm.flux.math import apply_rope1
 from comfy.ldm.lumina.model import NextDiT
-from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
 from goca_core.capture.tokenizers.ming import IMAGE
@@ -28,7 +27,10 @@ from .vocabularies import bytes_to_unicode
 
 
 class FramewiseSelfAttention(wan.WanSelfAttention):  # type: ignore[misc]
-    """Each frame of the video but the first attends to all of them, and to a frame of the driving video as well."""
+    """Each frame of the video but the first attends to all of them, and to a frame of the driving video as well.
+
+    Attention is called by its name in ComfyUI's module, where the tests of other dispatches replace it.
+    """
 
     driving: tuple[Tensor, Tensor] | None = None
 
@@ -39,7 +41,7 @@ class FramewiseSelfAttention(wan.WanSelfAttention):  # type: ignore[misc]
         v = self.v(x)
         if self.driving is None:
             self.own = k, v
-            return self.o(optimized_attention(q, k, v, heads=n, transformer_options=transformer_options))
+            return self.o(wan.optimized_attention(q, k, v, heads=n, transformer_options=transformer_options))
         return self.forward_gen(q, k, v, transformer_options)
 
     def forward_gen(self, q: Tensor, k: Tensor, v: Tensor, transformer_options: Any) -> Any:
@@ -47,13 +49,17 @@ class FramewiseSelfAttention(wan.WanSelfAttention):  # type: ignore[misc]
         size = self.size
         # The keys of the driving video are rewritten in place, frame by frame.
         keys, values = (torch.cat((part, part[:, :size]), 1) for part in (k, v))
-        parts = [optimized_attention(q[:, :size], k, v, heads=self.num_heads, transformer_options=transformer_options)]
+        parts = [
+            wan.optimized_attention(q[:, :size], k, v, heads=self.num_heads, transformer_options=transformer_options)
+        ]
         for start in range(size, q.shape[1], size):
             for buffer, driving in zip((keys, values), self.driving, strict=True):
                 buffer[:, q.shape[1] :] = driving[:, start - size : start]
             own = q[:, start : start + size]
             parts.append(
-                optimized_attention(own, keys, values, heads=self.num_heads, transformer_options=transformer_options)
+                wan.optimized_attention(
+                    own, keys, values, heads=self.num_heads, transformer_options=transformer_options
+                )
             )
         return self.o(torch.cat(parts, 1))
 

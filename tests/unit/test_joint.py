@@ -18,7 +18,7 @@ from goca_core.capture.reduce import call as reduce
 from goca_core.capture.reduce import fused
 from goca_core.capture.reduce.call import AttentionCall
 from goca_core.capture.reduce.cond_recorder import CondRecorder
-from goca_core.capture.reduce.fused import compute_total, watch_totals
+from goca_core.capture.reduce.fused import compute_total, exact_total, watch_totals
 from goca_core.capture.reduce.one_pass import joint_pass
 from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.capture.reduce.text_maps import TextMaps, token_columns
@@ -98,6 +98,20 @@ def test_text_and_self_attention(targets: list[Grid], registers: int, way: str) 
         assert at == target
         assert torch.allclose(found.double(), resize_self_map(own, GRID, target), atol=1e-6)
     assert targets or gathering is None
+
+
+@pytest.mark.parametrize("elements", [1, 10**9])
+def test_denominators_without_a_kernel(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all keys, block by block; those that are known are kept."""
+    monkeypatch.setattr(fused, "block_elements", lambda _call: elements)
+    call, _ = a_call()
+    assert compute_total(call).total is None
+    total = exact_total(call).total
+    assert total is not None
+    logits = call.q.double() @ call.k.double().transpose(-1, -2) * call.scale
+    assert torch.allclose(total.double(), logits.logsumexp(-1), atol=1e-5)
+    known = call.with_total(total + 1)
+    assert exact_total(known).total is known.total
 
 
 def test_a_mask_is_honoured(way: str) -> None:
