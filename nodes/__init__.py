@@ -13,6 +13,7 @@ from ..goca_core.regional import RegionalError
 from ..goca_core.words.match import PhraseError
 from ..goca_core.words.word_map import WordMapError
 from .aggregate import Aggregate, Rescale
+from .boxes import BoxFromMask
 from .demo import DemoModel
 from .files import LoadAttention, SaveAttention
 from .guidance import SemanticCFG
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     MaskFromTokens,
     MaskFromImage,
     Overlay,
+    BoxFromMask,
     RegionalPrompt,
     RegionalPass,
     CollectMasks,

@@ -11,7 +11,7 @@ from ..goca_core.batches import Workplace
 from ..goca_core.capture.source import recorded
 from ..goca_core.capture.workplace import on_device
 from ..goca_core.masks import MASK_RULES
-from ..goca_core.picture.batch import draw, flatten, overlay_layers
+from ..goca_core.picture.batch import ORDERS, draw, flatten, overlay_layers
 from ..goca_core.pipeline import MODES, MaskRequest, as_scoring, make_masks, sharpened
 from . import inputs, types
 from . import ui as browser
@@ -115,6 +115,13 @@ class MaskFromTokens(io.ComfyNode):
                     "does not seem to be in the image. Off: every phrase gets the pixels that suit it best.",
                 ),
                 inputs.latent(),
+                with_tooltip(
+                    io.Combo.Input("order", options=list(ORDERS), default=ORDERS[0], optional=True, advanced=True),
+                    "Order of the masks of several images or frames. image by image: all masks of the first image, then those "
+                    "of the second. phrase by phrase: the masks of the first phrase in all images, then those of the second, as "
+                    "nodes for video and identity adapters want them. Overlay, Regional Prompt and Box From Mask expect image "
+                    "by image.",
+                ),
             ],
             outputs=inputs.masks_and_labels(),
             is_output_node=True,
@@ -141,6 +148,7 @@ class MaskFromTokens(io.ComfyNode):
         image: Any = None,
         skip_absent: bool = True,
         latent: Any = None,
+        order: str = ORDERS[0],
     ) -> io.NodeOutput:
         source = recorded(source, latent)
         request = MaskRequest(
@@ -165,7 +173,7 @@ class MaskFromTokens(io.ComfyNode):
             result = make_masks(scoring, request, words, each_word=True, place=place)
             shown = browser.masks(result, scoring, words, image)
             masks, background = (part.to(place.results) for part in (result.masks, result.background))
-            return flatten(masks), background, "\n".join(result.labels), shown
+            return flatten(masks, order), background, "\n".join(result.labels), shown
 
         *outputs, shown = on_device(make)
         return io.NodeOutput(*outputs, ui=shown)

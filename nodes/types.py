@@ -10,5 +10,6 @@ Maps = io.Custom("GOCA_MAPS")
 Scores = io.Custom("GOCA_SCORES")
 Words = io.Custom("GOCA_WORDS")
 Regions = io.Custom("GOCA_REGIONS")
+BoundingBox = io.Custom("BOUNDING_BOX")  # ComfyUI's own; older versions do not name it
 
 CATEGORY = "GoCA"

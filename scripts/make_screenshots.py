@@ -81,6 +81,7 @@ NODES = {
     "SaveAttention LoadAttention Words",
     "Masks of a photo": "SegmentImage MaskFromImage",
     "Sharper masks": "Refine",
+    "Detailer by word": "BoxFromMask",
     "Regional prompts": "RegionalPrompt",
     "Regional prompts in one pass": "RegionalPass CollectMasks",
     "Semantic guidance": "SemanticCFG",

@@ -26,6 +26,9 @@ DEMO, SEED = "GOCA_DemoModel", 3
 PIXELS = {
     "EmptyLatentImage": ("width", "height"),
     "GrowMask": ("expand",),
+    "ImageScale": ("width", "height"),
+    "SolidMask": ("width", "height"),
+    "EmptyImage": ("width", "height"),
     "ImageBlur": ("blur_radius", "sigma"),
     "GOCA_RegionalPrompt": ("feather",),
     "GOCA_RegionalPass": ("feather",),

@@ -13,10 +13,14 @@ from ..batches import Workplace
 from ..pipeline import as_scoring, word_scores
 from .drawing import contact_sheet, heat, overlay, to_tensor
 
+ORDERS = ("image by image", "phrase by phrase")
 
-def flatten(masks: Tensor) -> Tensor:
-    """[B, K, H, W] -> [B * K, H, W], image by image: mask k of image b is number b * K + k."""
-    return masks.flatten(0, 1)
+
+def flatten(masks: Tensor, order: str = ORDERS[0]) -> Tensor:
+    """[B, K, H, W] -> [B * K, H, W], by default image by image: mask k of image b is number b * K + k, else number k * B + b."""
+    if order not in ORDERS:
+        raise ValueError(f'The order "{order}" is unknown; choose one of: {", ".join(ORDERS)}.')
+    return (masks if order == ORDERS[0] else masks.transpose(0, 1)).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Export the example graphs of workflows/ in API format to workflows/api/, through the editor's own export.
+"""Export the example graphs of workflows/ and workflows/more/ in API format to api/ in the same folder, through the editor's own export.
 
     .host/venv/bin/python scripts/graphs/export.py                          # all of them
     .host/venv/bin/python scripts/graphs/export.py "01 Masks from words"   # those whose names begin so
 
 The files in workflows/ are the source: to change a graph, open it in the editor, save it over its file, and run this. It also
 gives the saved file the line breaks of the others. Needs a Chromium and playwright, as tests/browser does; tests/browser fails
-when a file in workflows/api/ is not what the editor exports.
+when a file in such a folder is not what the editor exports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from scripts.graphs.files import WORKFLOWS
+from scripts.graphs.files import MORE, WORKFLOWS
 from tests.browser.browser import open_editor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,8 +40,9 @@ def main() -> None:
     )
     names = tuple(parser.parse_args().names)
     with open_editor() as editor:
-        for source in sorted(path for path in WORKFLOWS.glob("*.json") if path.name.startswith(names)):
-            target = WORKFLOWS / "api" / source.name
+        found = [*WORKFLOWS.glob("*.json"), *MORE.glob("*.json")]
+        for source in sorted(path for path in found if path.name.startswith(names)):
+            target = source.parent / "api" / source.name
             write(source, read(source))
             prompt = editor.load(source).prompt()
             if not target.is_file() or read(target) != prompt:

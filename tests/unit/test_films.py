@@ -14,7 +14,7 @@ from torch import Tensor
 
 from goca_core import attention, pipeline
 from goca_core.attention.global_map import aggregate, layer_weights
-from goca_core.attention.record import AttentionError
+from goca_core.attention.record import AttentionError, Defaults
 from goca_core.batches import expand_frames, latent_frames
 from goca_core.capture.families.base import Block, JointSpans, Plan, Site
 from goca_core.capture.families.plans import CROSS
@@ -25,13 +25,14 @@ from goca_core.capture.reduce.self_maps import by_latent_frame
 from goca_core.capture.reduce.spec import ReductionSpec
 from goca_core.capture.reduce.text_maps import TextMaps, token_columns
 from goca_core.layers import resize_self_map
+from goca_core.picture.batch import ORDERS, flatten
 from goca_core.pipeline import MaskRequest, make_masks, refined, word_scores
 from goca_core.refine.methods import Pamr, ProposalMerge
 from goca_core.refine.propagation import propagate
 from goca_core.rescale import RESCALE_METHODS, rescale
 from goca_core.tensors import RANGES, Range
 
-from .recordings import Gathering, recording
+from .recordings import Gathering, recording, words_of
 
 FRAMES, GRID = 3, (3, 5)
 COUNT = GRID[0] * GRID[1]
@@ -277,3 +278,70 @@ def test_two_classes_do_not_depend_on_how_many_frames_are_worked_on_at_once(rule
     # Levels are those of the video: its frames as single images have others.
     alone = make_masks(replace(film, frames=1), replace(request, latent_size=True))
     assert not torch.equal(alone.masks, make_masks(film, replace(request, latent_size=True)).masks)
+
+
+# -- a phrase stays on its thing ---------------------------------------------------------------------------------------
+
+
+def crossing(frames: int = 4, grid: tuple[int, int] = (6, 9)) -> tuple[attention.Attention, Tensor]:
+    """Two videos in which the attention of "cat" moves to the right and that of "dog" to the left, in rows of their own.
+
+    And where each of them is: [videos, frames, 2, height, width].
+    """
+    words = words_of("a cat and a dog on grass")
+    height, width = grid
+    where = torch.zeros(2, frames, 2, height, width)
+    for frame in range(frames):
+        for video, shift in enumerate((0, 1)):
+            where[video, frame, 0, 1:3, 2 * frame + shift : 2 * frame + shift + 2] = 1
+            where[video, frame, 1, 3:5, 6 - 2 * frame + shift : 8 - 2 * frame + shift] = 1
+    maps = torch.full((2 * frames, height * width, 8), 0.02)
+    maps += 0.01 * torch.rand(maps.shape, generator=torch.Generator().manual_seed(2))
+    maps[..., 2] += 0.5 * where[:, :, 0].flatten(0, 1).flatten(1)
+    maps[..., 5] += 0.5 * where[:, :, 1].flatten(0, 1).flatten(1)
+    maps[..., 7] += 0.5 * (1 - where.sum(2)).flatten(0, 1).flatten(1)
+    maps[..., 0] += 1 - maps.sum(-1)
+    layer = attention.Layer("cross.0", height, width, {"average": maps}, {})
+    found = replace(
+        recording(batch=2 * frames, text="a cat and a dog on grass", affinity=False),
+        height=height,
+        width=width,
+        layers=(layer,),
+        tokens=attention.Tokens(tuple(range(8)), True, 12, words),
+        defaults=Defaults("average", "vanilla", "sum-1 rescaling + per-token renorm+", 0),
+        frames=frames,
+        temporal_compression=4,
+    )
+    return found, where
+
+
+def on_their_things(masks: Tensor, where: Tensor) -> bool:
+    """Whether each mask [..., 2, H, W] has all of its thing and nothing of the other; the auto method smooths their edges."""
+    other = where.flip(-3)
+    return bool((masks * where == where).all() and (masks * other == 0).all() and masks.mean() < 2 * where.mean())
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_phrase_stays_on_its_thing(order: str) -> None:
+    """The things cross: what is left of the other in the first frame is right of it in the last."""
+    found, where = crossing()
+    result = make_masks(found, MaskRequest("cat\ndog", latent_size=True))
+    masks = flatten(result.masks, order)
+    ours = masks.unflatten(0, (2, 4, 2)) if order == ORDERS[0] else masks.unflatten(0, (2, 2, 4)).movedim(0, 2)
+    assert on_their_things(ours, where)
+    # Of the frames of the video the same: one batch for each phrase, in the order of the frames.
+    frames = flatten(make_masks(found, MaskRequest("cat\ndog")).masks, ORDERS[1]).unflatten(0, (2, 2, found.images))
+    scale = found.vae_scale
+    for frame, latent in [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3)]:
+        centres = frames[:, :, frame, scale // 2 :: scale, scale // 2 :: scale]
+        assert on_their_things(centres.transpose(0, 1), where[:, latent]), frame
+
+
+def test_orders_of_masks() -> None:
+    masks = torch.rand(3, 2, 4, 5)
+    assert torch.equal(flatten(masks)[1], masks[0, 1]) and torch.equal(flatten(masks, ORDERS[1])[1], masks[1, 0])
+    assert torch.equal(flatten(masks, ORDERS[1])[3:], masks[:, 1])
+    with pytest.raises(
+        ValueError, match='The order "by name" is unknown; choose one of: image by image, phrase by phrase'
+    ):
+        flatten(masks, "by name")
