@@ -189,6 +189,29 @@ def test_masks_of_a_phrase_for_each_frame_of_a_wan_video(found: SimpleNamespace)
         assert alone.shape == mask.shape
 
 
+def test_masks_for_wan_vace(found: SimpleNamespace) -> None:
+    """It keeps of each frame what its mask leaves out, and gives the model the mask of each latent frame."""
+    frames, (height, width) = 5, (64, 96)
+    masks = (torch.rand(frames, height // 8, width // 8) > 0.5).float()
+    masks = masks.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    video, encoded = torch.rand(frames, height, width, 3), list[Tensor]()
+
+    def encode(images: Tensor) -> Tensor:
+        encoded.append(images)
+        return torch.zeros(1, 16, 2, height // 8, width // 8)
+
+    given = found.built.conditioning(seed=1)
+    vace = found.nodes["WanVaceToVideo"].execute
+    positive = vace(given, given, SimpleNamespace(encode=encode), width, height, frames, 1, 1.0, video, masks).result[0]
+    kept, renewed = encoded
+    torch.testing.assert_close(kept[masks == 0], video[masks == 0])
+    torch.testing.assert_close(renewed[masks == 1], video[masks == 1])
+    assert (kept[masks == 1] == 0.5).all() and (renewed[masks == 0] == 0.5).all()
+    (latent,) = positive[0][1]["vace_mask"]
+    assert latent.shape == (1, 64, 2, height // 8, width // 8)
+    assert all(any(torch.equal(frame, mask[::8, ::8]) for mask in masks) for frame in latent[0, 0])
+
+
 # -- identity adapters ------------------------------------------------------------------------------------------------
 
 
