@@ -5,39 +5,50 @@
 Each prompt names two objects. One LoRA, which makes objects striped, belongs to the first; another, which makes them dotted,
 to the second. The images are generated without LoRAs, with both loaded the usual way, with LoRA by Mask (masks from a first
 run with the same seed), and with LoRA by Word (one run). An image counts if both objects are there without LoRAs, by colour
-and shape; their pixels are those of that image, because a pattern does not move an object.
+and shape.
 
-The right thing and only it: the first object has stripes and no dots, the second dots and no stripes. Prints a Markdown table
-with 95 % intervals (Wilson). The change elsewhere is the mean difference of pixels away from both objects, of 255.
+The right thing and only it: the first object has stripes and no dots, the second dots and no stripes, where they are in the
+image that is judged (lora_judge.py). Prints a Markdown table with 95 % intervals (Wilson), and why images fail. The change
+elsewhere is the mean difference of pixels away from both objects, of 255; that of the other thing is the difference on the
+second object if only the first LoRA is there, for the first image of each prompt.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import sys
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
-from tqdm import tqdm
+from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.judging import Count, colours_of, named
+from benchmarks.lora_judge import CAUSES, NAMES, Judged, cause, judge, no_other_patterns, own_patterns
 from goca_core.capture.lora.patch import lora_by_mask
-from goca_core.capture.lora.word import WordPlan, lora_by_word
+from goca_core.capture.lora.word import LoRAByWord, WordPlan, lora_by_word
 from goca_core.capture.weights import DEMO_LORAS
-from goca_core.demo.scenes import COLOURS, Scene, draw
-from goca_core.pipeline import MaskRequest, MaskResult, make_masks
-from scripts.demo_model.patterns import CLEAN, MARKED, PATTERNS, shares
+from goca_core.demo.scenes import Scene, draw
+from goca_core.pipeline import MaskRequest, as_scoring, make_masks, sharpened
 from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
 # Pixels around an object that may change with it.
 MARGIN = 6
-NAMES = tuple(PATTERNS)
+STACKED, MASKED, UNNAMED, WORDED = (
+    "both loaded the usual way",
+    "LoRA by Mask",
+    "LoRA by Mask, without phrases",
+    "LoRA by Word",
+)
 
 
 @dataclass
@@ -47,85 +58,154 @@ class Result:
     own: Count = field(default_factory=Count)
     clean: Count = field(default_factory=Count)
     both: Count = field(default_factory=Count)
+    causes: Counter[str] = field(default_factory=Counter)
     elsewhere: list[float] = field(default_factory=list)
+    other: list[float] = field(default_factory=list)
 
-    def add(self, found: list[dict[str, float]]) -> None:
-        own = all(shares_of[NAMES[n]] >= MARKED for n, shares_of in enumerate(found))
-        clean = all(shares_of[NAMES[1 - n]] < CLEAN for n, shares_of in enumerate(found))
-        self.own.add(own)
-        self.clean.add(clean)
-        self.both.add(own and clean)
-
-
-def file_of(pattern: str, folder: Path) -> Path:
-    return folder / f"goca_demo_{pattern}.safetensors"
+    def add(self, objects: Sequence[Judged]) -> None:
+        self.own.add(own_patterns(objects))
+        self.clean.add(no_other_patterns(objects))
+        why = cause(objects)
+        self.both.add(why is None)
+        if why is not None:
+            self.causes[why] += 1
 
 
-def judged(image: np.ndarray, scene: Scene, pixels: list[np.ndarray]) -> list[dict[str, float]]:
-    """How much of each object each pattern covers."""
-    return [
-        shares(image, where, np.asarray(COLOURS[item.colour], np.float32))
-        for where, item in zip(pixels, scene.objects, strict=True)
-    ]
+class Methods:
+    """A MODEL for each method, with the LoRAs of one prompt or the first of them."""
+
+    def __init__(self, sampler: DemoSampler, scene: Scene, masks: Tensor, options: argparse.Namespace) -> None:
+        self._sampler, self._masks, self._options = sampler, masks, options
+        self._files = [options.loras / f"goca_demo_{name}.safetensors" for name in NAMES]
+        self._phrases = [item.name for item in scene.objects]
+        self.names = [STACKED, MASKED, *([UNNAMED] if options.text else []), WORDED]
+
+    def model(self, method: str, alone: bool = False) -> tuple[Any, LoRAByWord | None]:
+        """The MODEL, and who has its masks if they are made on the way. ``alone``: the first LoRA, for the first image."""
+        import comfy.sd
+        import comfy.utils
+
+        options, model, worded = self._options, self._sampler.model, None
+        masks = self._masks[:1] if alone else self._masks
+        for number, (file, phrase) in enumerate(zip(self._files, self._phrases, strict=True)):
+            if alone and number:
+                break
+            if method == STACKED:
+                tensors = comfy.utils.load_torch_file(str(file), safe_load=True)
+                model = comfy.sd.load_lora_for_models(model, None, tensors, options.strength, 0.0)[0]
+            elif method == WORDED:
+                plan = WordPlan(
+                    MaskRequest(""),
+                    (),
+                    options.start_percent,
+                    options.before,
+                    options.evaluations,
+                    options.renew_every,
+                    options.feather,
+                )
+                model, worded, _ = lora_by_word(model, file, phrase, options.strength, plan)
+            else:
+                model, _ = lora_by_mask(
+                    model,
+                    file,
+                    options.strength,
+                    masks[:, number],
+                    options.feather,
+                    phrase if method == MASKED else "",
+                    start=options.mask_start,
+                )
+        return model, worded
 
 
-def models(sampler: DemoSampler, scene: Scene, result: MaskResult, options: argparse.Namespace) -> dict[str, object]:
-    """A MODEL for each method."""
-    import comfy.sd
-    import comfy.utils
+class Benchmark:
+    """Generates images of prompts with every method, and counts."""
 
-    files = [file_of(name, options.loras) for name in NAMES]
-    phrases = [item.name for item in scene.objects]
-    stacked = masked = text = worded = sampler.model
-    for number, (file, phrase) in enumerate(zip(files, phrases, strict=True)):
-        tensors = comfy.utils.load_torch_file(str(file), safe_load=True)
-        stacked = comfy.sd.load_lora_for_models(stacked, None, tensors, options.strength, 0.0)[0]
-        mask = result.masks[:, number]
-        masked, _ = lora_by_mask(masked, file, options.strength, mask, options.feather, phrase)
-        text, _ = lora_by_mask(text, file, options.strength, mask, options.feather)
-        plan = WordPlan(MaskRequest(""), (), options.start_percent, feather=options.feather)
-        worded, _, _ = lora_by_word(worded, file, phrase, options.strength, plan)
-    found: dict[str, object] = {
-        "both loaded the usual way": stacked,
-        "LoRA by Mask": masked,
-        "LoRA by Word": worded,
-    }
-    if options.text:
-        found["LoRA by Mask, without phrases"] = text
-    return found
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.sampler = DemoSampler(options.weights, options.steps, options.cfg)
+        self.results: dict[str, Result] = {}
+        self.drawn = Count()
+        self.log: list[dict[str, Any]] = []
 
+    def one_prompt(self, seed: int, size: int) -> None:
+        sampler, scene = self.sampler, draw(seed, plain=True, count=2)
+        seeds = [1000 * seed + number for number in range(size)]
+        latent, attention = sampler.record(scene.caption, seeds)
+        images = sampler.decode(latent)
+        pixels: dict[int, list[np.ndarray]] = {}
+        for number, image in enumerate(images):
+            found = [named(colours_of(image, scene), item) for item in scene.objects]
+            there = [each for each in found if each is not None]
+            self.drawn.add(len(there) == len(found))
+            if len(there) == len(found):
+                pixels[number] = there
+        if not pixels:
+            return
+        scoring = as_scoring(attention)
+        if self.options.sharpened:
+            scoring = sharpened(scoring, torch.from_numpy(images / 255).float())
+        masks = make_masks(scoring, MaskRequest("\n".join(item.name for item in scene.objects))).masks
+        self._count("no LoRA", scene, images, images, masks, pixels)
+        methods = Methods(sampler, scene, masks, self.options)
+        for name in methods.names:
+            model, worded = methods.model(name)
+            latent = sampler.sample(model, sampler.encode(scene.caption), seeds)
+            used = masks if worded is None else worded.masks(latent)[0].masks
+            self._count(name, scene, images, sampler.decode(latent), used, pixels)
+            self._other(name, scene, methods, seeds, images, pixels)
 
-def one_prompt(
-    sampler: DemoSampler, seed: int, size: int, options: argparse.Namespace, results: dict[str, Result], drawn: Count
-) -> None:
-    """Generate some images of one prompt with every method, and count."""
-    scene = draw(seed, plain=True, count=2)
-    seeds = [1000 * seed + number for number in range(size)]
-    latent, attention = sampler.record(scene.caption, seeds)
-    images = sampler.decode(latent)
-    pixels = {}
-    for n, image in enumerate(images):
-        found = [named(colours_of(image, scene), item) for item in scene.objects]
-        drawn.add(all(each is not None for each in found))
-        if all(each is not None for each in found):
-            # Without the edge, whose colours are mixed.
-            pixels[n] = [ndimage.binary_erosion(each, iterations=1) for each in found]
-    if not pixels:
-        return
-    phrases = "\n".join(item.name for item in scene.objects)
-    result = make_masks(attention, MaskRequest(phrases))
-    base = results.setdefault("no LoRA", Result())
-    for n, where in pixels.items():
-        base.add(judged(images[n], scene, where))
-        base.elsewhere.append(0.0)
-    for name, model in models(sampler, scene, result, options).items():
-        made = sampler.decode(sampler.sample(model, sampler.encode(scene.caption), seeds))
-        counted = results.setdefault(name, Result())
-        for n, where in pixels.items():
-            counted.add(judged(made[n], scene, where))
-            away = ~ndimage.binary_dilation(np.any(where, 0), iterations=MARGIN + 1)
+    def _count(
+        self,
+        name: str,
+        scene: Scene,
+        before: np.ndarray,
+        after: np.ndarray,
+        masks: Tensor,
+        pixels: dict[int, list[np.ndarray]],
+    ) -> None:
+        result = self.results.setdefault(name, Result())
+        for number, where in pixels.items():
+            objects = judge(after[number], scene, where, [mask > 0.5 for mask in masks[number].numpy()])
+            result.add(objects)
+            away = ~ndimage.binary_dilation(np.any(where, 0), iterations=MARGIN)
             if away.any():
-                counted.elsewhere.append(float(np.abs(made[n] - images[n])[away].mean()))
+                result.elsewhere.append(float(np.abs(after[number] - before[number])[away].mean()))
+            told = {"method": name, "prompt": scene.caption, "image": number, "cause": cause(objects)}
+            self.log.append(told | {"objects": [asdict(each) for each in objects]})
+
+    def _other(
+        self,
+        name: str,
+        scene: Scene,
+        methods: Methods,
+        seeds: Sequence[int],
+        images: np.ndarray,
+        pixels: dict[int, list[np.ndarray]],
+    ) -> None:
+        """What the first LoRA alone changes on the second object of the first image."""
+        if 0 not in pixels:
+            return
+        model, _ = methods.model(name, alone=True)
+        (made,) = self.sampler.decode(self.sampler.sample(model, self.sampler.encode(scene.caption), seeds[:1]))
+        where = ndimage.binary_erosion(pixels[0][1])
+        self.results[name].other.append(float(np.abs(made - images[0])[where].mean()))
+
+    def table(self) -> str:
+        lines = [
+            f"{self.options.images} images, {self.sampler}; both objects there without LoRAs: {self.drawn} (these count)\n",
+            "| method | each has its own pattern | none has the other's | both | change of the other thing | elsewhere |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, result in self.results.items():
+            other = f"{np.mean(result.other):.1f}" if result.other else ""
+            lines.append(
+                f"| {name} | {result.own} | {result.clean} | {result.both} | {other} | {np.mean(result.elsewhere):.1f} |"
+            )
+        lines += ["", f"| failures | {' | '.join(CAUSES)} |", "|---" * (len(CAUSES) + 1) + "|"]
+        for name, result in self.results.items():
+            if name != "no LoRA":
+                lines.append(f"| {name} | {' | '.join(str(result.causes[why]) for why in CAUSES)} |")
+        return "\n".join(lines)
 
 
 def main() -> None:
@@ -137,28 +217,30 @@ def main() -> None:
     parser.add_argument("--cfg", type=float, default=4.0)
     parser.add_argument("--strength", type=float, default=1.0, help="strength of both LoRAs")
     parser.add_argument("--feather", type=float, default=0.0)
+    parser.add_argument("--mask-start", type=float, default=0.0, help="start_percent of LoRA by Mask")
+    parser.add_argument(
+        "--sharpened", action="store_true", help="masks of LoRA by Mask that follow the edges of the image"
+    )
     parser.add_argument("--start-percent", type=float, default=0.3, help="start_percent of LoRA by Word")
+    parser.add_argument("--before", type=float, default=0.0, help="strength_before of LoRA by Word")
+    parser.add_argument("--evaluations", type=int, default=2, help="evaluations of LoRA by Word")
+    parser.add_argument("--renew-every", type=int, default=0, help="renew_every of LoRA by Word")
     parser.add_argument("--text", action="store_true", help="also LoRA by Mask without phrases")
     parser.add_argument("--loras", type=Path, default=DEMO_LORAS, help="folder of the LoRAs")
+    parser.add_argument("--log", type=Path, help="write what was found in each image to this JSON file")
     add_arguments(parser)
     options = parser.parse_args()
     start(options)
-    sampler = DemoSampler(options.weights, options.steps, options.cfg)
-    results: dict[str, Result] = {}
-    drawn = Count()
+    benchmark = Benchmark(options)
+    prompts = math.ceil(options.images / options.batch)
     with torch.inference_mode():
-        for number in tqdm(range(math.ceil(options.images / options.batch)), disable=not sys.stderr.isatty()):
-            size = min(options.batch, options.images - number * options.batch)
-            one_prompt(sampler, options.seed + number, size, options, results, drawn)
-            if number % 2:
-                for name, result in results.items():
-                    print(f"{name}: {result.both}", file=sys.stderr, flush=True)
-    print(f"{options.images} images, {sampler}; both objects there without LoRAs: {drawn} (these count)\n")
-    print(
-        "| method | each has its own pattern | none has the other's | both | change elsewhere, of 255 |\n|---|---|---|---|---|"
-    )
-    for name, result in results.items():
-        print(f"| {name} | {result.own} | {result.clean} | {result.both} | {np.mean(result.elsewhere):.1f} |")
+        for number in range(prompts):
+            benchmark.one_prompt(options.seed + number, min(options.batch, options.images - number * options.batch))
+            so_far = "; ".join(f"{name} {result.both}" for name, result in benchmark.results.items())
+            print(f"{number + 1}/{prompts}: {so_far}", file=sys.stderr, flush=True)
+            if options.log:
+                options.log.write_text(json.dumps(benchmark.log), encoding="utf-8")
+    print(benchmark.table())
 
 
 if __name__ == "__main__":
