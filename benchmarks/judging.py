@@ -42,7 +42,7 @@ class Count:
         rate, z = self.yes / self.of, 1.96
         middle = (rate + z * z / (2 * self.of)) / (1 + z * z / self.of)
         half = z * math.sqrt(rate * (1 - rate) / self.of + z * z / (4 * self.of**2)) / (1 + z * z / self.of)
-        return f"{rate:.1%} of {self.of} ({middle - half:.1%} to {middle + half:.1%})"
+        return f"{rate:.1%} of {self.of} ({max(middle - half, 0.0):.1%} to {middle + half:.1%})"
 
 
 def rate(found: Sequence[bool]) -> Count:

@@ -10,7 +10,7 @@ and shape.
 The right thing and only it: the first object has stripes and no dots, the second dots and no stripes, where they are in the
 image that is judged (lora_judge.py). Prints a Markdown table with 95 % intervals (Wilson), and why images fail. The change
 elsewhere is the mean difference of pixels away from both objects, of 255; that of the other thing is the difference on the
-second object if only the first LoRA is there, for the first image of each prompt.
+second object if only the first LoRA is there, for the first image of some prompts.
 """
 
 from __future__ import annotations
@@ -90,9 +90,10 @@ class Methods:
         for number, (file, phrase) in enumerate(zip(self._files, self._phrases, strict=True)):
             if alone and number:
                 break
+            strength = options.strength[number]
             if method == STACKED:
                 tensors = comfy.utils.load_torch_file(str(file), safe_load=True)
-                model = comfy.sd.load_lora_for_models(model, None, tensors, options.strength, 0.0)[0]
+                model = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)[0]
             elif method == WORDED:
                 plan = WordPlan(
                     MaskRequest(""),
@@ -103,12 +104,12 @@ class Methods:
                     options.renew_every,
                     options.feather,
                 )
-                model, worded, _ = lora_by_word(model, file, phrase, options.strength, plan)
+                model, worded, _ = lora_by_word(model, file, phrase, strength, plan)
             else:
                 model, _ = lora_by_mask(
                     model,
                     file,
-                    options.strength,
+                    strength,
                     masks[:, number],
                     options.feather,
                     phrase if method == MASKED else "",
@@ -152,7 +153,8 @@ class Benchmark:
             latent = sampler.sample(model, sampler.encode(scene.caption), seeds)
             used = masks if worded is None else worded.masks(latent)[0].masks
             self._count(name, scene, images, sampler.decode(latent), used, pixels)
-            self._other(name, scene, methods, seeds, images, pixels)
+            if 0 in pixels and len(self.results[name].other) < self.options.alone:
+                self._other(name, scene, methods, seeds, images, pixels)
 
     def _count(
         self,
@@ -183,8 +185,6 @@ class Benchmark:
         pixels: dict[int, list[np.ndarray]],
     ) -> None:
         """What the first LoRA alone changes on the second object of the first image."""
-        if 0 not in pixels:
-            return
         model, _ = methods.model(name, alone=True)
         (made,) = self.sampler.decode(self.sampler.sample(model, self.sampler.encode(scene.caption), seeds[:1]))
         where = ndimage.binary_erosion(pixels[0][1])
@@ -192,7 +192,7 @@ class Benchmark:
 
     def table(self) -> str:
         lines = [
-            f"{self.options.images} images, {self.sampler}; both objects there without LoRAs: {self.drawn} (these count)\n",
+            f"{self.drawn.of} images, {self.sampler}; both objects there without LoRAs: {self.drawn} (these count)\n",
             "| method | each has its own pattern | none has the other's | both | change of the other thing | elsewhere |",
             "|---|---|---|---|---|---|",
         ]
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=60_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--strength", type=float, default=1.0, help="strength of both LoRAs")
+    parser.add_argument("--strength", type=float, nargs=2, default=(1.0, 1.0), help="of each LoRA, where it has a mask")
     parser.add_argument("--feather", type=float, default=0.0)
     parser.add_argument("--mask-start", type=float, default=0.0, help="start_percent of LoRA by Mask")
     parser.add_argument(
@@ -225,6 +225,9 @@ def main() -> None:
     parser.add_argument("--before", type=float, default=0.0, help="strength_before of LoRA by Word")
     parser.add_argument("--evaluations", type=int, default=2, help="evaluations of LoRA by Word")
     parser.add_argument("--renew-every", type=int, default=0, help="renew_every of LoRA by Word")
+    parser.add_argument(
+        "--alone", type=int, default=20, help="prompts that are also generated with the first LoRA alone"
+    )
     parser.add_argument("--text", action="store_true", help="also LoRA by Mask without phrases")
     parser.add_argument("--loras", type=Path, default=DEMO_LORAS, help="folder of the LoRAs")
     parser.add_argument("--log", type=Path, help="write what was found in each image to this JSON file")
@@ -238,6 +241,8 @@ def main() -> None:
             benchmark.one_prompt(options.seed + number, min(options.batch, options.images - number * options.batch))
             so_far = "; ".join(f"{name} {result.both}" for name, result in benchmark.results.items())
             print(f"{number + 1}/{prompts}: {so_far}", file=sys.stderr, flush=True)
+            if number % 2:
+                print(benchmark.table(), file=sys.stderr, flush=True)
             if options.log:
                 options.log.write_text(json.dumps(benchmark.log), encoding="utf-8")
     print(benchmark.table())
