@@ -128,7 +128,9 @@ NETWORKS: dict[str, Network] = {
         "comfy.ldm.lightricks.av_model.LTXAVModel", "LTXAVGemmaTokenizer", "comfy.ldm.lightricks.model.LTXVModel"
     ),
     # Its prompts are encoded by Gemma 4.
-    "LTX-2.5": Network("comfy.ldm.lightricks.av_model.LTXAVModel", "", "comfy.ldm.lightricks.model.LTXVModel"),
+    "LTX-2.5": Network(
+        "comfy.ldm.lightricks.av_model.LTXAVModel", "LTXAVGemma4Tokenizer", "comfy.ldm.lightricks.model.LTXVModel"
+    ),
     "MiniMax-H3": Network("comfy.ldm.minimax.model.MiniMaxH3Model", "MiniMaxH3Tokenizer"),
     "CogVideoX": Network("comfy.ldm.cogvideo.model.CogVideoXTransformer3DModel", "CogVideoXTokenizer"),
     **dict.fromkeys(("Flux.3 Klein", "MOSS-Image", "FIBO 2"), _unknown()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,7 @@ from .helpers import identical, job, packed
 from .older import need
 from .passes import Asked
 from .test_stages import first_stage
-from .vocabularies import gemma
+from .vocabularies import gemma, gemma4
 from .word_checks import check as check_words
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -75,14 +76,33 @@ def test_the_words_of_a_prompt(name: str, width: int, clip: Any) -> None:
     assert masks.shape == (2 * 17, 2, 160, 224) and set(masks.unique().tolist()) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("text", [TEXT, "", "(a red:1.2) cat,  grass\n\nred"])
-def test_the_tokens_of_the_text_encoder(text: str, clip: Any) -> None:
+@pytest.fixture(scope="module")
+def gemma4_clip() -> Any:
+    """That of LTX-2.5. Of ComfyUI's tokenizer for Gemma 4, the video model's is a class of its own, with longer padding."""
+    need(hasattr(comfy.text_encoders, "gemma4"), "text encoder Gemma 4")
+    module = importlib.import_module("comfy.text_encoders.gemma4")
+
+    class LTXAVGemma4Tokenizer(module.Gemma4_12B.tokenizer):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__(tokenizer_data={"tokenizer_json": gemma4()})
+            self.gemma4.min_length = 1024
+
+    made = comfy.sd.CLIP(no_init=True)
+    made.tokenizer, made.tokenizer_options = LTXAVGemma4Tokenizer(), {}
+    return made
+
+
+@pytest.mark.parametrize("kind", ["gemma3_12b", "gemma4"])
+@pytest.mark.parametrize("text", [TEXT, "", "(a red:1.2) cat,  grass\n\nred", "猫 on the naïve table 🙂"])
+def test_the_tokens_of_the_text_encoder(text: str, kind: str, request: pytest.FixtureRequest) -> None:
     """Its padding comes first and is dropped."""
-    (chunk,) = clip.tokenize(text)["gemma3_12b"]
+    clip = request.getfixturevalue("clip" if kind == "gemma3_12b" else "gemma4_clip")
+    (chunk,) = clip.tokenize(text)[kind]
     kept = [entry[0] for entry in chunk if entry[0] != 0]
     assert len(chunk) == 1024 and chunk[0][0] == 0
     words = word_map(clip, text)
-    check_words([(clip.tokenizer.gemma3_12b, kept + [0] * (1024 - len(kept)))], text, words)
+    check_words([(getattr(clip.tokenizer, kind), kept + [0] * (1024 - len(kept)))], text, words)
+    assert [word.text for word in words.words if word.content] or not text
 
 
 def test_a_long_prompt(clip: Any) -> None:

@@ -27,6 +27,21 @@ def gemma() -> torch.Tensor:
     return torch.frombuffer(bytearray(written.getvalue()), dtype=torch.uint8)
 
 
+def gemma4() -> torch.Tensor:
+    """Gemma 4's vocabulary is a file of the tokenizers library: pieces with a sign for spaces, and bytes for what is left."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    made.normalizer = tokenizers.normalizers.Replace(" ", "\u2581")
+    made.decoder = tokenizers.decoders.Sequence(
+        [tokenizers.decoders.Replace("\u2581", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
+    )
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{number:02X}>" for number in range(256))]
+    made.train_from_iterator(
+        LINES * 20,
+        tokenizers.trainers.BpeTrainer(vocab_size=500, special_tokens=special, max_token_length=8),
+    )
+    return torch.frombuffer(bytearray(made.to_str().encode()), dtype=torch.uint8)
+
+
 def tekken() -> torch.Tensor:
     """A small vocabulary of the Mistral family: special tokens, all bytes, and a few longer tokens."""
     names = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *(f"<SPECIAL_{number}>" for number in range(5, 17))]

@@ -51,5 +51,5 @@ def _thinned(given: Mapping[str, Any]) -> tuple[int, int]:
 class LTX2(LTXV):
     name = "ltx2"
     label = "LTX-2"
-    support = Support("LTX-2, 2.3: the video", "Gemma 3*", "weighted", "by analogy")
+    support = Support("LTX-2, 2.3, 2.5: the video", "Gemma 3*, Gemma 4*", "weighted", "by analogy")
     network_class = "comfy.ldm.lightricks.av_model.LTXAVModel"

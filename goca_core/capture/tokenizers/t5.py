@@ -30,12 +30,20 @@ def ltx2_length(tokens: int) -> int:
 
 
 def t5_spans(sub: Any, text: str) -> tuple[list[int], list[Span]]:
-    """From a fast tokenizer, or from SentencePiece itself (mT5 and others whose vocabulary comes with the weights)."""
-    ids, spans = fast_spans(sub, text) or _sentencepiece(sub.tokenizer.tokenizer, text)
+    """From a fast tokenizer, or from what is in it: the library below, or SentencePiece (mT5 and others whose vocabulary comes
+    with the weights)."""
+    ids, spans = fast_spans(sub, text) or _bare(sub.tokenizer.tokenizer, text)
     pieces = [str(sub.inv_vocab.get(token, "")) for token in ids]
     return ids, [
         (a, a) if piece and not piece.strip(_SPACE) else (a, b) for piece, (a, b) in zip(pieces, spans, strict=True)
     ]
+
+
+def _bare(tokenizer: Any, text: str) -> tuple[list[int], list[Span]]:
+    if not hasattr(tokenizer, "encode_batch"):
+        return _sentencepiece(tokenizer, text)
+    found = tokenizer.encode(text, add_special_tokens=False)
+    return list(found.ids), [(a, b) for a, b in found.offsets]
 
 
 def _sentencepiece(processor: Any, text: str) -> tuple[list[int], list[Span]]:
@@ -131,6 +139,8 @@ TOKENIZERS: dict[str, Adapter] = {
     "LTXAVGemmaTokenizer": partial(
         t5_words, attribute="gemma3_12b", key="gemma3_12b", encoder="gemma", padded=ltx2_length
     ),
+    # LTX-2.5, with Gemma 4.
+    "LTXAVGemma4Tokenizer": partial(t5_words, attribute="gemma4", key="gemma4", encoder="gemma", padded=ltx2_length),
     "WanT5Tokenizer": partial(t5_words, attribute="clip_umt5xxl", key="umt5xxl", encoder="umt5"),
     # Its language model gives one vector per T5 token.
     "AnimaTokenizer": partial(t5_words, attribute="t5xxl", padded=lambda tokens: max(ANIMA_LENGTH, tokens)),
