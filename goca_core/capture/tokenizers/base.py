@@ -81,20 +81,27 @@ class PromptTokens:
             # ComfyUI splits a segment before every "embedding:" that follows a space.
             splits = [m.start() for m in re.finditer(rf"(?<=\s){EMBEDDING}", self.plain[start:end])]
             for a, b in pairwise([0, *splits, end - start]):
-                tokens += self._part(start + a, start + b)
+                tokens += self._part(start + a, start + b, b < end - start)
         if self._queue:
             raise lost(self.plain)
         return moved(tokens, offset)
 
-    def _part(self, start: int, end: int) -> list[Token]:
+    def _part(self, start: int, end: int, followed: bool) -> list[Token]:
+        """Take the tokens of a part; ``followed``: by another embedding."""
         named = re.compile(rf"{EMBEDDING}\s*([^\s<\[]*)").match(self.plain, start, end)
         if named is None or self._sub.embedding_directory is None:
+            # Older versions of ComfyUI drop the space before an embedding.
+            shorter = followed and self.plain[end - 1] in " \n" and not self._fits(self._ids(self.plain[start:end]))
+            end -= shorter
             return self._text(self.plain[start:end], range(start, end))
         # A name ends at a space, "<" or "["; commas at its end belong to the prompt unless a file really has that name.
         vectors = self._vectors()
         full = named.end()
         bare = named.start(1) + len(named[1].strip(","))
-        name_end = bare if self._fits(self._spans(self._sub, self._after_name(bare, end)[0])[0]) else full
+        # In older versions of ComfyUI it ends at a space alone.
+        wide = re.compile(r"\S*").match(self.plain, named.start(1), end)
+        ends = (bare, full, full if wide is None else wide.end())
+        name_end = next((each for each in ends if self._fits(self._ids(self._after_name(each, end)[0]))), full)
         token = [Token(p.position, -1, self.plain[start:name_end], "embedding", start, name_end) for p in vectors]
         return token + self._text(*self._after_name(name_end, end))
 
@@ -122,6 +129,9 @@ class PromptTokens:
             count += 1
         taken, self._queue = self._queue[:count], self._queue[count:]
         return taken
+
+    def _ids(self, text: str) -> list[int]:
+        return self._spans(self._sub, text)[0]
 
     def _fits(self, ids: list[int]) -> bool:
         """Whether the next tokens are exactly these."""
