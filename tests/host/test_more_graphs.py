@@ -86,8 +86,8 @@ def test_layers_by_word(server: ComfyServer) -> None:
     assert np.array_equal(np.asarray(canvas)[..., :3], image)
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens", "Mask From Tokens (GoCA)")]["goca_masks"]
     assert table["area"][0] == pytest.approx([(alpha > 0).mean() for alpha in alphas[:2]], abs=1e-4)
-    # The cat's own mask, over a plain colour.
-    entry = run.outputs[by_type(prompt, "SaveImage", "The cat over another background")]["images"][0]
+    # The mask of the car alone, over a plain colour.
+    entry = run.outputs[by_type(prompt, "SaveImage", "The car over another background")]["images"][0]
     over = np.asarray(Image.open(io.BytesIO(server.fetch(entry))).convert("RGB")).astype(int)
     plain = (np.abs(over - np.array([0x3C, 0x78, 0xD8])).max(-1) <= 1).mean()
     kept = (np.abs(over - image.astype(int)[..., :3]).max(-1) <= 1).mean()
