@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from .editor import Editor
 
-POINTS = 80  # along a wire
+POINTS = 60  # along a piece of a wire
+TRIES = 40  # the newer renderer draws no wires until it has measured its nodes
+FIT = "() => window.app.extensionManager.command.execute('Comfy.Canvas.FitView')"
+# The canvas is drawn once, with paths that remember what was drawn along them. A wire is a curve, or one to each reroute; of
+# one that several wires pass, each has a part.
 READ = """() => {
   const { graph, canvas } = window.app;
   const title = window.LiteGraph.NODE_TITLE_HEIGHT;
-  const wires = [...graph.links.values()].map((link) => {
-    const [from, to] = [graph.getNodeById(link.origin_id), graph.getNodeById(link.target_id)];
-    return { from: from.id, to: to.id, start: [...from.getOutputPos(link.origin_slot)], end: [...to.getInputPos(link.target_slot)] };
-  });
+  const Path = window.Path2D;
+  window.Path2D = class extends Path {
+    drawn = [];
+    moveTo(...point) { this.drawn.push(point); super.moveTo(...point); }
+    bezierCurveTo(...points) { this.drawn.push(points); super.bezierCurveTo(...points); }
+  };
+  try {
+    canvas.draw(true, true);
+  } finally {
+    window.Path2D = Path;
+  }
+  const pieces = [...canvas.renderedPaths].flatMap(({ id, linkIds, path }) =>
+    [...(linkIds ?? [id])].map((wire) => [wire, path.drawn.slice(0, 2).flat()]));
+  const wires = [...graph.links.values()].map(({ id, origin_id: from, target_id: to }) =>
+    ({ from, to, pieces: pieces.filter(([wire]) => wire === id).map(([, points]) => points) }));
   return {
     nodes: graph.nodes.map(({ id, title: name, pos: [x, y], size: [width, height] }) =>
       ({ id, title: name, box: [x, y - title, x + width, y + height] })),
@@ -34,7 +48,13 @@ class Layout:
 
     @staticmethod
     def of(editor: Editor) -> Layout:
-        found = editor.page.evaluate(READ)
+        for _ in range(TRIES):
+            found = editor.page.evaluate(READ)
+            if all(wire["pieces"] for wire in found["wires"]):
+                break
+            editor.page.wait_for_timeout(250)
+        else:
+            raise AssertionError("A wire is not on the page, or the editor draws wires otherwise.")
         nodes = {node["id"]: (node["title"], node["box"]) for node in found["nodes"]}
         return Layout(nodes, found["titles"], found["wires"], found["scale"])
 
@@ -42,8 +62,8 @@ class Layout:
         return f"{self.nodes[wire['from']][0]} to {self.nodes[wire['to']][0]}"
 
     def backward(self) -> list[str]:
-        """Wires that end left of where they start."""
-        return [self.name(wire) for wire in self.wires if wire["end"][0] <= wire["start"][0]]
+        """Wires that somewhere end left of where they start."""
+        return [self.name(wire) for wire in self.wires if any(piece[-2] <= piece[0] for piece in wire["pieces"])]
 
     def under_nodes(self) -> list[str]:
         return [
@@ -67,13 +87,12 @@ class Layout:
 
 
 def passes(wire: dict[str, Any], box: list[float]) -> bool:
-    """Whether a wire runs through a box. The editor draws a curve that starts and ends horizontally."""
-    (x0, y0), (x3, y3) = wire["start"], wire["end"]
-    reach = math.dist(wire["start"], wire["end"]) / 4
-    for step in range(POINTS + 1):
-        t = step / POINTS
-        a, b, c, d = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
-        x, y = a * x0 + b * (x0 + reach) + c * (x3 - reach) + d * x3, (a + b) * y0 + (c + d) * y3
-        if box[0] < x < box[2] and box[1] < y < box[3]:
-            return True
+    """Whether a wire runs through a box."""
+    for x0, y0, x1, y1, x2, y2, x3, y3 in wire["pieces"]:
+        for step in range(POINTS + 1):
+            t = step / POINTS
+            a, b, c, d = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
+            x, y = a * x0 + b * x1 + c * x2 + d * x3, a * y0 + b * y1 + c * y2 + d * y3
+            if box[0] < x < box[2] and box[1] < y < box[3]:
+                return True
     return False

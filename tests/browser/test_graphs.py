@@ -8,7 +8,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -16,8 +16,11 @@ from PIL import Image
 from scripts.comfy_server import PACK, ComfyServer, Run
 
 from .editor import Editor
-from .layout import Layout
+from .layout import FIT, Layout
 from .panels import RENDERERS, chips, hover, legend, pressed
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ViewportSize
 
 ROOT = Path(__file__).resolve().parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
@@ -71,10 +74,36 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
                 del wanted[key]
         assert {key: sizes[key] for key in wanted} == wanted, f"nodes of {path.stem} grew"
         api = json.loads((path.parent / "api" / path.name).read_text(encoding="utf-8"))
-        layout = Layout.of(editor)
-        assert not layout.backward() and not layout.under_titles() and not layout.overlapping(), path.stem
         assert editor.prompt() == api, f"run scripts/graphs/export.py '{path.stem}'"
         assert not editor.errors, path.stem
+
+
+# The window in which the pictures of docs/images/templates are taken, and the zoom at which a graph at least opens in it.
+WINDOW: ViewportSize = {"width": 1600, "height": 1000}
+ZOOM, MANY, ZOOM_OF_MANY = 0.4, 20, 0.25  # those of more than MANY nodes do not fit otherwise
+
+
+@RENDERERS
+def test_every_shipped_graph_reads_from_left_to_right(editor: Editor) -> None:
+    """As it opens: no wire under a node or a title, and large enough."""
+    old = editor.page.viewport_size
+    assert old
+    editor.page.set_viewport_size(WINDOW)
+    try:
+        for path in GRAPHS:
+            editor.load(path).page.evaluate(FIT)
+            editor.page.wait_for_timeout(500)  # the view moves there
+            layout = Layout.of(editor)
+            wrong = {
+                "under a node": layout.under_nodes(),
+                "under a title": layout.under_titles(),
+                "to the left": layout.backward(),
+                "overlap": layout.overlapping(),
+            }
+            assert not any(wrong.values()), f"run scripts/graphs/arrange.py '{path.stem}': {wrong}"
+            assert layout.scale >= (ZOOM if len(layout.nodes) <= MANY else ZOOM_OF_MANY), path.stem
+    finally:
+        editor.page.set_viewport_size(old)
 
 
 @RENDERERS
