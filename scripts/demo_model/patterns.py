@@ -11,7 +11,7 @@ import numpy as np
 
 from goca_core.demo.scenes import Scene, SceneObject, stencil
 
-PERIOD = 8  # pixels from stripe to stripe, and from dot to dot
+PERIOD, DOTS = 8, 10  # pixels from stripe to stripe, and from dot to dot
 _WHITE, _BLACK = np.full(3, 250.0), np.full(3, 10.0)
 # An object has a pattern if the mark covers at least the first share of it, and has not if it covers less than the second.
 MARKED, CLEAN = 0.14, 0.06
@@ -22,8 +22,8 @@ def _stripes(rows: np.ndarray, _columns: np.ndarray) -> np.ndarray:
 
 
 def _dots(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    away = [side % PERIOD - PERIOD / 2 for side in (rows, columns)]
-    return away[0] ** 2 + away[1] ** 2 < (PERIOD * 0.32) ** 2
+    away = [side % DOTS - DOTS / 2 for side in (rows, columns)]
+    return away[0] ** 2 + away[1] ** 2 < (DOTS * 0.36) ** 2
 
 
 Pattern = tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], np.ndarray]
