@@ -13,7 +13,7 @@ from scripts.demo_model.patterns import CLEAN, MARKED, PATTERNS, marked, shares
 
 STRIPED, DOTTED = PATTERNS
 # Images of which the judge may be wrong: a star or a heart has few whole dots, or is cut into pieces by them.
-FEW = 0.05
+FEW = 0.1
 
 
 def with_patterns(scene: Scene, *patterns: str | None) -> np.ndarray:
