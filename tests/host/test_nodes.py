@@ -26,6 +26,7 @@ HOST_TYPES = {
     "LATENT",
     "CONDITIONING",
     "IMAGE",
+    "BOUNDING_BOX",
     "MASK",
     "STRING",
     "INT",
@@ -89,7 +90,15 @@ def test_inputs_that_came_later_are_optional_and_last(infos: dict[str, dict[str,
     """Saved graphs hold values of widgets by their place, and prompts need only what is required."""
     groups = infos["GOCA_MaskFromTokens"]["input"]
     assert list(groups["required"])[-1] == "height"
-    assert list(groups["optional"]) == ["words", "remove_small", "fill_holes", "image", "skip_absent", "latent"]
+    assert list(groups["optional"]) == [
+        "words",
+        "remove_small",
+        "fill_holes",
+        "image",
+        "skip_absent",
+        "latent",
+        "order",
+    ]
 
 
 def test_every_own_type_is_made_and_taken(infos: dict[str, dict[str, Any]]) -> None:
