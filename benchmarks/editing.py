@@ -217,11 +217,9 @@ class SpriteJudge:
 
     def edit(self, seed: int) -> tuple[Scene, Edit]:
         # Scenes whose first object has no colour are passed over.
-        for number in itertools.count(1000 * seed):
-            scene = draw(number, kind="things", plain=True, count=2)
-            if scene.objects[0].colour:
-                return scene, _edit(scene, seed, COLOURED)
-        raise AssertionError
+        drawn = (draw(number, kind="things", plain=True, count=2) for number in itertools.count(1000 * seed))
+        scene = next(scene for scene in drawn if scene.objects[0].colour)
+        return scene, _edit(scene, seed, COLOURED)
 
     def look(self, image: np.ndarray, scene: Scene) -> tuple[bool, Any]:
         found = self.judge.find(image, [item.name for item in scene.objects])

@@ -59,7 +59,7 @@ def shapes_in(image: np.ndarray, scene: Scene) -> list[bool]:
 
 
 def things_in(judge: Judge, image: np.ndarray, scene: Scene) -> list[bool]:
-    return [match is not None for match in judge.find(image, [item.name for item in scene.objects])]
+    return judge.shows(image, [item.name for item in scene.objects])
 
 
 def difference(ours: list[bool], plain: list[bool]) -> str:

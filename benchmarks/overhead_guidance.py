@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="steps of each kind, alternating; the median is reported")
     options = parser.parse_args()
     boot()
-    torch.set_num_threads(1)
+    clock = processor_clock()  # from here on one thread
     model, positive, negative = sd15(), clip_prompt(), clip_prompt(words=0, seed=2)
     models = {PLAIN: model} | {rule: guide(model, Settings(rule)) for rule in REGION_RULES}
 
@@ -45,9 +45,7 @@ def main() -> None:
         if torch.equal(step(guided), plain) != (name == PLAIN):
             wanted = "equal" if name == PLAIN else "differ from"
             sys.exit(f"The timing is not valid: a step with {name} guidance should {wanted} the plain step.")
-    seconds = medians(
-        {name: partial(step, guided) for name, guided in models.items()}, options.repeat, processor_clock()
-    )
+    seconds = medians({name: partial(step, guided) for name, guided in models.items()}, options.repeat, clock)
     print(f"SD1.5 at full size, {options.size}x{options.size}, cfg 7.5, torch {torch.__version__}, {device()}\n")
     print(f"| guidance | one step (median of {options.repeat}) | ratio |\n|---|---|---|")
     for name, found in seconds.items():

@@ -69,8 +69,7 @@ def main() -> None:
                 with torch.inference_mode():
                     samples = sampler.sample(sampler.model, sampler.encode(scene.caption), (number,))
                     image = sampler.decode(samples)[0]
-                found = judge.find(image, [item.name for item in scene.objects])
-                known[key] = [match is not None for match in found]
+                known[key] = judge.shows(image, [item.name for item in scene.objects])
                 if options.out:
                     with options.out.open("a", encoding="utf-8") as file:
                         file.write(json.dumps([key, known[key]]) + "\n")

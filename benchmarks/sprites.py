@@ -120,6 +120,10 @@ class Judge:
             taken[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
         return found
 
+    def shows(self, image: np.ndarray, names: list[str]) -> list[bool]:
+        """Which of these things are in an image."""
+        return [match is not None for match in self.find(image, names)]
+
 
 def _background(pixels: Tensor) -> Tensor:
     """The colour [3] of the background: of the base colours the one that most pixels are near to, as it is in this image."""
