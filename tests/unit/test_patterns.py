@@ -12,8 +12,6 @@ from goca_core.demo.scenes import COLOURS, Scene, draw
 from scripts.demo_model.patterns import CLEAN, MARKED, PATTERNS, marked, shares
 
 STRIPED, DOTTED = PATTERNS
-# Images of which the judge may be wrong: a star or a heart has few whole dots, or is cut into pieces by them.
-FEW = 0.1
 
 
 def with_patterns(scene: Scene, *patterns: str | None) -> np.ndarray:
@@ -41,22 +39,26 @@ def test_a_pattern_is_told_from_the_other(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("patterns", "why"),
+    ("patterns", "why", "most"),
     [
-        ((STRIPED, DOTTED), None),
-        ((STRIPED, STRIPED), CAUSES[2]),
-        ((DOTTED, STRIPED), CAUSES[2]),
-        ((STRIPED, None), CAUSES[2]),
-        ((None, None), CAUSES[2]),
+        # A star has few whole dots.
+        ((STRIPED, DOTTED), None, 1),
+        ((STRIPED, STRIPED), CAUSES[2], 0),
+        ((DOTTED, STRIPED), CAUSES[2], 0),
+        ((STRIPED, None), CAUSES[2], 0),
+        ((None, None), CAUSES[2], 0),
     ],
 )
-def test_the_judge_finds_the_objects_and_their_patterns(patterns: tuple[str | None, ...], why: str | None) -> None:
+def test_the_judge_finds_the_objects_and_their_patterns(
+    patterns: tuple[str | None, ...], why: str | None, most: int
+) -> None:
+    """Of 40 images, it is wrong about ``most`` at most."""
     wrong = 0
     for seed in range(100, 140):
         scene = draw(seed, plain=True, count=2)
         objects = judge(with_patterns(scene, *patterns), scene, true_masks(scene), true_masks(scene))
         wrong += cause(objects) != why
-    assert wrong <= FEW * 40
+    assert wrong <= most
 
 
 def test_both_patterns_on_one_object() -> None:
@@ -66,7 +68,7 @@ def test_both_patterns_on_one_object() -> None:
         image = marked(with_patterns(scene, STRIPED, DOTTED), scene.objects[:1], DOTTED)
         objects = judge(image, scene, true_masks(scene), true_masks(scene))
         wrong += cause(objects) != CAUSES[3]
-    assert wrong <= FEW * 30
+    assert wrong <= 1  # a small triangle has few whole dots
 
 
 def test_an_object_is_judged_where_it_is() -> None:
@@ -82,7 +84,7 @@ def test_an_object_is_judged_where_it_is() -> None:
         # Right is right, wherever the mask was.
         assert (cause(judge(image, scene, away, away)) is None) == (cause(objects) is None)
         assert cause(judge(np.ascontiguousarray(scene.image[:, ::-1]), scene, away, away)) == CAUSES[1]
-    assert wrong <= FEW * 30
+    assert wrong <= 3  # dots may cut a heart into pieces
 
 
 def test_an_object_that_is_missing() -> None:
