@@ -41,7 +41,7 @@ check: host $(CHECK)/done ## check lint, formatting, types, who imports whom (we
 	cd .host/types && "$(CURDIR)"/$(MYPY) -p goca_pack.goca_core -p goca_pack.nodes
 	cd .host/types && PYTHONPATH=. "$(CURDIR)"/$(CHECK)/lint-imports "$(CURDIR)/pyproject.toml"
 	$(PYTHON) scripts/check_browser_types.py $(CHECK)/../js
-	$(PYTHON) scripts/check_registry.py $(CHECK)/comfy
+	$(PYTHON) scripts/check_registry.py $(CHECK)
 
 format: $(CHECK)/done ## format the code and apply the linter's fixes
 	$(CHECK)/ruff check --fix .

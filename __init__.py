@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint() -> object:
     # Imported here, so that the pack's folder can be imported without a running ComfyUI.
     from .nodes import GocaExtension
-    from .nodes.help import serve_pages
+    from .nodes.served import serve
 
-    serve_pages()
+    serve()
     return GocaExtension()

@@ -90,18 +90,6 @@ function fail({ node_id: path, node_type: type, exception_message: message }) {
   refresh();
 }
 
-/** ComfyUI lists the example graphs of a pack as its folder has them on the disk; their names begin with numbers. */
-function sortTemplates() {
-  const pack = decodeURIComponent(new URL(import.meta.url).pathname.split("/").at(-3) ?? "");
-  const list = api.getWorkflowTemplates;
-  if (!list) return;
-  api.getWorkflowTemplates = async function () {
-    const found = await list.call(this);
-    found?.[pack]?.sort?.();
-    return found;
-  };
-}
-
 function forget() {
   for (const face of failed) {
     face.said.fail("");
@@ -114,7 +102,6 @@ app.registerExtension({
   name: "goca.panels",
 
   setup() {
-    sortTemplates();
     api.addEventListener("execution_start", forget);
     api.addEventListener("execution_error", ({ detail }) => fail(detail));
   },
