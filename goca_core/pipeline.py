@@ -216,6 +216,9 @@ def make_masks(
     for name in ("theta", "smooth", "remove_small"):
         check_number(name, getattr(request, name))
     place = _place(source, place)
+    if isinstance(source, Attention) and words is not None:
+        # Layers are weighted by what they say about the words, so these count there too.
+        source = replace(source, tokens=replace(source.tokens, words=source.tokens.word_map(words)))
     scoring = as_scoring(source, place.device)
     scoring = replace(scoring, maps=scoring.maps.to(place.device))
     record = scoring.maps.source

@@ -59,11 +59,12 @@ class Asked:
 
     def reference(self, run: Job) -> tuple[Tensor, MaskResult]:
         """Two passes: the picture and the masks."""
-        recorder = Recorder(self.plan.window, RecordOptions())
+        recorder = Recorder(self.plan.window, RecordOptions(method="auto"))
         plain = run.run(recorder.install(self.built.model))["samples"]
         record = recorder.collect(plain)
         # Where the pass makes them: on another device, single pixels may differ.
-        found = on_device(lambda place: make_masks(record, self.plan.request, self.words, place=place)).to(CPU)
+        request = replace(self.plan.request, skip_absent=False)
+        found = on_device(lambda place: make_masks(record, request, self.words, place=place)).to(CPU)
         parts = region_weights(flatten(found.masks), len(found.labels), None, self.plan.feather)
         if self.built.frames:
             # The host takes masks of a film as they are only at the latent's own size.

@@ -52,10 +52,10 @@ def test_one_pass_is_what_two_passes_are(name: str, tmp_path: Path) -> None:
     batch, size = (1, None) if built.frames else (2, (15, 22))
     run = work(built, batch, size, node="KSamplerAdvanced", scheduler="simple", cfg=2.0)
     paths = files(built, tmp_path)
-    recorder = Recorder(PLAN.window, RecordOptions())
+    recorder = Recorder(PLAN.window, RecordOptions(method="auto"))
     whole = run.run(recorder.install(built.model))["samples"]
     record = recorder.collect(whole)
-    request = MaskRequest("\n".join(PHRASES))
+    request = MaskRequest("\n".join(PHRASES), skip_absent=False)
     found = on_device(lambda place: make_masks(record, request, place=place))
     half = replace(run, last=2).run(built.model)["samples"]
     model = built.model

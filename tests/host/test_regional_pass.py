@@ -117,7 +117,7 @@ def test_before_the_start_nothing_changes_by_a_bit(start: float, alike: int) -> 
 
 def test_a_mask_of_the_whole_picture_is_the_plain_prompt() -> None:
     built = tiny.build("sd15")
-    whole = RegionalPlan(MaskRequest("red cat", "", theta=-1.0), (), start=0.5)
+    whole = RegionalPlan(MaskRequest("red cat", "", rule="offset", theta=-1.0), (), start=0.5)
     own, run = built.conditioning(seed=11), work(built)
     model, made = Asked(built, whole, (own,)).install()
     expected = plain(built.model, replace(run, positive=delayed(run.positive, own, 0.5)))
@@ -129,7 +129,7 @@ def test_a_mask_of_the_whole_picture_is_the_plain_prompt() -> None:
 def test_empty_masks_are_the_base_alone() -> None:
     built = tiny.build("sd15")
     run = work(built)
-    model, made = Asked(built, replace(PLAN, request=replace(PLAN.request, theta=1.0))).install()
+    model, made = Asked(built, replace(PLAN, request=replace(PLAN.request, rule="offset", theta=1.0))).install()
     samples = run.run(model)["samples"]
     used, told = made.masks(samples)
     assert used.masks.max() == 0 and used.background.min() == 1 and "red cat (0.0%): one" in told
@@ -139,7 +139,7 @@ def test_empty_masks_are_the_base_alone() -> None:
 def test_one_empty_mask_costs_no_call() -> None:
     """Only the first of the phrases has a place; the prompt of the other is not asked for."""
     built = tiny.build("sd15")
-    model, made = Asked(built, replace(PLAN, request=MaskRequest("red cat\nsky", "", theta=-1.0)), (
+    model, made = Asked(built, replace(PLAN, request=MaskRequest("red cat\nsky", "", rule="offset", theta=-1.0)), (
         built.conditioning(seed=11), built.conditioning(seed=12)
     )).install()  # fmt: skip
     rows: list[int] = []

@@ -281,6 +281,15 @@ def test_words_that_are_unknown_or_another_prompts() -> None:
         make_masks(Scoring(aggregate(recording()), "louder"), MaskRequest("cat"))
 
 
+def test_words_that_are_given_count_for_the_layers_too() -> None:
+    record = recording()
+    auto = replace(record, defaults=replace(DEFAULTS, layer="information"))
+    assert not torch.equal(aggregate(auto).maps, aggregate(record).maps), "the layers' weights count here"
+    silent = replace(auto, tokens=replace(auto.tokens, words=None))
+    given = make_masks(silent, MaskRequest(PHRASES), auto.tokens.words)
+    assert torch.equal(given.scores, make_masks(auto, MaskRequest(PHRASES)).scores)
+
+
 def test_word_scores_of_every_content_word() -> None:
     scores, names = word_scores(as_scoring(recording()))
     assert names == ("red", "cat", "on", "grass") and scores.shape == (2, 4, 32, 48)

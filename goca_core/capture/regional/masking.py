@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
-from ...attention.record import Attention, AttentionError
+from ...attention.record import AUTO, Attention, AttentionError
 from ...batches import Workplace
 from ...picture.batch import flatten
 from ...pipeline import MaskRequest, MaskResult, make_masks, resolve_request
@@ -48,8 +49,10 @@ class MaskingRun(RecordingRun):
         feather: float,
         words: WordMap | None,
     ) -> None:
-        super().__init__(guider, shape, sigmas, window, RecordOptions())
-        self._request, self._start, self._feather, self._words = request, window.end, feather, words
+        super().__init__(guider, shape, sigmas, window, RecordOptions(method=AUTO))
+        # Things are still forming, so nobody can say yet that one is absent.
+        self._request = replace(request, skip_absent=False)
+        self._start, self._feather, self._words = window.end, feather, words
         self._name = "positive" if "positive" in guider.conds else next(iter(guider.conds), "")
         self._check(guider.conds.get(self._name, []))
         levels = window.first(self._sigmas, self._percent_to_sigma)
