@@ -90,7 +90,7 @@ class Methods:
         for number, (file, phrase) in enumerate(zip(self._files, self._phrases, strict=True)):
             if alone and number:
                 break
-            strength = options.strength[number]
+            strength = (options.word_strength if method == WORDED else options.strength)[number]
             if method == STACKED:
                 tensors = comfy.utils.load_torch_file(str(file), safe_load=True)
                 model = comfy.sd.load_lora_for_models(model, None, tensors, 1.0, 0.0)[0]
@@ -215,16 +215,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=60_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, default=4.0)
-    parser.add_argument("--strength", type=float, nargs=2, default=(1.0, 1.0), help="of each LoRA, where it has a mask")
+    parser.add_argument("--strength", type=float, nargs=2, default=(1.0, 1.2), help="of each LoRA in LoRA by Mask")
+    parser.add_argument("--word-strength", type=float, nargs=2, default=(1.2, 1.3), help="the same in LoRA by Word")
     parser.add_argument("--feather", type=float, default=0.0)
-    parser.add_argument("--mask-start", type=float, default=0.0, help="start_percent of LoRA by Mask")
+    parser.add_argument("--mask-start", type=float, default=0.3, help="start_percent of LoRA by Mask")
     parser.add_argument(
         "--sharpened", action="store_true", help="masks of LoRA by Mask that follow the edges of the image"
     )
     parser.add_argument("--start-percent", type=float, default=0.3, help="start_percent of LoRA by Word")
     parser.add_argument("--before", type=float, default=0.0, help="strength_before of LoRA by Word")
     parser.add_argument("--evaluations", type=int, default=2, help="evaluations of LoRA by Word")
-    parser.add_argument("--renew-every", type=int, default=0, help="renew_every of LoRA by Word")
+    parser.add_argument("--renew-every", type=int, default=1, help="renew_every of LoRA by Word")
     parser.add_argument(
         "--alone", type=int, default=20, help="prompts that are also generated with the first LoRA alone"
     )

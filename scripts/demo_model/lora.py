@@ -1,7 +1,7 @@
 """Train the LoRAs of the bundled demo model: one makes its objects striped, the other dotted.
 
-    python scripts/demo_model/lora.py                       both (about ten minutes on one core)
-    python scripts/demo_model/lora.py striped --steps 600   one of them, longer
+    python scripts/demo_model/lora.py                       both (about forty minutes on one core)
+    python scripts/demo_model/lora.py dotted --steps 600    one of them, longer
     python scripts/demo_model/lora.py --steps 2 --smoke     check that everything runs; the pack stays as it is
 
 Run it with ComfyUI's interpreter. ComfyUI is in ``COMFYUI_DIR`` or ``.host``. The files are in the usual format, so
@@ -109,7 +109,8 @@ class Trainer:
         noise = torch.randn(latents.shape, generator=generator)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1), self.sigma[t].view(-1, 1, 1, 1)
         guess = self.unet(alpha * latents + sigma * noise, t.float(), context=context)
-        return ((alpha * (guess - (alpha * noise - sigma * latents))) ** 2).mean()
+        # All levels count alike. Weighted by alpha, as the noise's error is, patterns formed too late for masks.
+        return ((guess - (alpha * noise - sigma * latents)) ** 2).mean()
 
     def advance(self) -> float:
         left = 1 - self.step / self.options.steps
@@ -143,8 +144,8 @@ def _add(change: Change, _layer: nn.Module, args: Any, out: Tensor) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", help=f"which LoRAs (default: {' '.join(PATTERNS)})")
-    parser.add_argument("--steps", type=int, default=240)
-    parser.add_argument("--batch", type=int, default=6, help="scenes per step")
+    parser.add_argument("--steps", type=int, default=480)
+    parser.add_argument("--batch", type=int, default=8, help="scenes per step")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--rank", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from goca_core.attention.record import Attention
 from goca_core.capture.conditioning import attach, word_map
+from goca_core.capture.options import RecordOptions
 from goca_core.capture.recorder import record
 from goca_core.capture.window import Window
 from scripts.boot import boot
@@ -81,8 +82,8 @@ class DemoSampler:
         return done
 
     def record(self, prompt: str, seeds: Sequence[int]) -> tuple[Tensor, Attention]:
-        """Sample one latent per seed, and record the attention."""
-        model, recorder = record(self.model, Window())
+        """Sample one latent per seed, and record the attention as Record Attention does by itself."""
+        model, recorder = record(self.model, Window(), RecordOptions(method="auto"))
         samples = self.sample(model, self.encode(prompt), seeds)
         return samples, recorder.collect(samples)
 
