@@ -67,6 +67,11 @@ def every_phrase(record: Attention, _image: torch.Tensor, phrases: str) -> torch
     return make_masks(record, MaskRequest(phrases, skip_absent=False)).masks
 
 
+def one_by_one(record: Attention, _image: torch.Tensor, phrases: str) -> torch.Tensor:
+    """Everything on auto, with a request for each phrase, as of a user who wants one mask."""
+    return torch.cat([make_masks(record, MaskRequest(phrase)).masks for phrase in phrases.split("\n")], 1)
+
+
 def _plain(record: Attention, phrases: str, steps: int, **rule: Any) -> torch.Tensor:
     scoring = Scoring(aggregate(record, "average", "vanilla"), "per-token renorm+")
     return make_masks(scoring, MaskRequest(phrases, propagation_steps=steps, **rule)).masks
@@ -93,7 +98,9 @@ SETTINGS: dict[str, tuple[RecordOptions, Setting]] = {
     "auto": (AUTO, auto),
     "auto, with the image": (AUTO, auto_with_image),
     "auto, no phrase skipped": (AUTO, every_phrase),
+    "auto, one phrase at a time": (AUTO, one_by_one),
     "paper": (PAPER, auto),
+    "paper, one phrase at a time": (PAPER, one_by_one),
     "paper, with the image": (PAPER, auto_with_image),
     "plain averaging, threshold at one half": (PAPER, plain),
     "plain averaging, threshold at one half, no propagation": (PAPER, plain_without_propagation),

@@ -141,6 +141,35 @@ def find_present(attention: Tensor, shares: Tensor, frames: int = 1) -> Tensor:
     return found
 
 
+def outdone(scores: Tensor, rivals: Tensor, frames: int = 1) -> Tensor:
+    """Find the pixels that another word of the prompt has a better claim to than a phrase (not in the paper).
+
+    Such a word has a higher score there, and one that is further above its own mean. Both, because a word that means no place
+    may have high scores everywhere, and a thing that fills the image is nowhere far above its mean.
+    scores: [B, K, h, w], of the phrases. rivals: [B, R, h, w], of the other words. frames: this many consecutive samples are the
+    frames of one video, which share the means.
+    Returns bool [B, K, h, w], all False without rivals. NaN counts as 0. Raises ValueError for shapes that do not fit.
+
+    >>> scores = torch.tensor([[[[0.9, 0.7, 0.0, 0.0]]]])  # one phrase, 1 x 4 pixels: it reaches into the place of another word
+    >>> rivals = torch.tensor([[[[0.0, 0.8, 0.9, 0.0]], [[0.95, 0.95, 0.95, 0.95]]]])
+    >>> outdone(scores, rivals).flatten().tolist()
+    [False, True, True, True]
+    """
+    check_ndim("scores", scores, "B K h w")
+    if scores.shape[:1] + scores.shape[2:] != rivals.shape[:1] + rivals.shape[2:]:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and rivals {tuple(rivals.shape)} differ: pass both for the same pixels."
+        )
+    if rivals.shape[1] == 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    own, other = (stack_frames(finite(each), frames) for each in (scores, rivals))
+    above, beyond = (each - each.mean((2, 3), keepdim=True) for each in (own, other))
+    ahead = [
+        torch.minimum(other - own[:, k : k + 1], beyond - above[:, k : k + 1]).amax(1) > 0 for k in range(own.shape[1])
+    ]
+    return unstack_frames(torch.stack(ahead, 1), frames)
+
+
 def _of_present(margins: Tensor, present: Tensor | None, frames: int) -> Tensor:
     """Margins [B / frames, K, N] with those of absent phrases below all others."""
     if present is None:

@@ -19,7 +19,7 @@ from . import masks as finishing
 from .attention.global_map import Maps, aggregate
 from .attention.record import AUTO, Affinity, Attention, AttentionError
 from .batches import Workplace, for_samples, in_batches, resize_maps, size_of
-from .classes import clearest, find_present, two_classes
+from .classes import clearest, find_present, outdone, two_classes
 from .refine.methods import Pamr, Refinement, Step, check
 from .refine.propagation import propagate, spread
 from .rescale import RESCALE_METHODS, blur, merge_background, rescale
@@ -238,6 +238,8 @@ def make_masks(
     maps = torch.cat((rescaled[:, :count], rest[:, None]), 1)
     if several:
         maps = torch.cat((maps, _more_evidence(scoring, objects, known, bool(background))), 1)
+    if classes:
+        maps = torch.cat((maps, rescaled[:, count:]), 1)
     steps = record.defaults.propagation_steps if request.propagation_steps < 0 else request.propagation_steps
     affinity = record.affinity if steps else None
     if affinity is not None:
@@ -245,12 +247,15 @@ def make_masks(
         maps = propagate(maps, affinity.matrix.to(maps), steps, scoring.range_, record.frames)
     named, present = bool(background), None
     if classes:
+        maps, rivals = maps.tensor_split([maps.shape[1] - len(background)], 1)
         if several and request.skip_absent and count > 1:
             present = _present(scoring, objects, known, affinity, steps)
         margins, level = (maps[:, :count], maps[:, count]) if named else (maps[:, :count], None)
         if several:
             margins, level = _clearest(maps, count, named, record.frames, present), None
         measured = two_classes(margins, level, record.frames, present)
+        # Things that were not asked for stand out from the background as much as those that were.
+        measured = torch.where(outdone(maps[:, :count], rivals, record.frames), 0.0, measured)
         maps = torch.cat((measured, torch.full_like(maps[:, :1], NO_BACKGROUND)), 1)
         request, named = replace(request, rule="offset"), False
     else:

@@ -18,7 +18,7 @@ from goca_core.capture.families import plan_of
 from goca_core.pipeline import MaskRequest, Scoring, make_masks
 from goca_core.refine.methods import Pamr
 
-ABSENT = 1  # a scene of several things
+ABSENT, SEVERAL = 1, 0  # scenes of several things
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +99,20 @@ def test_a_phrase_that_was_not_drawn_has_an_empty_mask_and_is_named(
     assert every.ui["goca_masks"][0]["absent"] == []
     paper = node("MaskFromTokens", record, phrases, "auto", "partition", background_rule="offset")
     assert paper.ui["goca_masks"][0]["absent"] == [] and paper.result[0][-1].sum() > 0
+
+
+@pytest.mark.parametrize("rule", ["clearest classes", "two classes"])
+def test_a_mask_of_one_thing_leaves_out_the_others(
+    segmented: Callable[..., Any], node: Callable[..., Any], rule: str
+) -> None:
+    """In this scene, things stand out from the background together, so that each was in the masks of the others."""
+    record, case = segmented("full", SEVERAL)
+    truth = torch.from_numpy(case.truth[0])
+    for phrase, number in zip(case.phrases, case.classes, strict=True):
+        mask = node("MaskFromTokens", record, phrase, "auto", "partition", background_rule=rule).result[0][0]
+        others = [other for other in case.classes if other != number]
+        assert mask[truth == number].mean() > 0.85
+        assert all(mask[truth == other].mean() < 0.05 for other in others), phrase
 
 
 def test_the_image_gives_the_outlines(segmented: Callable[..., Any], node: Callable[..., Any]) -> None:

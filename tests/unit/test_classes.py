@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -104,6 +106,35 @@ def test_a_phrase_is_absent_if_both_of_its_peaks_are_low(rng: torch.Generator) -
     assert classes.find_present(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4)).all(), "nothing to compare"
     with pytest.raises(ValueError, match="pass both for the same phrases"):
         classes.find_present(attention, shares[:1])
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_another_word_outdoes_a_phrase_where_it_is_higher_and_further_above_its_mean(
+    rng: torch.Generator, frames: int
+) -> None:
+    scores, rivals = torch.rand(2, 2, 3, 5, generator=rng), torch.rand(2, 3, 3, 5, generator=rng)
+    means = [each.mean((0, 2, 3) if frames == 2 else (2, 3)).expand(2, -1) for each in (scores, rivals)]
+    expected = torch.zeros(2, 2, 3, 5, dtype=torch.bool)
+    for b, k, r, y, x in itertools.product(range(2), range(2), range(3), range(3), range(5)):
+        own, other = scores[b, k, y, x], rivals[b, r, y, x]
+        expected[b, k, y, x] |= bool(other > own and other - means[1][b, r] > own - means[0][b, k])
+    assert torch.equal(classes.outdone(scores, rivals, frames), expected) and 0 < expected.float().mean() < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_what_outdoes_no_phrase(rng: torch.Generator, dtype: torch.dtype) -> None:
+    scores = torch.rand(2, 2, 3, 5, generator=rng).to(dtype)
+    everywhere = torch.full((2, 1, 3, 5), 0.99, dtype=dtype)
+    high = scores >= scores.float().mean((2, 3), keepdim=True) + 0.02
+    assert not classes.outdone(scores, everywhere)[high].any(), "a word that means no place"
+    filling = torch.full((2, 1, 3, 5), 0.9, dtype=dtype)
+    assert not classes.outdone(filling, scores * 0.8).any(), "a thing that fills the image"
+    assert (
+        not classes.outdone(scores, scores[:, :0]).any()
+        and not classes.outdone(scores, scores.nan_to_num() * torch.nan).any()
+    )
+    with pytest.raises(ValueError, match="pass both for the same pixels"):
+        classes.outdone(scores, everywhere[:, :, :2])
 
 
 @pytest.mark.parametrize("frames", [1, 2])
