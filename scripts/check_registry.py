@@ -38,19 +38,16 @@ def run(command: list[str], folder: Path) -> tuple[int, str]:
     return done.returncode, output
 
 
-def copy_shipped(folder: Path) -> bool:
-    """Whether the files that the registry gets are in the folder now; without git, nobody knows which they are."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+def shipped(pattern: str = "*") -> list[str] | None:
+    """The files that the registry gets, by their names in the project; None without git: nobody knows which they are."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", pattern], cwd=ROOT, capture_output=True, text=True, encoding="utf-8"
+    )
     if listed.returncode:
-        return False
+        return None
     lines = (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines()
     ignored = {line.strip("/") for line in lines if line and not line.startswith("#")}
-    for name in filter(None, listed.stdout.split("\0")):
-        if name.split("/")[0] in ignored or not (ROOT / name).is_file():
-            continue
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, folder / name)
-    return True
+    return [name for name in listed.stdout.split("\0") if name and name.split("/")[0] not in ignored]
 
 
 def main() -> int:
@@ -58,7 +55,11 @@ def main() -> int:
     status, output = run([str(commands / "comfy"), "--skip-prompt", "--no-enable-telemetry", "node", "validate"], ROOT)
     failed = ["`comfy node validate`"] if status or "warning" in output.lower() else []
     with tempfile.TemporaryDirectory() as copy:
-        if copy_shipped(Path(copy)):
+        names = shipped()
+        if names is not None:
+            for name in filter(lambda name: (ROOT / name).is_file(), names):
+                (Path(copy) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, Path(copy) / name)
             status, _ = run([str(commands / "comfy-test"), "lint", "."], Path(copy))
             failed += ["`comfy-test lint`"] if status else []
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from scripts import check_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -16,13 +17,10 @@ ADDRESS = re.compile(r"https://(?:raw\.githubusercontent|github)\.com/([\w.-]+/[
 
 def shipped(pattern: str) -> list[Path]:
     """The files that the registry gets: those of git, without what .comfyignore names."""
-    listed = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True)
-    if listed.returncode:
+    names = check_registry.shipped(pattern)
+    if names is None:
         pytest.skip("this is no checkout of git")
-    ignored = [
-        line.strip("/") for line in (ROOT / ".comfyignore").read_text().splitlines() if line[:1] not in ("#", "")
-    ]
-    return [ROOT / name for name in listed.stdout.splitlines() if name.split("/")[0] not in ignored]
+    return [ROOT / name for name in names]
 
 
 def value(key: str) -> str:
