@@ -1,6 +1,9 @@
 """Does each of two LoRAs act on its own thing, and not on the other? Judged by the pixels of the demo model's images.
 
     python benchmarks/lora.py
+    python benchmarks/lora.py --images 100 --log first.json       half of it on each core
+    python benchmarks/lora.py --images 100 --seed 60025 --log second.json
+    python benchmarks/lora.py --count first.json second.json
 
 Each prompt names two objects. One LoRA, which makes objects striped, belongs to the first; another, which makes them dotted,
 to the second. The images are generated without LoRAs, with both loaded the usual way, with LoRA by Mask (masks from a first
@@ -43,7 +46,8 @@ from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
 # Pixels around an object that may change with it.
 MARGIN = 6
-STACKED, MASKED, UNNAMED, WORDED = (
+NONE, STACKED, MASKED, UNNAMED, WORDED = (
+    "no LoRA",
     "both loaded the usual way",
     "LoRA by Mask",
     "LoRA by Mask, without phrases",
@@ -62,13 +66,17 @@ class Result:
     elsewhere: list[float] = field(default_factory=list)
     other: list[float] = field(default_factory=list)
 
-    def add(self, objects: Sequence[Judged]) -> None:
+    def add(self, found: dict[str, Any]) -> None:
+        """What was found in one image, a line of the log."""
+        objects = [Judged(**each) for each in found["objects"]]
         self.own.add(own_patterns(objects))
         self.clean.add(no_other_patterns(objects))
         why = cause(objects)
         self.both.add(why is None)
         if why is not None:
             self.causes[why] += 1
+        self.elsewhere += found["elsewhere"]
+        self.other += found["other"]
 
 
 class Methods:
@@ -124,11 +132,11 @@ class Benchmark:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.sampler = DemoSampler(options.weights, options.steps, options.cfg)
-        self.results: dict[str, Result] = {}
-        self.drawn = Count()
         self.log: list[dict[str, Any]] = []
+        self.alone: Counter[str] = Counter()
 
     def one_prompt(self, seed: int, size: int) -> None:
+        """Adds a line to the log for each image and method."""
         sampler, scene = self.sampler, draw(seed, plain=True, count=2)
         seeds = [1000 * seed + number for number in range(size)]
         latent, attention = sampler.record(scene.caption, seeds)
@@ -137,26 +145,28 @@ class Benchmark:
         for number, image in enumerate(images):
             found = [named(colours_of(image, scene), item) for item in scene.objects]
             there = [each for each in found if each is not None]
-            self.drawn.add(len(there) == len(found))
             if len(there) == len(found):
                 pixels[number] = there
+            else:
+                self.log.append({"method": NONE, "prompt": scene.caption, "image": number, "objects": None})
         if not pixels:
             return
         scoring = as_scoring(attention)
         if self.options.sharpened:
             scoring = sharpened(scoring, torch.from_numpy(images / 255).float())
         masks = make_masks(scoring, MaskRequest("\n".join(item.name for item in scene.objects))).masks
-        self._count("no LoRA", scene, images, images, masks, pixels)
+        self._judge(NONE, scene, images, images, masks, pixels)
         methods = Methods(sampler, scene, masks, self.options)
         for name in methods.names:
             model, worded = methods.model(name)
             latent = sampler.sample(model, sampler.encode(scene.caption), seeds)
             used = masks if worded is None else worded.masks(latent)[0].masks
-            self._count(name, scene, images, sampler.decode(latent), used, pixels)
-            if 0 in pixels and len(self.results[name].other) < self.options.alone:
-                self._other(name, scene, methods, seeds, images, pixels)
+            made = self._judge(name, scene, images, sampler.decode(latent), used, pixels)
+            if 0 in pixels and self.alone[name] < self.options.alone:
+                self.alone[name] += 1
+                made[0]["other"].append(self._other(name, scene, methods, seeds, images, pixels))
 
-    def _count(
+    def _judge(
         self,
         name: str,
         scene: Scene,
@@ -164,16 +174,16 @@ class Benchmark:
         after: np.ndarray,
         masks: Tensor,
         pixels: dict[int, list[np.ndarray]],
-    ) -> None:
-        result = self.results.setdefault(name, Result())
+    ) -> list[dict[str, Any]]:
+        lines = []
         for number, where in pixels.items():
             objects = judge(after[number], scene, where, [mask > 0.5 for mask in masks[number].numpy()])
-            result.add(objects)
             away = ~ndimage.binary_dilation(np.any(where, 0), iterations=MARGIN)
-            if away.any():
-                result.elsewhere.append(float(np.abs(after[number] - before[number])[away].mean()))
+            change = [float(np.abs(after[number] - before[number])[away].mean())] if away.any() else []
             told = {"method": name, "prompt": scene.caption, "image": number, "cause": cause(objects)}
-            self.log.append(told | {"objects": [asdict(each) for each in objects]})
+            lines.append(told | {"objects": [asdict(each) for each in objects], "elsewhere": change, "other": []})
+        self.log += lines
+        return lines
 
     def _other(
         self,
@@ -183,29 +193,37 @@ class Benchmark:
         seeds: Sequence[int],
         images: np.ndarray,
         pixels: dict[int, list[np.ndarray]],
-    ) -> None:
+    ) -> float:
         """What the first LoRA alone changes on the second object of the first image."""
         model, _ = methods.model(name, alone=True)
         (made,) = self.sampler.decode(self.sampler.sample(model, self.sampler.encode(scene.caption), seeds[:1]))
         where = ndimage.binary_erosion(pixels[0][1])
-        self.results[name].other.append(float(np.abs(made - images[0])[where].mean()))
+        return float(np.abs(made - images[0])[where].mean())
 
-    def table(self) -> str:
-        lines = [
-            f"{self.drawn.of} images, {self.sampler}; both objects there without LoRAs: {self.drawn} (these count)\n",
-            "| method | each has its own pattern | none has the other's | both | change of the other thing | elsewhere |",
-            "|---|---|---|---|---|---|",
-        ]
-        for name, result in self.results.items():
-            other = f"{np.mean(result.other):.1f}" if result.other else ""
-            lines.append(
-                f"| {name} | {result.own} | {result.clean} | {result.both} | {other} | {np.mean(result.elsewhere):.1f} |"
-            )
-        lines += ["", f"| failures | {' | '.join(CAUSES)} |", "|---" * (len(CAUSES) + 1) + "|"]
-        for name, result in self.results.items():
-            if name != "no LoRA":
-                lines.append(f"| {name} | {' | '.join(str(result.causes[why]) for why in CAUSES)} |")
-        return "\n".join(lines)
+
+def table(log: Sequence[dict[str, Any]]) -> str:
+    """What the lines of one or several logs say."""
+    drawn, results = Count(), dict[str, Result]()
+    for line in log:
+        if line["method"] == NONE:
+            drawn.add(line["objects"] is not None)
+        if line["objects"] is not None:
+            results.setdefault(line["method"], Result()).add(line)
+    lines = [
+        f"{drawn.of} images; both objects there without LoRAs: {drawn} (these count)\n",
+        "| method | each has its own pattern | none has the other's | both | change of the other thing | elsewhere |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        other = f"{np.mean(result.other):.1f} ({len(result.other)} images)" if result.other else ""
+        lines.append(
+            f"| {name} | {result.own} | {result.clean} | {result.both} | {other} | {np.mean(result.elsewhere):.1f} |"
+        )
+    lines += ["", f"| failures | {' | '.join(CAUSES)} |", "|---" * (len(CAUSES) + 1) + "|"]
+    for name, result in results.items():
+        if name != NONE:
+            lines.append(f"| {name} | {' | '.join(str(result.causes[why]) for why in CAUSES)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -232,21 +250,24 @@ def main() -> None:
     parser.add_argument("--text", action="store_true", help="also LoRA by Mask without phrases")
     parser.add_argument("--loras", type=Path, default=DEMO_LORAS, help="folder of the LoRAs")
     parser.add_argument("--log", type=Path, help="write what was found in each image to this JSON file")
+    parser.add_argument(
+        "--count", type=Path, nargs="+", metavar="LOG", help="only print the table of these logs together"
+    )
     add_arguments(parser)
     options = parser.parse_args()
+    if options.count:
+        print(table([line for file in options.count for line in json.loads(file.read_text("utf-8"))]))
+        return
     start(options)
     benchmark = Benchmark(options)
     prompts = math.ceil(options.images / options.batch)
     with torch.inference_mode():
         for number in range(prompts):
             benchmark.one_prompt(options.seed + number, min(options.batch, options.images - number * options.batch))
-            so_far = "; ".join(f"{name} {result.both}" for name, result in benchmark.results.items())
-            print(f"{number + 1}/{prompts}: {so_far}", file=sys.stderr, flush=True)
-            if number % 2:
-                print(benchmark.table(), file=sys.stderr, flush=True)
+            print(f"{number + 1}/{prompts}\n{table(benchmark.log)}", file=sys.stderr, flush=True)
             if options.log:
                 options.log.write_text(json.dumps(benchmark.log), encoding="utf-8")
-    print(benchmark.table())
+    print(f"{benchmark.sampler}\n{table(benchmark.log)}")
 
 
 if __name__ == "__main__":
