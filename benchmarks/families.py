@@ -15,6 +15,7 @@ take two to three minutes.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -131,15 +132,21 @@ def measure(subject: Subject, seed: int, kind: str, number: int, settings: Itera
         with torch.inference_mode():
             masks = setting(recordings[options], case.pixels, "\n".join(case.phrases))
         area = float(masks[:, -1].mean()) if case.absent else None
-        line[name] = {"counts": confusion(case, masks, subject.classes).tolist(), "absent": area}
+        line[name] = {"counts": confusion(case, masks, len(subject.names)).tolist(), "absent": area}
     return line
 
 
-def miou(counts: NDArray[np.int64]) -> float:
-    """Mean intersection over union, in percent, of the classes that are in the truth."""
+def ious(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Intersection over union of each class, in percent; NaN for one that is not in the truth."""
     own, true = counts.diagonal(), counts.sum(1)
     union = true + counts.sum(0) - own
-    return float(100 * (own / np.maximum(union, 1))[true > 0].mean())
+    found: NDArray[np.float64] = np.where(true > 0, 100 * own / np.maximum(union, 1), np.nan)
+    return found
+
+
+def miou(counts: NDArray[np.int64]) -> float:
+    """The mean over the classes that are in the truth."""
+    return float(np.nanmean(ious(counts)))
 
 
 def interval(counts: NDArray[np.int64]) -> tuple[float, float, float]:
@@ -199,6 +206,17 @@ def tables(results: dict[str, list[dict[str, Any]]], kinds: Sequence[str], setti
         yield f"| {name} | {' | '.join(f'{100 * np.mean(np.array(own) <= EMPTY):.0f}' for own in areas)} |"
 
 
+def by_class(lines: list[dict[str, Any]], names: Sequence[str], kind: str, settings: Sequence[str]) -> Iterator[str]:
+    """A Markdown table with a row for each class, of one model and one kind of caption."""
+    yield f"| | scenes | {' | '.join(settings)} |\n|---|{'---|' * (1 + len(settings))}"
+    counts = {name: np.array([line[name]["counts"] for line in lines if line["kind"] == kind]) for name in settings}
+    scenes = (counts[settings[0]].sum(2) > 0).sum(0)
+    found = np.stack([ious(each.sum(0)) for each in counts.values()])
+    for number, name in enumerate(names):
+        if scenes[number]:
+            yield f"| {name} | {scenes[number]} | {' | '.join(f'{value:.1f}' for value in found[:, number])} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -209,6 +227,7 @@ def main() -> None:
     parser.add_argument("--seed", choices=list(SEEDS), default="reporting", help="which scenes")
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="kinds of captions")
     parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--by-class", action="store_true", help="also a table of the classes for each model")
     parser.add_argument("--out", type=Path, default=Path("families"), help="folder for the results")
     options = parser.parse_args()
     boot("--cpu")  # miniatures are small, and a CPU gives everyone the same numbers
@@ -217,12 +236,17 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, list[dict[str, Any]]] = {}
+    names: dict[str, Sequence[str]] = {}
     for model in options.models:
         subject = open_subject(model)
+        names[subject.name] = subject.names
         results[subject.name] = run(subject, options, options.out / f"{subject.name}.jsonl")
     which = f"from number {options.first} on, seed {SEEDS[options.seed]} ({options.seed})"
     print(f"{options.scenes} scenes of each kind, {which}, mIoU in percent")
     print("\n".join(tables(results, options.kinds, options.settings)))
+    for name, kind in itertools.product(results if options.by_class else (), options.kinds):
+        print(f"\n### Classes: {name}, {kind}\n")
+        print("\n".join(by_class(results[name], names[name], kind, options.settings)))
 
 
 if __name__ == "__main__":

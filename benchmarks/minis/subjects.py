@@ -68,10 +68,10 @@ class Case:
 
 
 class Subject(Protocol):
-    """``classes``: number of classes, with the background. ``model``: MODEL (ModelPatcher)."""
+    """``names``: of the classes, the background first. ``model``: MODEL (ModelPatcher)."""
 
     name: str
-    classes: int
+    names: tuple[str, ...]
     model: Any
 
     def case(self, seed: int, number: int, kind: str) -> Case: ...
@@ -119,7 +119,7 @@ class Demo:
     def __init__(self, name: str = "demo", weights: Path | None = None) -> None:
         self.name = name if weights is None else weights.stem
         self._kind, self._things = DEMOS[name]
-        self.classes = 1 + len(self._things)
+        self.names = ("background", *self._things)
         self.model, self._clip, self._vae = demo_model.load(weights or BUNDLED[self._kind])
 
     def case(self, seed: int, number: int, kind: str) -> Case:
@@ -171,7 +171,7 @@ class _DeepLatent(_Latent):
 class Trained:
     """A miniature."""
 
-    classes = 1 + len(SHAPES)
+    names = ("background", *SHAPES)
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as stored:

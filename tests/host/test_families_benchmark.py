@@ -32,6 +32,7 @@ def test_the_demo_model_is_measured_once(
     full = np.array([line[FEW[1]]["counts"] for line in lines if line["kind"] == "full"])
     assert full.sum((1, 2)).tolist() == [64 * 64] * 2
     mean, low, high = families.interval(full)
+    assert np.nanmean(families.ious(full.sum(0))) == pytest.approx(mean)
     assert 80 < mean < 100 and low <= mean <= high
     assert all((line[FEW[0]]["absent"] is not None) == (line["kind"] == "absent") for line in lines)
     assert first.count("| setting | demo |") == len(families.KINDS) + 1
@@ -42,8 +43,10 @@ def test_the_demo_model_is_measured_once(
     run(monkeypatch, tmp_path)
     assert capsys.readouterr().out == first
     monkeypatch.setattr(families, "measure", None)
-    run(monkeypatch, tmp_path)
-    assert capsys.readouterr().out == first
+    run(monkeypatch, tmp_path, "--by-class")
+    again = capsys.readouterr().out
+    assert again.startswith(first)
+    assert again.count("\n| background | 2 | ") == len(families.KINDS)
 
 
 def test_an_absent_object_is_named_and_not_drawn(host: SimpleNamespace) -> None:
