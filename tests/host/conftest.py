@@ -1,7 +1,7 @@
 """A real ComfyUI in this process, on the CPU or, with GOCA_DEVICE=cuda, on the GPU.
 
-The path and the command line of the host are set when this file is imported, before any test module, so that test
-modules may import `comfy` and `nodes` (the host's) at their top. Its node packs are loaded by the `host` fixture.
+The path and the command line of ComfyUI are set when this file is imported, before any test module, so that test
+modules may import `comfy` and `nodes` (ComfyUI's) at their top. Its node packs are loaded by the `host` fixture.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scripts import host as provider
 from scripts.comfy_server import PACK, REPEATABLE, device, device_problem, prepare_base
 
 HOST = provider.locate()
-# The tests run inside the host, so they need its interpreter, which has its packages.
+# The tests run inside ComfyUI, so they need its interpreter, which has its packages.
 READY = provider.is_ready(HOST) and os.path.normpath(sys.executable) == str(HOST.python) and not device_problem()
 
 if READY:
@@ -46,10 +46,10 @@ def _version() -> str:
 
 
 def _boot() -> None:
-    """Put the host first on the path and give it a command line; nothing of it is imported yet but its options."""
+    """Put ComfyUI first on the path and give it a command line; nothing of it is imported yet but its options."""
     atexit.register(shutil.rmtree, BASE, ignore_errors=True)
     prepare_base(BASE)
-    # The host's tree may be a user's own checkout: not even bytecode is written there.
+    # ComfyUI's tree may be a user's own checkout: not even bytecode is written there.
     sys.dont_write_bytecode = True
     sys.path.insert(0, str(HOST.dir))
     kept, sys.argv = (
@@ -93,7 +93,7 @@ if READY:
 
 @pytest.fixture(scope="session")
 def host() -> SimpleNamespace:
-    """The host's modules, its own nodes loaded: `nodes`, `folder_paths`, `execution`, `comfy` and `dir`."""
+    """ComfyUI's modules, its own nodes loaded: `nodes`, `folder_paths`, `execution`, `comfy` and `dir`."""
     nodes = importlib.import_module("nodes")
     assert Path(nodes.__file__ or "").parent == HOST.dir
     names = (
@@ -118,23 +118,23 @@ def host() -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def pack(host: SimpleNamespace) -> ModuleType:
-    """This pack, loaded by the host as the host loads custom nodes; its node classes are in `host.nodes`."""
+    """This pack, loaded as ComfyUI loads custom nodes; its node classes are in `host.nodes`."""
     folder = str(BASE / "custom_nodes" / PACK)
     assert asyncio.run(host.nodes.load_custom_node(folder, module_parent="custom_nodes")), "the pack did not load"
-    # The host names the module after its path, with dots replaced.
+    # ComfyUI names the module after its path, with dots replaced.
     return sys.modules[folder.replace(".", "_x_")]
 
 
 DISPATCH = os.environ.get("GOCA_DISPATCH", "")
-if DISPATCH not in ("", "autumn"):
-    raise pytest.UsageError(f"GOCA_DISPATCH={DISPATCH} is unknown; set it to autumn, or not at all.")
+if DISPATCH not in ("", "newer"):
+    raise pytest.UsageError(f"GOCA_DISPATCH={DISPATCH} is unknown; set it to newer, or not at all.")
 
 
 @pytest.fixture(autouse=True)
 def dispatch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With GOCA_DISPATCH=autumn every network calls attention as since autumn 2026 (see `autumn`)."""
-    if READY and DISPATCH and not request.module.__name__.endswith("test_autumn"):
-        importlib.import_module(f"{__package__}.autumn").switch_on(monkeypatch)
+    """With GOCA_DISPATCH=newer every network calls attention as in a newer ComfyUI (see `newer`)."""
+    if READY and DISPATCH and not request.module.__name__.endswith("test_newer"):
+        importlib.import_module(f"{__package__}.newer").switch_on(monkeypatch)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""How ComfyUI dispatches attention since autumn 2026, switched on over an older one.
+"""How a ComfyUI newer than the pinned ones dispatches attention, switched on over one of those.
 
 `switch_on` changes what calls attention and what is called: call sites hand over boxes and the kernel that their
-checkpoint asks for, and the function behind the name decides in ComfyUI's order. The networks stay ComfyUI's own. It knows
+checkpoint asks for, and the function under the name decides in ComfyUI's order. The networks stay ComfyUI's own. It knows
 nothing of the recorder, whose pass-through comes between the two as it does in the real thing.
 """
 
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 NAMES = ("optimized_attention", "optimized_attention_masked")
-CALLED = {name: f"autumn_{name}" for name in NAMES}
+CALLED = {name: f"newer_{name}" for name in NAMES}
 OVERRIDE = "optimized_attention_override"
 
 
@@ -55,7 +55,7 @@ class Preferred(nn.Module):
         self.function = function
 
 
-class Autumn:
+class Dispatch:
     """The dispatch that is switched on. ``taken``: which ways were taken, and how often."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Autumn:
         self.callers: set[type] = set()
 
     def dispatch(self, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """The function behind the name `optimized_attention`, around a kernel."""
+        """The function under the name `optimized_attention`, around a kernel."""
 
         @functools.wraps(kernel)
         def wrapper(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -127,10 +127,10 @@ def _kernel() -> Callable[..., Tensor]:
     return kernel
 
 
-def switch_on(monkeypatch: pytest.MonkeyPatch) -> Autumn:
-    """Let all networks that are loaded call attention as since autumn 2026."""
-    autumn = Autumn()
-    function = autumn.dispatch(_kernel())
+def switch_on(monkeypatch: pytest.MonkeyPatch) -> Dispatch:
+    """Let all networks that are loaded call attention as in a newer ComfyUI."""
+    newer = Dispatch()
+    function = newer.dispatch(_kernel())
     for module in [module for key, module in sys.modules.items() if key.startswith("comfy.ldm.")]:
         if not any(name in vars(module) for name in NAMES) and module.__name__ != "comfy.ldm.lightricks.model":
             continue
@@ -142,9 +142,9 @@ def switch_on(monkeypatch: pytest.MonkeyPatch) -> Autumn:
             if (code := _renamed(method.__code__)) is not method.__code__:
                 monkeypatch.setattr(method, "__code__", code)
                 if owner is not None:
-                    autumn.callers.add(owner)
-    assert autumn.callers
-    return autumn
+                    newer.callers.add(owner)
+    assert newer.callers
+    return newer
 
 
 def _call_site(module: ModuleType, name: str) -> Callable[..., Tensor]:
@@ -181,7 +181,7 @@ def fuse_projections(monkeypatch: pytest.MonkeyPatch) -> None:
     the projection is not called."""
     import comfy.ldm.lumina.model as lumina
 
-    if hasattr(lumina, "_fused_rms_modulated_linear"):  # autumn 2026 itself
+    if hasattr(lumina, "_fused_rms_modulated_linear"):  # a newer ComfyUI itself
 
         def fused(x: Tensor, linear: Any, norm: Any, scale: Tensor) -> Tensor:
             return torch.nn.functional.linear(norm(x) * scale, linear.weight)

@@ -1,4 +1,4 @@
-"""ComfyUI's dispatch of autumn 2026, which the pinned ComfyUI does not have (see `autumn`): recording goes along with it."""
+"""The dispatch of a newer ComfyUI, which the pinned ones do not have (see `newer`): recording goes along with it."""
 
 from __future__ import annotations
 
@@ -22,61 +22,61 @@ from goca_core.capture.recorder import Window, record
 from goca_core.guidance.semantic import REGION_RULES, Settings
 
 from . import prefix_network, tiny
-from .autumn import AllocationGraph, Autumn, CapturedGraphs, fuse, fuse_projections, switch_on
 from .dense import assert_near, check, probe_and_record
 from .families import FAMILIES
 from .guided import TEXT, Notes, rate_of, work
 from .helpers import IDENTICAL_RUNS, blocks_of, identical, job, words_of
+from .newer import AllocationGraph, CapturedGraphs, Dispatch, fuse, fuse_projections, switch_on
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
 @pytest.fixture
-def autumn(monkeypatch: pytest.MonkeyPatch) -> Autumn:
+def newer(monkeypatch: pytest.MonkeyPatch) -> Dispatch:
     return switch_on(monkeypatch)
 
 
 @pytest.mark.parametrize(
     "name", ["pixart_sigma", "hunyuan_dit", "ernie", "flux", "sd3", "z_image", "wan21_i2v", "ltxv"]
 )
-def test_what_is_recorded(name: str, autumn: Autumn) -> None:
+def test_what_is_recorded(name: str, newer: Dispatch) -> None:
     built = tiny.build(name)
     run = job(built, 2, cfg=4.0, steps=1)
     probe, attention = probe_and_record(built.model, run, layout=FAMILIES[name].layout)
     check(attention, probe)
-    autumn.taken.clear()
+    newer.taken.clear()
     identical(built.model, run)
-    assert set(autumn.taken) == {"boxed"} and autumn.taken["boxed"] % IDENTICAL_RUNS == 0
+    assert set(newer.taken) == {"boxed"} and newer.taken["boxed"] % IDENTICAL_RUNS == 0
 
 
 @pytest.mark.parametrize("name", ["sd15", "pixart_sigma", "z_image", "ltxv"])
-def test_the_kernel_that_a_checkpoint_asks_for(name: str, autumn: Autumn) -> None:
+def test_the_kernel_that_a_checkpoint_asks_for(name: str, newer: Dispatch) -> None:
     """It computes something else than ComfyUI's own, and is asked as often as without recording."""
     built = tiny.build(name)
     run = job(built, cfg=4.0, steps=2)
     expected = run.run(built.model)["samples"]
-    autumn.give_kernel(built.model, autumn.rough_kernel())
-    autumn.taken.clear()
+    newer.give_kernel(built.model, newer.rough_kernel())
+    newer.taken.clear()
     attention = identical(built.model, run)
-    assert set(autumn.taken) == {"preferred", "boxed"}
-    assert autumn.taken["preferred"] == autumn.taken["boxed"] and autumn.taken["boxed"] % IDENTICAL_RUNS == 0
+    assert set(newer.taken) == {"preferred", "boxed"}
+    assert newer.taken["preferred"] == newer.taken["boxed"] and newer.taken["boxed"] % IDENTICAL_RUNS == 0
     assert not torch.allclose(run.run(built.model)["samples"], expected, atol=1e-2)
     assert len(attention.layers) == len(blocks_of(built.model).blocks)
 
 
-def test_semantic_guidance_is_not_plain(autumn: Autumn) -> None:
+def test_semantic_guidance_is_not_plain(newer: Dispatch) -> None:
     built = tiny.build("pixart_sigma")
     notes = Notes()
     text = words_of(TEXT, built.conditioning()[0][0].shape[1])
     work(built, size=built.size, positive=built.conditioning(seed=1, goca_words=text)).run(
         notes.on(guide(built.model, Settings("GoCA")))
     )
-    assert autumn.taken["boxed"] and all(rate_of(args).std() > 0.01 for args in notes.args)
+    assert newer.taken["boxed"] and all(rate_of(args).std() > 0.01 for args in notes.args)
 
 
 @pytest.mark.parametrize("name", ["lumina2", "z_image"])
 def test_a_projection_that_is_fused_with_what_comes_before(
-    name: str, autumn: Autumn, monkeypatch: pytest.MonkeyPatch
+    name: str, newer: Dispatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It comes and goes between evaluations: only with weights on the device, for example."""
     built = tiny.build(name)
