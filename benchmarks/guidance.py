@@ -2,6 +2,7 @@
 
     python benchmarks/guidance.py
     python benchmarks/guidance.py --kind things --prompts 100
+    python benchmarks/guidance.py --regions GoCA --renew-every 2 3     does it matter how old regions are?
 
 Each prompt names two or three objects of different colours and shapes. The image is generated with plain guidance, with
 S-CFG's regions and with GoCA's regions, with the same seed and scale. The prompt is followed if every object appears: a
@@ -36,7 +37,7 @@ from goca_core.demo.scenes import KINDS, Scene, draw
 from goca_core.guidance.semantic import REGION_RULES, Settings
 from scripts.demo_model.sampler import DemoSampler, add_arguments, start
 
-PLAIN = "plain"
+PLAIN, EACH_STEP = "plain", "GoCA"
 
 
 @dataclass
@@ -62,10 +63,10 @@ def things_in(judge: Judge, image: np.ndarray, scene: Scene) -> list[bool]:
     return judge.shows(image, [item.name for item in scene.objects])
 
 
-def difference(ours: list[bool], plain: list[bool]) -> str:
+def difference(ours: list[bool], other: list[bool]) -> str:
     """The difference of two rates over the same prompts, with its interval."""
-    gains = sum(a and not b for a, b in zip(ours, plain, strict=True))
-    losses = sum(b and not a for a, b in zip(ours, plain, strict=True))
+    gains = sum(a and not b for a, b in zip(ours, other, strict=True))
+    losses = sum(b and not a for a, b in zip(ours, other, strict=True))
     count, mean = len(ours), (gains - losses) / len(ours)
     half = 1.96 * math.sqrt(max(0.0, gains + losses - (gains - losses) ** 2 / count)) / count
     return f"{mean:+.1%} ({mean - half:+.1%} to {mean + half:+.1%}); {gains} gained, {losses} lost"
@@ -89,8 +90,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, one table each")
+    parser.add_argument("--regions", nargs="+", choices=REGION_RULES, default=list(REGION_RULES))
     parser.add_argument(
-        "--renew-every", type=int, nargs="*", default=[], help="also with regions from every so many steps"
+        "--renew-every", type=int, nargs="*", default=[], help="also with GoCA's regions of every so many steps"
     )
     add_arguments(parser)
     options = parser.parse_args()
@@ -102,9 +104,9 @@ def main() -> None:
     for seed, scene in drawn.items():
         judge.add(seed, found_in(scene.image, scene))
     sampler = DemoSampler(options.weights or BUNDLED[options.kind], options.steps, options.cfg[0])
-    models = {PLAIN: sampler.model} | {rule: guide(sampler.model, Settings(rule)) for rule in REGION_RULES}
-    for every in options.renew_every:
-        models[f"GoCA, every {every} steps"] = guide(sampler.model, Settings("GoCA", renew_every=every))
+    models = {PLAIN: sampler.model} | {rule: guide(sampler.model, Settings(rule)) for rule in options.regions}
+    renewed = {f"GoCA, every {every} steps": every for every in options.renew_every}
+    models |= {name: guide(sampler.model, Settings("GoCA", renew_every=n)) for name, n in renewed.items()}
     work = list(batches(sampler, drawn, options.batch))
     for sampler.cfg in options.cfg:
         results = {name: Result() for name in models}
@@ -117,12 +119,18 @@ def main() -> None:
                         results[name].add(seed, found_in(image, drawn[seed]))
         print(f"\n{options.prompts} prompts, {sampler}")
         print(f"the judge is right on drawn scenes: {rate(list(judge.followed.values()))}\n")
-        heads = ("guidance", "prompt followed completely", "compared with plain", "objects that appear")
-        print(f"| {' | '.join(heads)} |\n|---|---|---|---|")
+        # How old regions are is compared with regions of each step, everything else with no regions.
+        heads = ("guidance", "prompt followed completely", "compared with plain", "with GoCA in each step")
+        print(f"| {' | '.join(heads)} | objects that appear |\n|{'---|' * 5}")
         for name, found in results.items():
-            ours, plain = ([one.followed[seed] for seed in seeds] for one in (found, results[PLAIN]))
-            compared = "" if name == PLAIN else difference(ours, plain)
-            print(f"| {name} | {rate(ours)} | {compared} | {found.objects} |", flush=True)
+            ours = [found.followed[seed] for seed in seeds]
+            compared = [
+                difference(ours, [results[other].followed[seed] for seed in seeds])
+                if name != other and (other == PLAIN or name in renewed) and other in results
+                else ""
+                for other in (PLAIN, EACH_STEP)
+            ]
+            print(f"| {name} | {rate(ours)} | {' | '.join(compared)} | {found.objects} |", flush=True)
 
 
 if __name__ == "__main__":
