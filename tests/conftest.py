@@ -1,7 +1,7 @@
-"""What all tests share: where things are found, and what happens when the host or a browser is missing.
+"""What all tests share: where things are found, and what happens when ComfyUI or a browser is missing.
 
-Without a host, tests/host and tests/browser are left out with a word about it, so that the method can be tested
-anywhere; without a browser, tests/browser is. With GOCA_REQUIRE_HOST=1 (set by `make test`) a missing host is a failure,
+Without ComfyUI, tests/host and tests/browser are left out with a word about it, so that the method can be tested
+anywhere; without a browser, tests/browser is. With GOCA_REQUIRE_HOST=1 (set by `make test`) a missing ComfyUI is a failure,
 with GOCA_REQUIRE_BROWSER=1 (set by `.ci/run`) a missing browser too, and then so is a group of which nothing ran.
 
 With GOCA_DEVICE=cuda ComfyUI computes on the GPU, in the process of the tests and on the server.
@@ -25,8 +25,8 @@ REQUIRED = os.environ.get("GOCA_REQUIRE_HOST", "") not in ("", "0")
 # Folders whose tests need something outside of the project, and whether it was promised to be there.
 GROUPS = {"host": REQUIRED, "browser": os.environ.get("GOCA_REQUIRE_BROWSER", "") not in ("", "0")}
 
-# The host has top-level modules of its own named `nodes` and `tests`. The project comes last, so that `import nodes`
-# is the host's; `goca_core` and `scripts` are ours alone.
+# ComfyUI has top-level modules of its own named `nodes` and `tests`. The project comes last, so that `import nodes`
+# is ComfyUI's; `goca_core` and `scripts` are ours alone.
 sys.path[:] = [entry for entry in sys.path if entry and Path(entry).resolve() != ROOT] + [str(ROOT)]
 
 from scripts.comfy_server import device_problem  # noqa: E402 - found only now
@@ -93,7 +93,7 @@ def server() -> Iterator[ComfyServer]:
 
     It has the nodes of tests/host/tiny_nodes too, which make tiny models.
     """
-    from scripts.comfy_server import ComfyServer  # needs the host's interpreter
+    from scripts.comfy_server import ComfyServer  # needs ComfyUI's interpreter
 
     with ComfyServer(packs=(ROOT / "tests" / "host" / "tiny_nodes",)) as running:
         yield running

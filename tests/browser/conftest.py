@@ -50,7 +50,7 @@ class Tabs:
         from playwright.sync_api import sync_playwright
 
         self.server = server
-        # A graph shows the example picture of every ComfyUI, which is not in this server's own folder.
+        # A graph shows the example image of every ComfyUI, which is not in this server's own folder.
         Image.new("RGB", (96, 64), (90, 140, 60)).save(server.base / "input" / "example.png")
         self.playwright = sync_playwright().start()
         self.browser = launch(self.playwright)

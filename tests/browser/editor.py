@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 # Milliseconds: a page of the editor is six megabytes of script.
 PATIENCE = 60_000 * TIMES
 DEMO = shortened(saved_with_shapes("Every step"), 8)
-# No tour for a new user, and nothing drawn that is not looked at.
+# No tour for a new user, and nothing drawn that no test reads.
 QUIET = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 # The editor opens what was open before, at last; a graph that is loaded earlier would be replaced.
 READY = """() => window.LiteGraph?.registered_node_types['GOCA_Overlay']
   && window.app?.extensionManager?.workflow?.activeWorkflow?.activeState"""
-# In the template browser: a graph's picture has come. And then: the editor shows that graph.
-PICTURE = "(name) => document.querySelector(`[data-testid='template-workflow-${name}'] img`)?.naturalWidth > 0"
+# In the template browser: a graph's thumbnail has loaded. And then: the editor shows that graph.
+THUMBNAIL = "(name) => document.querySelector(`[data-testid='template-workflow-${name}'] img`)?.naturalWidth > 0"
 ACTIVE = """(name) => window.app.extensionManager.workflow.activeWorkflow?.filename.startsWith(name)
   && window.app.graph.nodes.some((node) => node.type.startsWith('GOCA_'))"""
 # The node of a type, and of a title if there are several; of those alike the first that is not muted. In a subgraph if
@@ -113,12 +113,12 @@ class Editor:
         return self
 
     def template(self, name: str) -> Editor:
-        """Open an example graph by hand: Templates, Extensions, this pack, a click on its picture."""
+        """Open an example graph by hand: Templates, Extensions, this pack, a click on its thumbnail."""
         self.page.evaluate("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         self.page.get_by_role("dialog").get_by_text(PACK, exact=True).first.click()
         card = self.page.get_by_test_id(f"template-workflow-{name}")
         card.scroll_into_view_if_needed()
-        self.page.wait_for_function(PICTURE, arg=name)
+        self.page.wait_for_function(THUMBNAIL, arg=name)
         card.click()
         card.wait_for(state="detached")
         self.page.wait_for_function(ACTIVE, arg=name)

@@ -46,7 +46,7 @@ def pixels(panel: ElementHandle) -> np.ndarray:
 
 
 def hover(editor: Editor, panel: ElementHandle, x: float, y: float) -> str:
-    """Point at a place of the picture, from 0 to 1; what is told about it."""
+    """Point at a place of the image, from 0 to 1; what is told about it."""
     box, (width, height) = (
         canvas(panel).bounding_box(),
         canvas(panel).evaluate("(canvas) => [canvas.width, canvas.height]"),

@@ -62,7 +62,7 @@ def test_choices_of_a_viewer_are_no_steps_to_undo(editor: Editor) -> None:
         panel.query_selector("select[aria-label='View']").select_option(choice)
         editor.settle()
     editor.page.mouse.move(5, 400)
-    editor.page.mouse.click(5, 400)  # the editor looks for changes then
+    editor.page.mouse.click(5, 400)  # the editor checks for changes then
     editor.settle()
     assert editor.page.evaluate(STEPS) == before
     (saved,) = [node for node in editor.saved()["nodes"] if node["type"] == NODE and not node["mode"]]

@@ -67,7 +67,7 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
         assert not missing(editor), path.stem
         sizes, wanted = editor.sizes(), saved_sizes(graph)
         for node in graph["nodes"]:
-            # The host gives a node whose inputs follow from a choice its least height, whatever was saved.
+            # ComfyUI gives a node whose inputs follow from a choice its least height, whatever was saved.
             if node["type"] == "GOCA_SegmentImage":
                 key = str(node["id"])
                 assert sizes[key][1] <= wanted[key][1], f"{node['type']} of {path.stem} grew"
@@ -78,7 +78,7 @@ def test_every_shipped_graph_opens(editor: Editor) -> None:
         assert not editor.errors, path.stem
 
 
-# The window in which the pictures of docs/images/templates are taken, and the zoom at which a graph at least opens in it.
+# The window in which the images of docs/images/templates are taken, and the zoom at which a graph at least opens in it.
 WINDOW: ViewportSize = {"width": 1600, "height": 1000}
 ZOOM, MANY, ZOOM_OF_MANY = 0.4, 20, 0.25  # those of more than MANY nodes do not fit otherwise
 
@@ -146,9 +146,9 @@ def forget(server: ComfyServer) -> None:
 
 
 def pixels(png: bytes) -> tuple[tuple[int, int], bytes]:
-    """The picture without the graph that the host writes into its file."""
-    picture = Image.open(BytesIO(png)).convert("RGBA")
-    return picture.size, picture.tobytes()
+    """The image without the graph that ComfyUI writes into its file."""
+    image = Image.open(BytesIO(png)).convert("RGBA")
+    return image.size, image.tobytes()
 
 
 # Enough for what is compared here, and most of the time that a graph takes.
@@ -173,7 +173,7 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
     for node in prompt.values():
         if node["class_type"] == "KSampler":
             node["inputs"]["steps"] = STEPS
-    # The host's own nodes may grow when they show a picture.
+    # ComfyUI's own nodes may grow when they show an image.
     faces = {key for key, node in prompt.items() if node["class_type"] in FACES}
     before = editor.sizes()
     outputs = editor.run()
@@ -191,7 +191,7 @@ def test_a_graph_from_the_template_browser(editor: Editor, server: ComfyServer, 
             assert pixels(server.fetch(ours)) == pixels(server.fetch(theirs))
 
     if not any(node["class_type"] == MASKS and isinstance(node["inputs"]["phrases"], str) for node in prompt.values()):
-        return  # pictures only, masks that Collect Masks hands out, or phrases that come from another node
+        return  # images only, masks that Collect Masks hands out, or phrases that come from another node
     title = editor.node(MASKS).evaluate("(node) => node.title")  # of several, a click makes this one the last
     panel = editor.look_at(MASKS, title)
     free = {word: chip for word, chip in chips(panel).items() if word not in pressed(panel)}
@@ -234,7 +234,7 @@ def test_a_graph_of_the_first_version_opens_as_it_was_and_runs(editor: Editor) -
 
 
 def test_the_blueprint_is_one_node_that_makes_masks(editor: Editor, server: ComfyServer) -> None:
-    """As the node library offers it: wired to a model and a picture, it needs no more than words."""
+    """As the node library offers it: wired to a model and an image, it needs no more than words."""
     offered = server.get_json("/global_subgraphs")
     (key,) = [key for key, entry in offered.items() if entry["name"] == BLUEPRINT.stem]
     editor.load(json.loads(server.get_json(f"/global_subgraphs/{key}")["data"]))
@@ -246,14 +246,14 @@ def test_the_blueprint_is_one_node_that_makes_masks(editor: Editor, server: Comf
         editor.page.evaluate(set_, [name, value])
     prompt = editor.prompt()
     of = {node["class_type"]: key for key, node in prompt.items()}
-    model, picture = "model", "picture"
+    model, image = "model", "image"
     prompt[model] = {"class_type": "GOCA_DemoModel", "inputs": {}}
     colour = {"width": 64, "height": 64, "batch_size": 1, "color": 0xCC2200}
-    prompt[picture] = {"class_type": "EmptyImage", "inputs": colour}
+    prompt[image] = {"class_type": "EmptyImage", "inputs": colour}
     prompt[of["GOCA_SegmentImage"]]["inputs"]["model"] = [model, 0]
     prompt[of["GOCA_EncodePrompt"]]["inputs"]["clip"] = [model, 1]
-    prompt[of["VAEEncode"]]["inputs"] |= {"pixels": [picture, 0], "vae": [model, 2]}
-    shown = {"image": [picture, 0], "source": [of["GOCA_MaskFromTokens"], 0], "labels": "", "opacity": 0.5}
+    prompt[of["VAEEncode"]]["inputs"] |= {"pixels": [image, 0], "vae": [model, 2]}
+    shown = {"image": [image, 0], "source": [of["GOCA_MaskFromTokens"], 0], "labels": "", "opacity": 0.5}
     prompt["overlay"] = {"class_type": "GOCA_Overlay", "inputs": shown}
     outputs = run_by_api(server, prompt).outputs
     assert outputs[of["GOCA_MaskFromTokens"]]["goca_masks"][0]["phrases"] == ["red circle"]

@@ -1,4 +1,4 @@
-"""Seeing attention: heat maps and masks over the picture, words ranked at a pixel, a PNG of what is seen."""
+"""Seeing attention: heat maps and masks over the image, words ranked at a pixel, a PNG of what is seen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def choose(editor: Editor, panel: ElementHandle, label: str, value: str) -> None
 
 
 def sheet(server: ComfyServer, outputs: dict[str, dict[str, Any]], kind: str) -> dict[str, np.ndarray]:
-    """The maps of the first picture by name, as the run left them."""
+    """The maps of the first image by name, as the run left them."""
     view = next(shown["goca_view"][0] for shown in outputs.values() if kind in shown.get("goca_view", [{}])[0])
     found = view[kind]
     image = np.asarray(Image.open(io.BytesIO(server.fetch(found["files"][0]))))
@@ -42,7 +42,7 @@ def sheet(server: ComfyServer, outputs: dict[str, dict[str, Any]], kind: str) ->
 
 
 @RENDERERS
-def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_path: Path) -> None:
+def test_viewing_masks_and_words(editor: Editor, server: ComfyServer, tmp_path: Path) -> None:
     outputs = editor.demo().run()
     heat, masks = (sheet(server, outputs, kind) for kind in ("heat", "masks"))
     panel = editor.look_at(MASKS)
@@ -64,7 +64,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
         shares = [100 * int(heat[name][row, column]) / 255 for name in wanted]
         assert [float(share) for _, share, _ in ranked] == pytest.approx(shares, abs=0.51)
 
-    # A word's map in the colours of the chosen map: no picture lies under the corner pixel's colour at full opacity.
+    # A word's map in the colours of the chosen map: no image lies under the corner pixel's colour at full opacity.
     choose(editor, panel, "View", "word circle")
     choose(editor, panel, "Colour map", "cividis")
     panel.query_selector("input[type=range]").fill("1")
@@ -101,7 +101,7 @@ def test_looking_at_masks_and_words(editor: Editor, server: ComfyServer, tmp_pat
 
 
 @RENDERERS
-def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> None:
+def test_overlays_show_the_image_once(editor: Editor, server: ComfyServer) -> None:
     outputs = editor.demo().run()
     masks = sheet(server, outputs, "masks")
     panel = editor.look_at(OVERLAY, OVER)
@@ -116,7 +116,7 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     shown = editor.page.evaluate("(node) => window.app.nodeOutputs[node.id].images[0]", editor.node(OVERLAY, OVER))
     saved = np.asarray(Image.open(io.BytesIO(server.fetch(shown))).convert("RGB"))[: drawn.shape[0]]
     assert np.abs(drawn.astype(int) - saved).max() <= 4
-    # Full colours where masks are, at full opacity; the picture elsewhere.
+    # Full colours where masks are, at full opacity; the image elsewhere.
     editor.set_value(OVERLAY, "opacity", 1, OVER)
     drawn = pixels(panel)
     scale = drawn.shape[0] // 64
@@ -130,7 +130,7 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     value = "(node) => node.widgets.find((w) => w.name === 'opacity').value"
     assert editor.node(OVERLAY, OVER).evaluate(value) == 0.25
     names = editor.node(OVERLAY, OVER).evaluate("(node) => node.widgets.map((w) => w.name)")
-    assert not [name for name in names if "image-preview" in name], "the host shows the picture a second time"
+    assert not [name for name in names if "image-preview" in name], "ComfyUI shows the image a second time"
 
     panel = editor.look_at(OVERLAY, HEAT)
     assert legend(panel) == ["All words, from 0 to 1"]
@@ -140,7 +140,7 @@ def test_overlays_show_the_picture_once(editor: Editor, server: ComfyServer) -> 
     assert legend(panel) != ["All words, from 0 to 1"], "a click on a small map shows that word"
 
 
-def test_looking_by_keyboard(editor: Editor) -> None:
+def test_viewing_by_keyboard(editor: Editor) -> None:
     editor.demo().run()
     panel = editor.look_at(MASKS)
     assert canvas(panel).get_attribute("aria-label").startswith("Masks: red circle ")
@@ -162,7 +162,7 @@ def test_looking_by_keyboard(editor: Editor) -> None:
     assert all(part.get_attribute("aria-label") for part in labelled)
 
 
-def test_phrases_that_changed_say_so_and_lost_pictures_too(editor: Editor, server: ComfyServer) -> None:
+def test_phrases_that_changed_say_so_and_lost_images_too(editor: Editor, server: ComfyServer) -> None:
     outputs = editor.demo().run()
     panel = editor.look_at(MASKS)
     editor.set_value(MASKS, "phrases", "grass")

@@ -212,7 +212,7 @@ def test_two_tabs_do_not_mix(tabs: Tabs) -> None:
     wanted = {"circle\nsquare": tabs.get(vue=False), "grass": tabs.get(vue=True)}
     for vue, phrases in enumerate(wanted):
         tabs.get(vue=bool(vue)).demo().set_value(MASKS, "phrases", phrases)
-    # Both are queued before either is looked at.
+    # Both are queued before either is read.
     first, second = wanted.values()
     second.page.evaluate("() => window.app.queuePrompt(0)")
     tabs.get(vue=False)

@@ -98,9 +98,9 @@ def dense_global(maps: dict[str, Tensor], scores: dict[str, Tensor], grids: dict
     total = sum(scores[name].clamp_min(0) for name in maps)
     mixed: Any = 0
     for name, layer in maps.items():
-        picture = layer.transpose(1, 2).reshape(layer.shape[0], -1, *grids[name])
-        picture = F.interpolate(picture, size=size, mode="bilinear", align_corners=False)
-        mixed = mixed + (scores[name].clamp_min(0) / total)[:, None, None, None] * picture
+        image = layer.transpose(1, 2).reshape(layer.shape[0], -1, *grids[name])
+        image = F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+        mixed = mixed + (scores[name].clamp_min(0) / total)[:, None, None, None] * image
     mixed = mixed.clamp_min(0)
     return mixed / mixed.sum(1, keepdim=True)
 
@@ -174,20 +174,20 @@ def check(attention: Attention, probe: Probe, number: int = 0, tolerance: float 
     scores = dense_scores(call, probe.plan.reference, method)
     stored = max(tolerance, STORED)
     check_scores(attention, scores, method, tolerance=stored)
-    films = {name: s.reshape(-1, call.frames).mean(1).repeat_interleave(call.frames) for name, s in scores.items()}
-    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, films, call.grids), stored)
+    videos = {name: s.reshape(-1, call.frames).mean(1).repeat_interleave(call.frames) for name, s in scores.items()}
+    assert_near(aggregate(attention, layer_method=method).maps, dense_global(maps, videos, call.grids), stored)
 
 
 def by_token(attention: Attention, patch: int) -> Attention:
-    """A recording of a film with one sample for each frame of tokens, of which each may span several of the latent."""
+    """A recording of a video with one sample for each frame of tokens, of which each may span several of the latent."""
     if patch <= 1:
         return attention
 
     def once(values: Tensor) -> Tensor:
-        films = values.unflatten(0, (-1, attention.frames))
+        videos = values.unflatten(0, (-1, attention.frames))
         for later in range(1, patch):
-            assert torch.equal(films[:, later::patch], films[:, ::patch][:, : films[:, later::patch].shape[1]])
-        return films[:, ::patch].flatten(0, 1)
+            assert torch.equal(videos[:, later::patch], videos[:, ::patch][:, : videos[:, later::patch].shape[1]])
+        return videos[:, ::patch].flatten(0, 1)
 
     layers = [
         replace(

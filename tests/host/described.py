@@ -1,5 +1,5 @@
 """Networks that the pinned ComfyUI lacks, written from what is known of newer ones: parts of ComfyUI's own, called in the same
-order and with the same arguments, under the names that the families look for.
+order and with the same arguments, under the names that the families expect.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def words_of(text: str, length: int = 77) -> WordMap:
 
 @dataclass
 class Job:
-    """One sampling run, as a node of the host does it."""
+    """One sampling run, as a node of ComfyUI does it."""
 
     positive: Any
     negative: Any
@@ -116,7 +116,7 @@ def with_streams(streams: list[Tensor]) -> Any:
 
 
 def packed(samples: Any) -> Tensor:
-    """All numbers of a LATENT's ``samples``: those of a film and its sound one after another."""
+    """All numbers of a LATENT's ``samples``: those of a video and its sound one after another."""
     streams = tiny.streams_of(samples)
     return samples if len(streams) == 1 else torch.cat([stream.flatten(1) for stream in streams], 1)
 

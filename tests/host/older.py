@@ -1,6 +1,6 @@
-"""What an older host lacks: a test of it is left out, for a reason that is found out from the host itself.
+"""What an older ComfyUI lacks: a test of it is left out, for a reason that is found out from ComfyUI itself.
 
-Only there. Where the host is the newest, or newer, nothing may be lacking: then the test fails.
+Only there. Where ComfyUI is the newest, or newer, nothing may be lacking: then the test fails.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def version() -> str:
 
 
 def is_before(release: str) -> bool:
-    """Whether the host is older than this version."""
+    """Whether ComfyUI is older than this version."""
     return _numbers(version()) < _numbers(release)
 
 
 def need(there: bool, what: str) -> None:
-    """Go on if it is there; if the host is too old to have it, leave the test out."""
+    """Go on if it is there; if ComfyUI is too old to have it, leave the test out."""
     if there:
         return
     reason = f"ComfyUI {version()} has no {what}"
@@ -38,7 +38,7 @@ def need(there: bool, what: str) -> None:
 
 
 def part(name: str) -> Any:
-    """A class or function of the host's text encoders, `module.name`."""
+    """A class or function of ComfyUI's text encoders, `module.name`."""
     module, _, attribute = name.partition(".")
     try:
         found = importlib.import_module(f"comfy.text_encoders.{module}")

@@ -58,7 +58,7 @@ class Asked:
         return made.install(model or self.built.model), made
 
     def reference(self, run: Job) -> tuple[Tensor, MaskResult]:
-        """Two passes: the picture and the masks."""
+        """Two passes: the image and the masks."""
         recorder = Recorder(self.plan.window, RecordOptions(method="auto"))
         plain = run.run(recorder.install(self.built.model))["samples"]
         record = recorder.collect(plain)
@@ -67,7 +67,7 @@ class Asked:
         found = on_device(lambda place: make_masks(record, request, self.words, place=place)).to(CPU)
         parts = region_weights(flatten(found.masks), len(found.labels), None, self.plan.feather)
         if self.built.frames:
-            # The host takes masks of a film as they are only at the latent's own size.
+            # ComfyUI takes masks of a video as they are only at the latent's own size.
             parts = latent_frames(resize_bilinear(parts, tuple(plain.shape[-2:])), record)
             parts = parts.unflatten(0, (-1, record.frames)).movedim(1, 2)
         regional = compose(run.positive, self.prompts(), parts, self.plan.strength)

@@ -1,4 +1,4 @@
-"""An independent look at attention: every call of a plain run, as it happened. It knows nothing of the recorder.
+"""An independent reading of attention: every call of a plain run, as it happened. It knows nothing of the recorder.
 
 What it keeps is on the CPU, as recordings are.
 """
@@ -22,7 +22,7 @@ from goca_core.capture.families.base import Block, Site
 from .device import on_cpu
 from .helpers import Job, blocks_of
 
-# The host's modules whose attention calls no override sees, because they do not pass on the options of the model call.
+# ComfyUI's modules whose attention calls no override sees, because they do not pass on the options of the model call.
 HIDING = ("comfy.ldm.pixart.blocks", "comfy.ldm.hydit.attn_layers", "comfy.ldm.ernie.model")
 
 
@@ -31,7 +31,7 @@ class Seen:
     """One attention call of one block, as it happened: [rows, tokens, heads * width], and what it fed.
 
     `text` and `image`: where those tokens are in a joint sequence; in cross- and self-attention there is no `text`, and
-    None means all. The picture's are those of so many `frames`, which become samples of their own.
+    None means all. The image's are those of so many `frames`, which become samples of their own.
     """
 
     q: Tensor
@@ -57,7 +57,7 @@ class Seen:
         return x.double().reshape(batch, count, self.heads, channels // self.heads).permute(0, 2, 1, 3)
 
     def chances(self) -> Tensor:
-        """Softmax over all keys, for the queries of the picture."""
+        """Softmax over all keys, for the queries of the image."""
         q, k = self.split(self.q), self.split(self.k)
         logits = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
         whole = torch.softmax(logits if self.mask is None else logits + self.mask.double(), -1)
@@ -75,7 +75,7 @@ class Seen:
         return torch.stack(own)
 
     def given(self) -> Tensor:
-        """What each head gives to the picture, [B, H, N, d]."""
+        """What each head gives to the image, [B, H, N, d]."""
         if self.used is not None:
             return by_frame(self.split(self.used if self.image is None else self.used[:, self.image]), self.frames)
         return self.chances() @ self.split(self.v).repeat_interleave(self.frames, 0)
@@ -118,35 +118,35 @@ class Evaluation:
 
 @dataclass
 class Layout:
-    """A joint sequence, which is text and then the picture if nothing else is said.
+    """A joint sequence, which is text and then the image if nothing else is said.
 
     `registers` tokens stand before those of the text, of whose `filling` are no tokens of the prompt; `more` are of the
-    prompt although the host does not call them its context; the picture's are `filled` up to a multiple. Or else the
-    picture is first, and `behind` tokens follow those of the text. `gated`: what attention gives is weakened before it
-    is projected. `added`: the network adds to it what another call gave. `before`: tokens of a reference picture in front
-    of the picture's own.
+    prompt although ComfyUI does not call them its context; the image's are `filled` up to a multiple. Or else the
+    image is first, and `after` tokens follow those of the text. `gated`: what attention gives is weakened before it
+    is projected. `added`: the network adds to it what another call gave. `before`: tokens of a reference image in front
+    of the image's own.
     """
 
     registers: int = 0
     filling: int = 0
     more: int = 0
     filled: int = 1
-    picture_first: bool = False
+    image_first: bool = False
     references_first: bool = False
-    behind: int = 0
+    after: int = 0
     gated: bool = False
     added: bool = False
     before: int = 0
 
     def places(self, total: int, context: int, count: int, references: int) -> tuple[slice, slice]:
-        """Those of the text and of the picture."""
+        """Those of the text and of the image."""
         text = context + self.more
-        if self.picture_first:
-            start = total - self.behind - text
+        if self.image_first:
+            start = total - self.after - text
             assert start == count + references
             return slice(start, start + text), slice(0, count)
-        behind = (-count) % self.filled + (0 if self.references_first else references)
-        start = total - behind - count
+        after = (-count) % self.filled + (0 if self.references_first else references)
+        start = total - after - count
         before = start - (references if self.references_first else 0) - self.before
         stop = self.registers + text
         assert stop <= before < stop + self.filled
@@ -170,7 +170,7 @@ class Probe:
         options["optimized_attention_override"] = self._override
 
     def _override(self, func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        # Newer hosts hand over boxes that the kernel empties.
+        # Newer versions of ComfyUI hand over boxes that the kernel empties.
         opened = tuple(each.peek() if hasattr(each, "peek") else each for each in args)
         out = func(*args, **kwargs)
         self._recent.append((opened, kwargs, out))
@@ -206,7 +206,7 @@ class Probe:
         ]
         self._references = sum(height * width for height, width in grids)
         chunks = list(self._options["cond_or_uncond"])
-        x = x[0] if isinstance(x, list) else x  # a film and its sound
+        x = x[0] if isinstance(x, list) else x  # a video and its sound
         call = Evaluation(float(self._options["sigmas"][0]), chunks, tuple(x.shape[-2:]), x.shape[0])
         call.frames = -(-x.shape[2] // max(1, self.plan.frame_patch)) if x.ndim == 5 else 1
         self.calls.append(call)
@@ -226,7 +226,7 @@ class Probe:
             # A patch of 2 x 2 cells is one token, and a part of one is one too.
             grid = tuple((side + self.plan.patch - 1) // self.plan.patch for side in call.size)
             count, joint = call.frames * grid[0] * grid[1], block.self_attn is None
-            # Beside the joint attention some layers of SD 3.5 have one of the picture alone.
+            # Beside the joint attention some layers of SD 3.5 have one of the image alone.
             given, kwargs, out = next(seen for seen in reversed(self._recent) if not joint or _keys(*seen) > count)
             self._recent.clear()
             q, k, v, heads = given[:4] if len(given) > 3 else (*given, kwargs["heads"])
@@ -238,7 +238,7 @@ class Probe:
             q, k, v = (x.flatten(2) for x in (q, k, v))
             # Where the last tokens alone ask, the others are given queries here, of which nothing is used.
             asking = q.shape[1]
-            if joint and asking < k.shape[1] and not self._layout.picture_first:
+            if joint and asking < k.shape[1] and not self._layout.image_first:
                 q, out = (F.pad(x, (0, 0, k.shape[1] - asking, 0)) for x in (q, out))
                 args = (args[0][:, -asking:], *args[1:])
             mask = given[4] if len(given) > 4 else kwargs.get("mask")
@@ -252,7 +252,7 @@ class Probe:
             if joint:
                 text, image = self._layout.places(k.shape[1], self._length, count, self._references)
                 seen, used = replace(seen, text=text, image=image), args[0]
-                rows = slice(used.shape[1]) if self._layout.picture_first else slice(-used.shape[1], None)
+                rows = slice(used.shape[1]) if self._layout.image_first else slice(-used.shape[1], None)
                 _check_used(out[:, rows], used, self._layout.gated)
                 if block.name == self.plan.reference and self.plan.feature == "attention":
                     call.feature = on_cpu(out[:, seen.image])
@@ -277,7 +277,7 @@ class Probe:
 
     def positive(self, sigma: float, number: int = 0) -> Evaluation:
         """The rows of a positive conditioning in the first call at a noise level that has them; `number`: which one,
-        in the order of the call (the host puts them in reverse order)."""
+        in the order of the call (ComfyUI puts them in reverse order)."""
         for call in self.calls:
             places = [place for place, kind in enumerate(call.chunks) if kind == 0]
             if abs(call.sigma / sigma - 1) < 1e-4 and places:
@@ -291,7 +291,7 @@ def _keys(args: tuple[Any, ...], kwargs: dict[str, Any], _out: Tensor) -> int:
 
 
 def _check_used(out: Tensor, used: Tensor, gated: bool) -> None:
-    """What attention gave is what the projection takes, perhaps with an MLP's behind it."""
+    """What attention gave is what the projection takes, perhaps with an MLP's after it."""
     used = used[..., : out.shape[-1]]
     if gated:
         assert torch.all((used.abs() <= out.abs()) & (used * out >= 0)) and not torch.equal(out, used)

@@ -29,7 +29,7 @@ SIZE = (8, 16)
 
 
 def collected(work: Job, model: Any, window: Window | None = None, entry: int = 0, **options: Any) -> Any:
-    """Sample with a recorder, check that the picture is the plain one, collect."""
+    """Sample with a recorder, check that the image is the plain one, collect."""
     recording, recorder = record(model, window or Window(), RecordOptions(**options))
     expected = plain(model, work)
     latent = work.run(recording)["samples"]
@@ -173,14 +173,14 @@ def test_a_conditioning_that_is_not_active_in_the_recorded_step(built: tiny.Tiny
     sentence(caught)
     both = short(built, positive=early + late, steps=4)
     with pytest.raises(AttentionError, match="not active"):
-        # 1 is the early one: the host and the recorder count alike
+        # 1 is the early one: ComfyUI and the recorder count alike
         collected(short(built, positive=late + early, steps=4), built.model, entry=1)
     # Without a choice, one that was active is better than none.
     assert collected(both, built.model).sigmas
 
 
 @pytest.mark.parametrize("kind", ["area", "percentage", "bounds"])
-def test_a_conditioning_for_a_part_of_the_picture(built: tiny.Tiny, kind: str) -> None:
+def test_a_conditioning_for_a_part_of_the_image(built: tiny.Tiny, kind: str) -> None:
     mask = torch.zeros(1, *SIZE)
     mask[:, :, 2:10] = 1
     extra = {
@@ -188,7 +188,7 @@ def test_a_conditioning_for_a_part_of_the_picture(built: tiny.Tiny, kind: str) -
         "percentage": {"area": ("percentage", 1.0, 0.5, 0.0, 0.5)},
         "bounds": {"mask": mask, "set_area_to_bounds": True, "mask_strength": 1.0},
     }[kind]
-    # The host wants something for the rest of the picture too; it is the part that is asked for.
+    # ComfyUI wants something for the rest of the image too; it is the part that is asked for.
     positive = built.conditioning(seed=1, **extra)
     with pytest.raises(AttentionError, match=r"limited to an area.*with a mask") as caught:
         collected(short(built, positive=positive), built.model)
@@ -232,8 +232,8 @@ def test_an_empty_prompt(built: tiny.Tiny) -> None:
     assert caught.type is PhraseError and "cat" in str(caught.value)
 
 
-def test_a_failure_of_recording_does_not_cost_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Out of memory while reducing a layer, say: the picture is made as without, and the reason is told later."""
+def test_a_failure_of_recording_does_not_cost_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory while reducing a layer, say: the image is made as without, and the reason is told later."""
 
     def fail(*_args: object, **_kwargs: object) -> None:
         raise RuntimeError("not enough memory for this map")

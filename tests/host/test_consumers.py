@@ -1,6 +1,6 @@
 """Masks go straight into the nodes that people use: what each of them asks for, from its documentation, holds.
 
-The host's own nodes are run. Other packs are not installed; of these the documented or visible contract is checked.
+ComfyUI's own nodes are run. Other packs are not installed; of these the documented or visible contract is checked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PHRASES = "red cat\ngrass\nsky"
 
 @pytest.fixture(scope="module")
 def found(host: SimpleNamespace, pack: ModuleType) -> SimpleNamespace:
-    """Masks of two pictures out of Mask From Tokens, at the picture's and at the latent's size; an odd size at that."""
+    """Masks of two images out of Mask From Tokens, at the image's and at the latent's size; an odd size at that."""
     nodes = host.nodes.NODE_CLASS_MAPPINGS
     built = tiny.build("sd15")
     with torch.inference_mode():
@@ -44,12 +44,12 @@ def found(host: SimpleNamespace, pack: ModuleType) -> SimpleNamespace:
     )
 
 
-def one_by_one(masks: Tensor, picture: int = 0) -> list[Tensor]:
-    """The masks of one picture as separate MASK values [1, H, W]."""
-    return list(masks.unflatten(0, (-1, 3))[picture][:, None])
+def one_by_one(masks: Tensor, image: int = 0) -> list[Tensor]:
+    """The masks of one image as separate MASK values [1, H, W]."""
+    return list(masks.unflatten(0, (-1, 3))[image][:, None])
 
 
-# -- the host's conditioning nodes ------------------------------------------------------------------------------------
+# -- ComfyUI's conditioning nodes -------------------------------------------------------------------------------------
 
 
 def run(found: SimpleNamespace, positive: Any, negative: Any = None) -> Tensor:
@@ -62,11 +62,11 @@ def run(found: SimpleNamespace, positive: Any, negative: Any = None) -> Tensor:
 
 @pytest.fixture(scope="module")
 def regional(found: SimpleNamespace) -> Tensor:
-    """The picture that a regional prompt of the first picture's masks gives."""
-    return painted(found)
+    """The image that a regional prompt of the first image's masks gives."""
+    return sampled(found)
 
 
-def painted(found: SimpleNamespace) -> Tensor:
+def sampled(found: SimpleNamespace) -> Tensor:
     texts = [found.built.conditioning(seed=seed) for seed in (11, 12, 13, 14)]
     positive = compose(texts[0], texts[1:], region_weights(torch.cat(one_by_one(found.masks)), 3))
     samples: Tensor = repeated(lambda: run(found, positive))
@@ -109,7 +109,7 @@ def test_pair_conditioning_set_properties(found: SimpleNamespace) -> None:
         positive, negative = positive + pair[0], negative + pair[1]
     default = found.nodes["PairConditioningSetDefaultCombine"]().set_default_and_combine
     positive, negative = default(positive, negative, found.built.conditioning(seed=11), plain)
-    torch.testing.assert_close(run(found, positive, negative), painted(found), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(run(found, positive, negative), sampled(found), atol=1e-4, rtol=1e-3)
 
 
 # -- other packs ------------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ def test_pair_conditioning_set_properties(found: SimpleNamespace) -> None:
 def test_attention_couple(found: SimpleNamespace) -> None:
     """Attention couple takes a mask [1, H, W] for the base and one for each prompt, refuses a pixel that none of them
     covers, and divides by their sum; at each attention layer it takes the nearest of its pixels."""
-    for picture in range(2):
-        stack = torch.stack([found.background[[picture]], *one_by_one(found.masks, picture)])
+    for image in range(2):
+        stack = torch.stack([found.background[[image]], *one_by_one(found.masks, image)])
         assert stack.shape == (4, 1, 8 * LATENT[0], 8 * LATENT[1])
         assert torch.equal(stack.sum(0), torch.ones_like(stack[0]))
         for factor in (1, 2, 4, 8):
@@ -134,11 +134,11 @@ def test_soft_masks_for_attention_couple(found: SimpleNamespace) -> None:
 
 
 def test_region_nodes_of_the_tooling_pack(found: SimpleNamespace) -> None:
-    """Regions must have exactly the size of the picture or of the latent, and not overlap, because the background region
+    """Regions must have exactly the size of the image or of the latent, and not overlap, because the background region
     is one minus their sum."""
     for masks, size in ((found.masks, [8 * side for side in LATENT]), (found.latent[0], list(LATENT))):
-        for picture in range(2):
-            stack = torch.stack(one_by_one(masks, picture))
+        for image in range(2):
+            stack = torch.stack(one_by_one(masks, image))
             assert list(stack.shape) == [3, 1, *size]
             background = 1 - stack.sum(0)
             assert set(background.unique().tolist()) <= {0.0, 1.0}
@@ -158,8 +158,8 @@ def test_impact_pack(found: SimpleNamespace) -> None:
 
 
 def test_inpaint_nodes_that_take_only_one_for_opaque(found: SimpleNamespace) -> None:
-    """Fill, blur and inpaint-with-model nodes look at mask >= 0.99; VAE Encode (for Inpainting) rounds. Nothing is lost,
-    also after the host's Grow Mask and after a resize to the latent by the nearest pixel."""
+    """Fill, blur and inpaint-with-model nodes test mask >= 0.99; VAE Encode (for Inpainting) rounds. Nothing is lost,
+    also after ComfyUI's Grow Mask and after a resize to the latent by the nearest pixel."""
     grown = found.nodes["GrowMask"].execute(found.masks, 6, True).result[0]
     for masks in (found.masks, found.background, grown, found.latent[0]):
         assert torch.equal((masks >= 0.99).float(), masks)

@@ -25,7 +25,7 @@ NORMS = RecordOptions(head_methods=("average", "cosine + VW", "dot-product + VW"
 @pytest.mark.parametrize("name", BARS)
 def test_recording_is_cheap_and_never_waits(host: SimpleNamespace, name: str) -> None:
     kernels, flops, memory = BARS[name]
-    # Norms of values are looked at in one model of each kind of attention. Nothing says what they may cost.
+    # Norms of values are recorded in one model of each kind of attention. Nothing says what they may cost.
     more = [NORMS] if name in ("sd15", "flux") else []
     paper, auto, *norms = measure(name, RecordOptions(), RecordOptions(method="auto"), *more)
     for cost, most in ((paper, kernels), (auto, 1.5)):

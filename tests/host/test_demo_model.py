@@ -1,4 +1,4 @@
-"""The bundled models in the host, and the script that trains them."""
+"""The bundled models in ComfyUI, and the script that trains them."""
 
 from __future__ import annotations
 
@@ -68,31 +68,31 @@ def test_unknown_words_are_harmless(demo: SimpleNamespace) -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80), (47, 81)])
-def test_pictures_survive_the_vae(demo: SimpleNamespace, size: tuple[int, int]) -> None:
-    picture = torch.from_numpy(draw(3, *size, kind=demo.kind).image)[None].float() / 255
-    latent = demo.vae.encode(picture)
+def test_images_survive_the_vae(demo: SimpleNamespace, size: tuple[int, int]) -> None:
+    image = torch.from_numpy(draw(3, *size, kind=demo.kind).image)[None].float() / 255
+    latent = demo.vae.encode(image)
     cell = demo.vae.downscale_ratio
     height, width = (side // cell * cell for side in size)
     assert latent.shape == (1, 3 * cell**2, height // cell, width // cell)
-    # The host crops odd pictures around their middle.
+    # ComfyUI crops odd images around their middle.
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     # On a GPU, ComfyUI computes it in bfloat16.
     near = EXACT if demo.vae.vae_dtype == torch.float32 else HALF
     torch.testing.assert_close(
-        demo.vae.decode(latent), picture[:, top : top + height, left : left + width], atol=near, rtol=0
+        demo.vae.decode(latent), image[:, top : top + height, left : left + width], atol=near, rtol=0
     )
 
 
-def test_the_host_samples_it_and_pictures_obey_the_words(host: SimpleNamespace, demo: SimpleNamespace) -> None:
-    """Seen by colour alone: a red thing where red was asked for, on a ground of the right colour."""
+def test_comfyui_samples_it_and_images_obey_the_words(host: SimpleNamespace, demo: SimpleNamespace) -> None:
+    """Seen by colour alone: a red thing where red was asked for, on a background of the right colour."""
     side, count, steps, name = {"shapes": (64, 4, 12, "circle"), "things": (128, 2, 8, "balloon")}[demo.kind]
     empty = host.nodes.EmptyLatentImage().generate(side, side, count)[0]
     prompts = encode(demo, f"a red {name} on grass"), encode(demo, "")
     with torch.inference_mode():
         latent = host.nodes.common_ksampler(demo.model, 5, steps, 4.0, "dpmpp_2m", "karras", *prompts, empty)[0]
-        pictures = demo.vae.decode(latent["samples"]).numpy()
-    assert pictures.shape == (count, side, side, 3)
-    red, green, blue = np.moveaxis(pictures, -1, 0)
+        images = demo.vae.decode(latent["samples"]).numpy()
+    assert images.shape == (count, side, side, 3)
+    red, green, blue = np.moveaxis(images, -1, 0)
     is_red = (red > 0.6) & (green < 0.4) & (blue < 0.4)
     is_grass = (green > red) & (green > blue)
     share = is_red.mean((1, 2))

@@ -46,7 +46,7 @@ def test_positive_and_negative_in_one_call(name: str, batch: int, size: tuple[in
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_positive_and_negative_in_calls_of_their_own(name: str) -> None:
-    """Little memory makes the host run them one by one."""
+    """Little memory makes ComfyUI run them one by one."""
     built = tiny.build(name)
     built.model.model.memory_required = lambda *_args, **_kwargs: 1e30
     probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
@@ -74,7 +74,7 @@ def test_the_negative_is_not_what_was_recorded() -> None:
 
 @pytest.mark.parametrize("lengths", [(77, 154), (154, 77), (231, 154)])
 def test_prompts_of_different_lengths_share_a_call(lengths: tuple[int, int]) -> None:
-    """The host repeats the shorter one up to a common multiple; the repeats are added up again."""
+    """ComfyUI repeats the shorter one up to a common multiple; the repeats are added up again."""
     built = tiny.build("sd15")
     positive, negative = (built.conditioning(seed=n, tokens=count) for n, count in enumerate(lengths, start=1))
     probe, attention = probe_and_record(built.model, job(built, 2, positive=positive, negative=negative, cfg=4.0))
@@ -95,7 +95,7 @@ def test_two_positives_of_different_lengths() -> None:
     probe, first = probe_and_record(built.model, work)
     second = probe_and_record(built.model, work, entry=1)[1]
     assert (first.tokens.length, second.tokens.length) == (77, 154)
-    # The host takes conditionings in reverse order.
+    # ComfyUI takes conditionings in reverse order.
     check(second, probe, number=0)
     check(first, probe, number=1)
 
@@ -150,7 +150,7 @@ def test_head_weights_see_a_lora() -> None:
 
 
 @pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_affinity_of_a_small_picture_is_that_of_the_finest_layers(name: str) -> None:
+def test_affinity_of_a_small_image_is_that_of_the_finest_layers(name: str) -> None:
     built = tiny.build(name)
     probe, attention = probe_and_record(built.model, job(built, 2))
     affinity = attention.affinity
@@ -209,7 +209,7 @@ def test_propagation_along_the_last_third(name: str, full: bool, size: tuple[int
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_affinity_of_a_larger_picture_is_on_the_grid_of_the_reference(full: bool) -> None:
+def test_affinity_of_a_larger_image_is_on_the_grid_of_the_reference(full: bool) -> None:
     built = tiny.build("sd15")
     probe, attention = probe_and_record(built.model, job(built, size=(26, 42), steps=1, cfg=1.0), full_affinity=full)
     affinity = attention.affinity
@@ -242,7 +242,7 @@ def test_several_evaluations_are_averaged() -> None:
 
 
 def test_only_the_first_visit_to_a_noise_level_is_recorded() -> None:
-    """Heun evaluates each level but the first twice, the first time at a guess of the picture."""
+    """Heun evaluates each level but the first twice, the first time at a guess of the image."""
     built = tiny.build("sd15")
     probe, attention = probe_and_record(built.model, job(built, sampler="heun", steps=3), Window(False, 0.0, 1.0, 10))
     sigmas = [call.sigma for call in probe.calls]

@@ -1,4 +1,4 @@
-"""The graphs that edit pictures run on a real server, and touch what they should and nothing else."""
+"""The graphs that edit images run on a real server, and touch what they should and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.comfy_server import ComfyServer, Prompt, Run
 from tests.conftest import need
 
 from .device import repeated
-from .test_graphs import WEIGHTS, ancestors, by_type, graph, pictures
+from .test_graphs import WEIGHTS, ancestors, by_type, graph, images_of
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +23,15 @@ def weights() -> None:
 
 
 def short(name: str, steps: int = 4) -> Prompt:
-    """What is looked at does not depend on the quality of the pictures."""
+    """What is checked does not depend on the quality of the images."""
     prompt = graph(name)
     assert demo.put(prompt, steps, ["steps"])
     return prompt
 
 
 def saved(server: ComfyServer, run: Run, prompt: Prompt, title: str) -> np.ndarray:
-    (picture,) = pictures(server, run, by_type(prompt, "SaveImage", title))
-    return picture.astype(int)
+    (image,) = images_of(server, run, by_type(prompt, "SaveImage", title))
+    return image.astype(int)
 
 
 def steady(server: ComfyServer, prompt: Prompt, title: str) -> Run:
@@ -59,8 +59,8 @@ def test_regional_prompts(server: ComfyServer) -> None:
     assert told.splitlines()[1].endswith("the base prompt")
     first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
     assert first.shape == second.shape == (64, 64, 3)
-    assert np.abs(first - second).mean() > 1, "the second pass painted the same picture"
-    # Without prompts the second pass is the first once more, bit for bit; the first is not painted again.
+    assert np.abs(first - second).mean() > 1, "the second pass generated the same image"
+    # Without prompts the second pass is the first once more, bit for bit; the first is not sampled again.
     prompt[by_type(prompt, "GOCA_RegionalPrompt")]["inputs"]["prompts"] = ""
     run = server.run(prompt)
     assert by_type(prompt, "KSampler", "First pass") in run.cached
@@ -72,12 +72,12 @@ def test_regional_prompts(server: ComfyServer) -> None:
 
 def changed_only_inside(server: ComfyServer, run: Run, prompt: Prompt) -> None:
     first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
-    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    (shown,) = images_of(server, run, by_type(prompt, "MaskPreview"))
     inside = shown[..., 0] > 0
     assert 0 < inside.mean() < 1, "the mask is empty or everything, so nothing is shown"
     moved = np.abs(first - second).max(-1)
     assert moved[~inside].max() == 0
-    assert moved[inside].mean() > 1, "nothing was painted in the mask"
+    assert moved[inside].mean() > 1, "nothing was generated in the mask"
 
 
 def test_replace_by_word(server: ComfyServer) -> None:
@@ -85,7 +85,7 @@ def test_replace_by_word(server: ComfyServer) -> None:
     run = server.run(prompt)
     changed_only_inside(server, run, prompt)
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
-    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    (shown,) = images_of(server, run, by_type(prompt, "MaskPreview"))
     assert (shown[..., 0] > 0).mean() > table["area"][0][0], "the mask was not grown"
 
 
@@ -96,7 +96,7 @@ def test_outside_the_mask_the_sampler_itself_changes_little(server: ComfyServer)
     prompt[last]["inputs"]["images"] = [by_type_of_input(prompt, "ImageCompositeMasked", "source"), 0]
     run = server.run(prompt)
     first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
-    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    (shown,) = images_of(server, run, by_type(prompt, "MaskPreview"))
     # A cell of the latent is two pixels, and its wavelet reaches a little further.
     outside = ~ndimage.binary_dilation(shown[..., 0] > 0, iterations=6)
     assert outside.any()

@@ -27,7 +27,7 @@ from .device import ACCELERATED, DEVICE
 ROOT = Path(__file__).resolve().parents[2]
 SCENES = 6
 DEVICE_NAME = torch.cuda.get_device_name(DEVICE) if ACCELERATED else "cpu"
-# Several looks at each picture, of which some methods share theirs and some average.
+# Several evaluations of each image, which some methods share and some average.
 ARGUMENTS = [
     "--count", str(SCENES), "--seed", "41",
     "--methods", "vanilla", "goca", "goca,order=0,rule=max", "goca,layer=mass-preserving,noise=auto+60%,draws=2",
@@ -136,12 +136,12 @@ def test_workers_end_with_a_killed_parent(host: Any, tmp_path: Path) -> None:
     assert not alive
 
 
-# -- pictures with something wrong -------------------------------------------------------------------------------------
+# -- images with something wrong ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def voc(tmp_path: Path) -> Layout:
-    """Three pictures in the layout of Pascal VOC."""
+    """Three images in the layout of Pascal VOC."""
     made = Layout("voc", tmp_path / "data")
     labels = np.zeros((40, 56), np.int64)
     labels[5:25, 8:30], labels[0, 0] = 8, 255
@@ -156,7 +156,7 @@ def evaluate(made: Layout, out: Path, *arguments: str) -> int:
     )
 
 
-def test_a_data_set_of_pictures_of_any_size(host: Any, voc: Layout, tmp_path: Path) -> None:
+def test_a_data_set_of_images_of_any_size(host: Any, voc: Layout, tmp_path: Path) -> None:
     for number, how in enumerate(([], ["--keep-aspect"], ["--size", "48", "--prompts", "all"])):
         out = tmp_path / f"out-{number}"
         assert evaluate(voc, out, *how) == 0
@@ -168,7 +168,7 @@ def test_a_data_set_of_pictures_of_any_size(host: Any, voc: Layout, tmp_path: Pa
 def test_something_wrong_is_named_and_fatal(
     host: Any, voc: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    voc.picture(KEYS["voc"][1]).unlink()
+    voc.image(KEYS["voc"][1]).unlink()
     assert evaluate(voc, tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert f"{KEYS['voc'][1]}.jpg" in said and "--skip-errors" in said and "Traceback" not in said
@@ -178,7 +178,7 @@ def test_something_wrong_is_named_and_fatal(
 def test_something_wrong_is_left_out_and_counted(
     host: Any, voc: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    voc.picture(KEYS["voc"][1]).write_bytes(b"no picture")
+    voc.image(KEYS["voc"][1]).write_bytes(b"no image")
     voc.label(KEYS["voc"][2]).unlink()
     assert evaluate(voc, tmp_path / "out", "--skip-errors") == 0
     assert "2 of 3 images were skipped (1 missing, 1 unreadable)." in capsys.readouterr().err
@@ -187,7 +187,7 @@ def test_something_wrong_is_left_out_and_counted(
     assert {one["key"] for one in found["skipped"]} == set(KEYS["voc"][1:])
 
 
-def test_a_prompt_whose_words_are_lost_is_an_error_of_the_picture(
+def test_a_prompt_whose_words_are_lost_is_an_error_of_the_image(
     host: Any, voc: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     captions = dict.fromkeys(KEYS["voc"][:2], "cat, sofa")

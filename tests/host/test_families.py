@@ -111,7 +111,7 @@ def test_words_and_the_sum_of_the_others(name: str) -> None:
         expected = torch.cat((dense[..., kept], dense[..., 7:].sum(-1, keepdim=True)), -1)
         assert_near(layer.maps[attention.defaults.head], expected)
         if FAMILIES[name].joint:
-            # The picture looks at itself as well, so the text has less than all of its attention.
+            # The image attends to itself as well, so the text has less than all of its attention.
             assert layer.maps["average"].sum(-1).max() < 0.95
     assert torch.allclose(aggregate(attention).maps.sum(1), torch.ones(()), atol=1e-4)
 
@@ -126,7 +126,7 @@ def test_a_bounded_grid(name: str, full: bool) -> None:
     call = probe.positive(attention.sigmas[0])
     check_maps(attention, call)
     assert attention.affinity is not None
-    # A small picture's propagation is always on its own grid.
+    # A small image's propagation is always on its own grid.
     assert (attention.affinity.height, attention.affinity.width) == (8, 12)
     assert_near(attention.affinity.matrix, dense_affinity(probe, call, (8, 12)))
     exact = dense_scores(call, probe.plan.reference, "dot-product similarity")
@@ -146,12 +146,12 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
     assert torch.isfinite(aggregate(attention).maps).all()
 
 
-# -- reference pictures -----------------------------------------------------------------------------------------------
+# -- reference images -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["offset", "index", "uxo"])
-def test_reference_pictures_are_no_part_of_the_picture(method: str) -> None:
-    """Kontext appends their tokens to the picture's."""
+def test_reference_images_are_no_part_of_the_image(method: str) -> None:
+    """Kontext appends their tokens to the image's."""
     built = tiny.build("flux")
     generator = torch.Generator().manual_seed(4)
     references = [torch.randn(1, 16, *size, generator=generator) for size in ((8, 12), (10, 6))]
@@ -178,7 +178,7 @@ def test_reference_pictures_are_no_part_of_the_picture(method: str) -> None:
         ("boogu", {"references_first": True}),
     ],
 )
-def test_reference_pictures(name: str, layout: dict[str, bool]) -> None:
+def test_reference_images(name: str, layout: dict[str, bool]) -> None:
     built, kind = tiny.build(name), FAMILIES[name]
     generator, patch = torch.Generator().manual_seed(4), blocks_of(built.model).patch
     frames = [1] * built.frames
@@ -209,7 +209,7 @@ def with_calls(model: Any) -> tuple[Any, list[tuple[torch.Tensor, torch.Tensor]]
     return copy, calls
 
 
-def test_cached_keys_of_reference_pictures() -> None:
+def test_cached_keys_of_reference_images() -> None:
     """ComfyUI's Flux KV Cache computes them once; after that text and image ask, and their keys follow those of the image."""
     flux = pytest.importorskip("comfy_extras.nodes_flux")
     need(hasattr(flux, "FluxKVCache"), "node Flux KV Cache")
@@ -260,8 +260,8 @@ def test_the_image_that_hidream_edits_is_beside_the_new_one() -> None:
     assert_near(attention.affinity.matrix, torch.stack(seen).mean(0)[:, left][:, :, left])
 
 
-def test_reference_pictures_of_hidream_o1() -> None:
-    """They are behind the image's patches, and what they look like is in the prompt, before its words."""
+def test_reference_images_of_hidream_o1() -> None:
+    """They come after the image's patches, and what they show is in the prompt, before its words."""
     built = tiny.build("hidream_o1")
     model, calls = with_calls(built.model)
     positive = built.conditioning(seed=1, reference_latents=[torch.rand(1, 64, 96, 3)])
@@ -276,7 +276,7 @@ def test_reference_pictures_of_hidream_o1() -> None:
         assert_near(layer.maps["average"][..., 3:], words)
 
 
-def test_reference_pictures_that_a_network_does_not_look_at() -> None:
+def test_reference_images_that_a_network_ignores() -> None:
     """Krea 2 has them in its sequence only when it is told how."""
     built = tiny.build("krea2")
     references = [torch.randn(1, 16, 1, 8, 12)]
@@ -285,7 +285,7 @@ def test_reference_pictures_that_a_network_does_not_look_at() -> None:
     assert recorder.collect(work.run(recording)["samples"]).layers
 
 
-def test_a_prompt_that_the_host_repeats() -> None:
+def test_a_prompt_that_comfyui_repeats() -> None:
     """Stable Cascade's prompts go into one call even if one is twice as long."""
     built = tiny.build("cascade_c")
     work = job(built, 1, (7, 11), negative=built.conditioning(seed=2, tokens=154))
@@ -364,7 +364,7 @@ def test_the_layers_by_analogy() -> None:
     assert {plan.defaults for plan in (flux2, omnigen2, hidream, joyimage)} == {plan_of("flux").defaults}
 
 
-# -- older hosts ------------------------------------------------------------------------------------------------------
+# -- older versions of ComfyUI ----------------------------------------------------------------------------------------
 
 
 def test_what_an_older_host_lacks_is_what_the_readme_says() -> None:

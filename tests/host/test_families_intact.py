@@ -1,4 +1,4 @@
-"""Recording any family changes nothing that is sampled and leaves nothing behind, also where the host hides attention."""
+"""Recording any family changes nothing that is sampled and leaves no trace, also where ComfyUI hides attention."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_latent_does_not_change_by_a_bit(number: int, name: str) -> None:
     attention = identical(built.model, work, method="auto")
     assert len(attention.layers) == len(blocks_of(built.model).blocks)
     assert "could not" not in attention.note
-    # Random models hardly look anywhere in particular, but the pixels are not all alike.
+    # Random models hardly attend to any place in particular, but the pixels are not all alike.
     assert aggregate(attention).maps.std((2, 3)).max() > 1e-6
     several = identical(built.model, work, window=Window(False, 0, 1, 3), head_methods="all", layer_methods="all")
     assert len(several.sigmas) == 3
@@ -49,7 +49,7 @@ def _louder(func: Callable[..., Tensor], q: Tensor, *args: Any, **kwargs: Any) -
 
 @pytest.mark.parametrize("name", ["pixart_alpha", "hunyuan_dit", "flux"])
 def test_an_override_of_another_node_is_asked_as_often_as_without(name: str) -> None:
-    """Where the host hides attention the override is never asked, and must not be while recording either."""
+    """Where ComfyUI hides attention the override is never asked, and must not be while recording either."""
     built = tiny.build(name)
     calls: list[int] = []
 
@@ -96,12 +96,12 @@ def test_an_exception_leaves_the_model_clean(name: str) -> None:
     assert torch.equal(recorded, expected) and recorder.collect(recorded).layers
 
 
-# -- attention that the host hides ------------------------------------------------------------------------------------
+# -- attention that ComfyUI hides -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*HIDDEN, "ltxv"])
 def test_pass_throughs_are_put_in_place_once(name: str) -> None:
-    """Behind every name by which the host's networks call attention. Some call it through the central module."""
+    """Under every name by which ComfyUI's networks call attention. Some call it through the central module."""
     built = tiny.build(name)
     work = job(built, steps=1, cfg=1.0)
     work.run(record(built.model, Window())[0])
@@ -119,7 +119,7 @@ def test_pass_throughs_are_put_in_place_once(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*HIDDEN, "flux"])
 def test_a_pass_through_that_was_taken_away_is_put_back(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another pack may put a function of its own behind the name at any time. What it calls in turn is shown once."""
+    """Another pack may put a function of its own under the name at any time. What it calls in turn is shown once."""
     built = tiny.build(name)
     module = importlib.import_module(FAMILIES[name].hidden or "comfy.ldm.flux.math")
     plain = importlib.import_module("comfy.ldm.modules.attention").optimized_attention

@@ -1,4 +1,4 @@
-"""The graphs that edit, as they are shipped, do to their picture what they say. How often: benchmarks/editing.py."""
+"""The graphs that edit, as they are shipped, do to their image what they say. How often: benchmarks/editing.py."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["weights"]  # a fixture that every test here uses
 GRASS = (86, 128, 66)
 
 
-def of_colour(picture: np.ndarray, name: str) -> np.ndarray:
+def of_colour(image: np.ndarray, name: str) -> np.ndarray:
     """The pixels [H, W] that are nearer to a colour of the scenes than to any other or to the grass."""
     known = np.array([*COLOURS.values(), GRASS])
-    nearest: np.ndarray = np.linalg.norm(picture[:, :, None] - known, axis=-1).argmin(-1)
+    nearest: np.ndarray = np.linalg.norm(image[:, :, None] - known, axis=-1).argmin(-1)
     return nearest == list(COLOURS).index(name)
 
 

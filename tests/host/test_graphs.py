@@ -48,12 +48,12 @@ def by_type(prompt: Prompt, kind: str, title: str = "") -> str:
     return found
 
 
-def pictures(server: ComfyServer, run: Run, node: str) -> list[np.ndarray]:
+def images_of(server: ComfyServer, run: Run, node: str) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(server.fetch(image)))) for image in run.outputs[node]["images"]]
 
 
 def shortened(prompt: Prompt) -> Prompt:
-    """Fewer steps: what is looked at here does not depend on the picture's quality."""
+    """Fewer steps: what is checked here does not depend on the image's quality."""
     assert demo.put(prompt, 2, ["steps"])
     return prompt
 
@@ -76,7 +76,7 @@ def check_table(run: Run, prompt: Prompt, phrases: list[str], kind: str = "GOCA_
 
 def check_masks(server: ComfyServer, run: Run, prompt: Prompt, phrases: list[str], side: int) -> None:
     table = check_table(run, prompt, phrases)
-    masks = np.stack(pictures(server, run, by_type(prompt, "SaveImage", "Masks")))[..., 0]
+    masks = np.stack(images_of(server, run, by_type(prompt, "SaveImage", "Masks")))[..., 0]
     assert masks.shape == (len(phrases), side, side)
     assert set(np.unique(masks)) <= {0, 255}
     assert ((masks > 0).sum(0) <= 1).all(), "masks of a partition overlap"
@@ -91,13 +91,13 @@ def test_the_demo_graph_runs(server: ComfyServer) -> None:
     check_masks(server, run, prompt, ["red car", "tree"], 128)
     (table,) = run.outputs[by_type(prompt, "GOCA_MaskFromTokens")]["goca_masks"]
     assert min(table["area"][0]) > 0.03, "a thing of the prompt is not in the image"
-    (picture,) = pictures(server, run, by_type(prompt, "SaveImage", "Image"))
-    assert picture.shape == (128, 128, 3)
-    assert picture.std() > 5, "the picture is empty"
-    (overlay,) = pictures(server, run, by_type(prompt, "SaveImage", "Overlay"))
-    (heat,) = pictures(server, run, by_type(prompt, "SaveImage", "Heat maps"))
+    (image,) = images_of(server, run, by_type(prompt, "SaveImage", "Image"))
+    assert image.shape == (128, 128, 3)
+    assert image.std() > 5, "the image is empty"
+    (overlay,) = images_of(server, run, by_type(prompt, "SaveImage", "Overlay"))
+    (heat,) = images_of(server, run, by_type(prompt, "SaveImage", "Heat maps"))
     assert overlay.shape[1] == 256 and overlay.shape[0] > 256, "an overlay is enlarged and has its legend below"
-    # The picture and five content words, four in a row.
+    # The image and five content words, four in a row.
     assert heat.shape[1] > 4 * 256 and heat.shape[0] > 2 * 256
     names = {image["filename"].split("_")[0] for shown in run.outputs.values() for image in shown.get("images", [])}
     assert {"image", "mask", "overlay", "heat"} <= names
@@ -136,12 +136,12 @@ def test_the_checkpoint_graph_runs_with_another_model(server: ComfyServer) -> No
     prompt[by_type(prompt, "EmptyLatentImage")]["inputs"] |= {"width": 96, "height": 64}
     run = server.run(prompt)
     check_table(run, prompt, ["cat", "dog"])
-    (image,) = pictures(server, run, by_type(prompt, "SaveImage", "Image"))
+    (image,) = images_of(server, run, by_type(prompt, "SaveImage", "Image"))
     assert image.shape == (64, 96, 3)
 
 
-def test_the_graph_of_a_film_runs_with_another_model(server: ComfyServer) -> None:
-    """The demo model makes pictures only, so a batch of five stands for a film here; the wires are the graph's."""
+def test_the_graph_of_a_video_runs_with_another_model(server: ComfyServer) -> None:
+    """The demo model makes images only, so a batch of five stands for a video here; the wires are the graph's."""
     prompt = shortened(graph("Masks for video"))
     loaders = {"UNETLoader": 0, "CLIPLoader": 1, "VAELoader": 2}
     places = {by_type(prompt, kind): output for kind, output in loaders.items()}
@@ -161,8 +161,8 @@ def test_the_graph_of_a_film_runs_with_another_model(server: ComfyServer) -> Non
     assert table["phrases"] == ["fox"] and len(table["area"]) == 5
     for title in ("Video", "Overlay", "Mask of the fox"):
         (image,) = run.outputs[by_type(prompt, "SaveAnimatedWEBP", title)]["images"]
-        with Image.open(io.BytesIO(server.fetch(image))) as film:
-            assert getattr(film, "n_frames", 1) > 1
+        with Image.open(io.BytesIO(server.fetch(image))) as video:
+            assert getattr(video, "n_frames", 1) > 1
 
 
 def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
@@ -183,7 +183,7 @@ def test_a_recording_runs_through_a_file(server: ComfyServer) -> None:
     run = server.run(lower)
     (again,) = run.outputs[by_type(lower, "GOCA_MaskFromTokens")]["goca_masks"]
     assert again["phrases"] == ["red circle, blue square"]
-    (mask,) = pictures(server, run, by_type(lower, "PreviewImage"))
+    (mask,) = images_of(server, run, by_type(lower, "PreviewImage"))
     assert mask.shape[:2] == (64, 64) and set(np.unique(mask)) <= {0, 255}
 
 
@@ -192,7 +192,7 @@ def check_segmented(server: ComfyServer, prompt: Prompt, phrases: list[str], sid
     table = check_table(run, prompt, phrases)
     assert sum(table["area"][0]) + table["background"][0] == pytest.approx(1, abs=1e-4)
     assert said(run, prompt).splitlines()[0].startswith(f"1 x {side} x {side} pixels")
-    assert pictures(server, run, by_type(prompt, "GOCA_Overlay"))
+    assert images_of(server, run, by_type(prompt, "GOCA_Overlay"))
     return run
 
 
@@ -201,7 +201,7 @@ def test_the_demo_graph_of_segmenting_runs(server: ComfyServer) -> None:
     check_segmented(server, prompt, ["blue square", "red circle"], 64)
     segment = prompt[by_type(prompt, "GOCA_SegmentImage")]["inputs"]
     assert "recorded at noise level 0.346" in said(server.run(prompt), prompt)
-    # Other looks at the same picture: nothing is painted again.
+    # Other evaluations of the same image: it is not sampled again.
     level = {"noise_level": "percent range", "noise_level.start_percent": 0.8, "noise_level.end_percent": 0.9}
     segment |= {**level, "noise_level.levels": 2, "draws": 2, "flip": True, "seed": 7}
     run = check_segmented(server, prompt, ["blue square", "red circle"], 64)
@@ -251,8 +251,8 @@ def test_one_node_runs_on_large_images_at_a_smaller_size(server: ComfyServer) ->
     prompt["shown"] = {"class_type": "MaskPreview", "inputs": {"mask": ["one", 0]}}
     run = server.run(prompt)
     check_table(run, prompt, names, "GOCA_MaskFromImage")
-    assert {image.shape[:2] for image in pictures(server, run, "shown")} == {scene.image.shape[:2]}
-    assert len(pictures(server, run, "shown")) == len(names)
+    assert {image.shape[:2] for image in images_of(server, run, "shown")} == {scene.image.shape[:2]}
+    assert len(images_of(server, run, "shown")) == len(names)
 
 
 def said(run: Run, prompt: Prompt) -> str:
@@ -409,7 +409,7 @@ def test_nodes_do_not_overlap(path: Path) -> None:
             assert apart, (one, other)
 
 
-def test_the_host_knows_every_node_of_the_graphs(info: dict[str, Any]) -> None:
+def test_comfyui_knows_every_node_of_the_graphs(info: dict[str, Any]) -> None:
     used = {node["class_type"] for path in API for node in json.loads(path.read_text(encoding="utf-8")).values()}
     assert not used - info.keys()
 
@@ -420,7 +420,7 @@ def test_every_node_of_the_pack_is_in_a_graph(info: dict[str, Any]) -> None:
     assert not ours - used
 
 
-def test_the_host_offers_the_graphs_as_templates(server: ComfyServer) -> None:
+def test_comfyui_offers_the_graphs_as_templates(server: ComfyServer) -> None:
     offered = server.get_json("/api/workflow_templates")[PACK]
     assert offered == [path.stem for path in EDITOR], (
         "in order: the first one first, whatever order the disk has them in"
@@ -430,15 +430,15 @@ def test_the_host_offers_the_graphs_as_templates(server: ComfyServer) -> None:
         assert served == path.read_bytes()
 
 
-def test_every_template_has_a_picture(server: ComfyServer) -> None:
+def test_every_template_has_an_image(server: ComfyServer) -> None:
     for path in EDITOR:
-        picture = path.with_suffix(".jpg")
-        served = server.get(f"/api/workflow_templates/{PACK}/{urllib.parse.quote(picture.name)}")
-        assert served == picture.read_bytes() and len(served) < 40_000
+        image = path.with_suffix(".jpg")
+        served = server.get(f"/api/workflow_templates/{PACK}/{urllib.parse.quote(image.name)}")
+        assert served == image.read_bytes() and len(served) < 40_000
     assert len({path.with_suffix(".jpg").read_bytes() for path in EDITOR}) == len(EDITOR), "each has its own"
 
 
-def test_the_host_offers_the_blueprints(server: ComfyServer) -> None:
+def test_comfyui_offers_the_blueprints(server: ComfyServer) -> None:
     offered = {entry["name"]: entry for entry in server.get_json("/global_subgraphs").values()}
     for path in (ROOT / "subgraphs").glob("*.json"):
         assert offered[path.stem]["info"]["node_pack"].endswith(PACK)

@@ -54,7 +54,7 @@ def alive() -> tuple[int, int]:
 # -- traces -----------------------------------------------------------------------------------------------------------
 
 
-def test_fifty_runs_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifty_runs_leave_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.build("sd15")
     before = state_of(built.model)
     work = job(built, size=(8, 8), steps=1, cfg=1.0)
@@ -72,7 +72,7 @@ def test_fifty_runs_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> Non
     assert state_of(built.model) == before
     assert len(Recorder.finished) == 8
     # Once the cache is full nothing more is kept: 38 runs later there are as many bytes of tensors, and as many objects up to
-    # what the host and other threads leave about. A run that stays is over a hundred objects, so one in ten would show.
+    # what ComfyUI and other threads leave about. A run that stays is over a hundred objects, so one in ten would show.
     assert kept[49][0] - kept[11][0] < 38 * 10
     assert kept[49][1] <= kept[11][1]
 
@@ -219,7 +219,7 @@ def test_samplers_that_share_a_recorder_each_leave_a_run() -> None:
 
 
 def test_a_cached_sampler_still_has_its_recording() -> None:
-    """The host runs neither node again, or only Record Attention, when a graph is queued again."""
+    """ComfyUI runs neither node again, or only Record Attention, when a graph is queued again."""
     built = tiny.build("sd15")
     recording, recorder = record(built.model, Window())
     latent = job(built).run(recording)["samples"]

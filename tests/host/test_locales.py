@@ -1,4 +1,4 @@
-"""What the nodes are called in other languages: nothing is missing, nothing is left over, and the host gives it out."""
+"""What the nodes are called in other languages: nothing is missing, nothing is left over, and ComfyUI gives it out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_no_text_is_read_as_markup(language: str) -> None:
     assert values and not [value for value in values if SPECIAL.search(value)]
 
 
-def test_the_host_gives_them_out(server: ComfyServer) -> None:
+def test_comfyui_gives_them_out(server: ComfyServer) -> None:
     given = server.get_json("/i18n")
     for language in ("en", *make_locales.LANGUAGES):
         ours = make_locales.read(language)

@@ -188,7 +188,7 @@ def test_masks_and_phrases_that_do_not_fit(tmp_path: Path) -> None:
         silent.run(lora_by_mask(built.model, path, STRENGTH, ALL, phrase="cat")[0])
     sentence(caught)
     assert torch.equal(run.run(built.model)["samples"], expected)
-    film = tiny.build("wan21")
-    own = written(tmp_path, random_lora(film.model, lambda name: name == "head.head"), "film.safetensors")
+    video = tiny.build("wan21")
+    own = written(tmp_path, random_lora(video.model, lambda name: name == "head.head"), "video.safetensors")
     with pytest.raises(LoRAError, match=r"4 masks for a latent of 1 videos?.*9 \(one for each frame\)"):
-        job(film, 1, steps=1, cfg=1.0).run(lora_by_mask(film.model, own, STRENGTH, torch.ones(4, 8, 8))[0])
+        job(video, 1, steps=1, cfg=1.0).run(lora_by_mask(video.model, own, STRENGTH, torch.ones(4, 8, 8))[0])

@@ -15,7 +15,7 @@ from scripts.comfy_server import ComfyServer
 from tests.conftest import ROOT
 
 from .lora_files import written
-from .test_graphs import by_type, graph, pictures, shortened
+from .test_graphs import by_type, graph, images_of, shortened
 
 LORAS = ROOT / "demo" / "loras"
 
@@ -35,7 +35,7 @@ def test_the_lora_graph_runs(server: ComfyServer) -> None:
                 node["inputs"]["start_percent"] = 0.0  # of two steps, the second has masks
     run = server.run(prompt)
     images = {
-        title: pictures(server, run, by_type(prompt, "SaveImage", title))[0].astype(float)
+        title: images_of(server, run, by_type(prompt, "SaveImage", title))[0].astype(float)
         for title in ("Plain image", "Image in one pass", "Image in two passes")
     }
     plain = images.pop("Plain image")

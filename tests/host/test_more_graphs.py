@@ -13,7 +13,7 @@ from scripts.comfy_server import ComfyServer
 
 from .older import need
 from .test_edit_graphs import saved, short, weights
-from .test_graphs import by_type, pictures
+from .test_graphs import by_type, images_of
 
 __all__ = ["weights"]  # a fixture that every test here uses
 
@@ -31,7 +31,7 @@ def test_detailer_by_word(server: ComfyServer) -> None:
     prompt["mask"] = {"class_type": "MaskPreview", "inputs": {"mask": [by_type(prompt, "GrowMask"), 0]}, "_meta": {}}
     run = server.run(prompt)
     first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
-    (shown,), (cut,) = pictures(server, run, "mask"), pictures(server, run, "crop")
+    (shown,), (cut,) = images_of(server, run, "mask"), images_of(server, run, "crop")
     inside = shown[..., 0] > 0
     assert 0 < inside.mean() < 0.9, "the mask is empty or everything, so nothing is shown"
     assert np.abs(first - second)[~inside].max() == 0
@@ -59,7 +59,7 @@ def test_denoise_by_word(server: ComfyServer) -> None:
     prompt = short("Denoise by word", 10)
     run = server.run(prompt)
     first, second = (saved(server, run, prompt, f"{n} image") for n in ("First", "Second"))
-    (shown,) = pictures(server, run, by_type(prompt, "MaskPreview"))
+    (shown,) = images_of(server, run, by_type(prompt, "MaskPreview"))
     values = shown[..., 0] / 255
     assert set(np.unique(values.round(1))) == {0.0, 0.5, 1.0}
     moved = np.abs(first - second).mean(-1)
@@ -74,9 +74,9 @@ def test_layers_by_word(server: ComfyServer) -> None:
     """One transparent image for each phrase; laid over one another, the layers are the image."""
     prompt = short("Layers by word")
     run = server.run(prompt)
-    (image,) = pictures(server, run, by_type(prompt, "SaveImage", "Image"))
-    layers = pictures(server, run, by_type(prompt, "SaveImage", "Layers"))
-    (background,) = pictures(server, run, by_type(prompt, "SaveImage", "Layer of the background"))
+    (image,) = images_of(server, run, by_type(prompt, "SaveImage", "Image"))
+    layers = images_of(server, run, by_type(prompt, "SaveImage", "Layers"))
+    (background,) = images_of(server, run, by_type(prompt, "SaveImage", "Layer of the background"))
     assert [layer.shape for layer in (*layers, background)] == [(64, 64, 4)] * 3
     alphas = np.stack([layer[..., 3] for layer in (*layers, background)])
     assert set(np.unique(alphas)) == {0, 255} and (alphas.astype(int).sum(0) == 255).all()

@@ -48,7 +48,7 @@ def test_extra_passes_of_guidance_are_not_recorded() -> None:
     assert torch.equal(recorded, expected) and len(passes) == 3 * (RUNS + 1)
     attention = recorder.collect(recorded)
     assert len(attention.sigmas) == 3
-    # At the first step the picture is the noise of the plain run: one more pass in the mean would show.
+    # At the first step the image is the noise of the plain run: one more pass in the mean would show.
     first = Window(False, 0.0, 0.01, 1)
     attentions = []
     for model in (guided, built.model):

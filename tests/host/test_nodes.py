@@ -1,4 +1,4 @@
-"""The nodes as the host knows them: their schemas, one whole chain of them, and their errors."""
+"""The nodes as ComfyUI knows them: their schemas, one whole chain of them, and their errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IDS = {
     *("GOCA_Rescale", "GOCA_Refine", "GOCA_MaskFromTokens", "GOCA_Overlay", "GOCA_SaveAttention", "GOCA_LoadAttention"),
     "GOCA_SegmentImage",
 }
-# Types of wires of the host that the nodes use; every other one must be the pack's own.
+# Types of wires of ComfyUI that the nodes use; every other one must be the pack's own.
 HOST_TYPES = {
     "MODEL",
     "CLIP",
@@ -120,7 +120,7 @@ RECORD = ("auto", 0.5, 1.0, 4)
 
 @pytest.fixture(scope="module")
 def chain(node: Callable[..., Any]) -> SimpleNamespace:
-    """From a MODEL to scores of two pictures, node by node, with a graph's own defaults."""
+    """From a MODEL to scores of two images, node by node, with a graph's own defaults."""
     built = tiny.build("sd15")
     model, recorder = node("RecordAttention", built.model, *RECORD)
     words = words_of("a red cat on grass")
@@ -156,13 +156,13 @@ def test_a_partition_covers_each_pixel_once(node: Callable[..., Any], chain: Sim
     assert torch.equal(masks.reshape(2, 3, 128, 192).sum(1) + rest, torch.ones(2, 128, 192))
 
 
-def test_masks_come_picture_by_picture(node: Callable[..., Any], chain: SimpleNamespace) -> None:
+def test_masks_come_image_by_image(node: Callable[..., Any], chain: SimpleNamespace) -> None:
     masks, _, _ = masks_of(node, chain.scores, "soft")
     for number, phrase in enumerate(PHRASES.splitlines()):
         alone, _, _ = masks_of(node, chain.scores, "soft", phrase)
         # The stretch to 0..1 makes the rounding of products of other sizes visible.
         assert torch.allclose(alone, masks[[number, 3 + number]], atol=5e-3), phrase
-    assert (masks[0] - masks[3]).abs().mean() > 0.05, "the two pictures look alike, so the order shows nothing"
+    assert (masks[0] - masks[3]).abs().mean() > 0.05, "the two images are alike, so the order shows nothing"
 
 
 def test_a_threshold_gives_zeros_and_ones_and_soft_gives_shades(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-# What people look for, and the node that they need first. No other node has these words.
+# What people search for, and the node that they need first. No other node has these words.
 ALIASES = {
     **dict.fromkeys(
         ("mask from text", "text to mask", "prompt mask", "dog mask", "clipseg", "attention mask"),

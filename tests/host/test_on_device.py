@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("host")
 
 
 def places(monkeypatch: pytest.MonkeyPatch, device: str, error: type[Exception] | None = None) -> list[Workplace]:
-    """The places where work was tried, on a host with this device; it fails with the error everywhere but on the CPU."""
+    """The places where work was tried, in a ComfyUI with this device; it fails with the error everywhere but on the CPU."""
     import comfy.model_management as management
 
     from goca_core.capture.workplace import on_device

@@ -1,4 +1,4 @@
-"""Nodes that patch a model, the host's own and stand-ins for others: recording goes along with each of them."""
+"""Nodes that patch a model, ComfyUI's own and stand-ins for others: recording goes along with each of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST = Window(False, 0.0, 0.01, 1)
 
 
 def node(module: str, name: str, *inputs: Any) -> Any:
-    """The MODEL that a node of the host gives."""
+    """The MODEL that a node of ComfyUI gives."""
     return getattr(importlib.import_module(f"comfy_extras.{module}"), name).execute(*inputs).result[0]
 
 
@@ -112,20 +112,20 @@ def test_another_kernel(name: str, backend: str) -> None:
         assert torch.allclose(one.maps["average"], other.maps["average"], atol=1e-5), one.name
 
 
-def test_a_picture_as_a_second_prompt() -> None:
-    """IPAdapter and its relatives attend to the text as the model does, to a picture as well, and add the two, by
+def test_an_image_as_a_second_prompt() -> None:
+    """IPAdapter and its relatives attend to the text as the model does, to an image as well, and add the two, by
     functions that no override is told of. What the text's part was is recorded."""
     built, seen = tiny.build("sd15"), []
 
     def adapter(q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
         generator = torch.Generator().manual_seed(k.shape[-1])
-        picture = [torch.randn(q.shape[0], 4, k.shape[-1], generator=generator).to(q) for _ in range(2)]
+        image = [torch.randn(q.shape[0], 4, k.shape[-1], generator=generator).to(q) for _ in range(2)]
         attend, heads = attention_functions.optimized_attention, extra["n_heads"]
         row = extra["cond_or_uncond"].index(0)
         rows = slice(row * q.shape[0] // 2, (row + 1) * q.shape[0] // 2)
         split = [part[rows].unflatten(-1, (heads, -1)).transpose(1, 2).double() for part in (q, k)]
         seen.append(on_cpu(torch.softmax(split[0] @ split[1].mT * split[0].shape[-1] ** -0.5, -1).mean(1)))
-        return attend(q, k, v, heads) + 0.7 * attend(q, *picture, heads)
+        return attend(q, k, v, heads) + 0.7 * attend(q, *image, heads)
 
     model = built.model.clone()
     plan = blocks_of(model).blocks
@@ -172,10 +172,10 @@ def test_attention_couple() -> None:
 def test_a_control_net(host: Any) -> None:
     """Its own attention is none of the model's."""
     built = tiny.build("sd15")
-    picture = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(3))
+    image = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(3))
     apply = host.nodes.ControlNetApplyAdvanced().apply_controlnet
     positive, negative = apply(
-        built.conditioning(seed=1), built.conditioning(seed=2), tiny.control("sd15"), picture, 1.0, 0.0, 1.0
+        built.conditioning(seed=1), built.conditioning(seed=2), tiny.control("sd15"), image, 1.0, 0.0, 1.0
     )
     work = job(built, positive=positive, negative=negative, cfg=4.0)
     assert not torch.equal(work.run(built.model)["samples"], job(built, cfg=4.0).run(built.model)["samples"])
@@ -186,7 +186,7 @@ def test_a_control_net(host: Any) -> None:
 
 @pytest.mark.parametrize("name", ["sd15", "flux"])
 def test_a_batch_of_prompts(name: str) -> None:
-    """Each picture of a batch has a prompt of its own; two prompts for four pictures take turns."""
+    """Each image of a batch has a prompt of its own; two prompts for four images take turns."""
     built = tiny.build(name)
     positive = built.conditioning(batch=2, seed=1)
     probe, attention = probe_and_record(built.model, job(built, 4, positive=positive, cfg=4.0))

@@ -1,4 +1,4 @@
-"""Long work tells how far it is by the host's own progress events, and ends when the host is asked to."""
+"""Long work tells how far it is by ComfyUI's own progress events, and ends when ComfyUI is asked to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.conftest import ROOT, need
 from tests.shapes import of_shapes
 
 from . import tiny
-from .looks import latents, look
+from .segmenting import latents, recording_of
 
 Seen = list[tuple[str, int, int]]  # node, how far, of how much
 
@@ -86,13 +86,13 @@ def test_an_interrupt_ends_it_and_the_next_prompt_runs(server: ComfyServer, work
 
 
 @pytest.mark.usefixtures("host")
-def test_a_look_at_a_batch_tells_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segmenting_a_batch_tells_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.build("sd15")
     seen: list[tuple[int, int]] = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_PERCENT", 0.0, raising=False)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, most, *_, **__: seen.append((value, most)))
-    look(built.model, latents(batch=3), built.conditioning(seed=1), draws=2)
+    recording_of(built.model, latents(batch=3), built.conditioning(seed=1), draws=2)
     layers = sum(1 for block in plan_of(built.model.model).blocks for _ in block.sites)
     assert layers > 8
     assert seen == [(value, 2 * layers) for value in range(1, 2 * layers + 1)]

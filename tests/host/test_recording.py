@@ -25,7 +25,7 @@ AUTO = Window()
 
 @dataclass(frozen=True)
 class Case:
-    """One combination; what is not named is as in the host's default graph."""
+    """One combination; what is not named is as in ComfyUI's default graph."""
 
     model: str
     node: str = "KSampler"
@@ -121,7 +121,7 @@ def test_the_latent_does_not_change_by_a_bit(case: Case) -> None:
     maps = aggregate(attention).maps
     assert maps.shape[:2] == (case.batch, tiny.TOKENS)
     assert torch.allclose(maps.sum(1), torch.ones(()), atol=1e-4)
-    # Random models hardly look anywhere in particular, but the pixels are not all alike.
+    # Random models hardly attend to any place in particular, but the pixels are not all alike.
     assert maps.std((2, 3)).max() > 1e-5
 
 
@@ -146,7 +146,7 @@ def test_two_recording_models_share_one_network() -> None:
 
 
 def test_a_replaced_layer_is_recorded_by_its_projections() -> None:
-    """The replacement never computes text attention; the recorder still knows where the model would look."""
+    """The replacement never computes text attention; the recorder still knows where the model would attend."""
     built = tiny.build("sd15")
     model = dress(built.model, "replaced")
     recording, recorder = record(model, Window())

@@ -1,4 +1,4 @@
-"""The node Refine, as the host runs it, and the robust range of Rescale."""
+"""The node Refine, as ComfyUI runs it, and the robust range of Rescale."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def node(host: SimpleNamespace, pack: ModuleType) -> Callable[..., Any]:
 
 @pytest.fixture(scope="module")
 def attention(node: Callable[..., Any]) -> Any:
-    """What a tiny SD 1.5 did for two pictures of 128 x 192."""
+    """What a tiny SD 1.5 did for two images of 128 x 192."""
     built = tiny.build("sd15")
     model, recorder = node("RecordAttention", built.model, "auto", 0.5, 1.0, 4)
     work = job(built, 2, positive=built.conditioning(seed=1, goca_words=words_of("a red cat on grass")))
@@ -141,7 +141,7 @@ def table(server: ComfyServer, prompt: Prompt) -> tuple[dict[str, Any], set[str]
     return run.outputs[name]["goca_masks"][0], {prompt[cached]["class_type"] for cached in run.cached}
 
 
-def test_a_change_of_it_makes_new_masks_and_no_new_picture(server: ComfyServer, graph: Prompt) -> None:
+def test_a_change_of_it_makes_new_masks_and_no_new_image(server: ComfyServer, graph: Prompt) -> None:
     first, _ = table(server, graph)
     graph["100"]["inputs"]["method.iterations"] = 30
     second, cached = table(server, graph)
@@ -162,7 +162,7 @@ def test_errors_as_a_user_sees_them(server: ComfyServer, graph: Prompt) -> None:
     with pytest.raises(NodeError, match="pamr needs the image: connect the decoded image to the image input"):
         server.run(graph)
     graph["100"]["inputs"] |= {"image": image, "method.iterations": 0}
-    # The host refuses a number that is out of range, and makes only what does not depend on it.
+    # ComfyUI refuses a number that is out of range, and makes only what does not depend on it.
     outputs = server.run(graph).outputs
     assert outputs and not [name for name in outputs if graph[name]["class_type"] == "GOCA_MaskFromTokens"]
 

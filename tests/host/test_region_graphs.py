@@ -23,7 +23,7 @@ def test_in_one_pass(server: ComfyServer) -> None:
     assert second.startswith("blue square (") and second.endswith("the base prompt") and "everything else" in rest
     plain, regional = (saved(server, run, prompt, title) for title in ("Plain image", "Image"))
     assert plain.shape == regional.shape == (64, 64, 3)
-    # Other phrases paint that picture again, and not the plain one; without prompts it is the plain one, bit for bit.
+    # Other phrases sample that image again, and not the plain one; without prompts it is the plain one, bit for bit.
     inputs = prompt[by_type(prompt, "GOCA_RegionalPass")]["inputs"]
     inputs["prompts"] = ""
     run = server.run(prompt)
@@ -34,8 +34,8 @@ def test_in_one_pass(server: ComfyServer) -> None:
 # -- into other nodes -------------------------------------------------------------------------------------------------
 
 
-def test_masks_into_the_nodes_of_the_host(server: ComfyServer) -> None:
-    """The same picture as by Regional Prompt with the same prompts: the base has what the masks leave over."""
+def test_masks_into_the_nodes_of_comfyui(server: ComfyServer) -> None:
+    """The same image as by Regional Prompt with the same prompts: the base has what the masks leave over."""
     prompt = short("Masks into other nodes")
     run = server.run(prompt)
     second = saved(server, run, prompt, "Second image")

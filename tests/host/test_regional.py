@@ -1,4 +1,4 @@
-"""Regional prompts in the host's samplers: each mask follows its own prompt, and nothing else."""
+"""Regional prompts in ComfyUI's samplers: each mask follows its own prompt, and nothing else."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def test_each_pixel_follows_the_prompt_of_its_mask(built: tiny.Tiny, texts: list
     masks = halves(7, 15)
     alone = [sampled(built.model, text, noise()) for text in texts]
     mixed = sampled(built.model, compose(base, own, region_weights(masks, 2), strength), noise())
-    inside = [strength * mask * picture for mask, picture in zip(masks, alone[1:], strict=True)]
+    inside = [strength * mask * image for mask, image in zip(masks, alone[1:], strict=True)]
     expected = sum(inside) + (1 - strength * masks.sum(0)) * alone[0]
     torch.testing.assert_close(mixed, expected, atol=ROUNDING, rtol=1e-4)
-    assert (alone[1] - alone[0]).abs().mean() > 1, "the prompts look alike, so the test shows nothing"
+    assert (alone[1] - alone[0]).abs().mean() > 1, "the prompts give the same, so the test shows nothing"
 
 
 def test_masks_of_another_size_keep_every_pixel_covered(built: tiny.Tiny, texts: list[Any]) -> None:
-    """The host resizes each mask by itself; what sums to one still does."""
+    """ComfyUI resizes each mask by itself; what sums to one still does."""
     base, *own = texts
     masks = torch.nn.functional.interpolate(halves(7, 15)[None], scale_factor=8, mode="nearest")[0]
     positive = compose(base, own, region_weights(masks, 2, feather=20.0))
@@ -96,7 +96,7 @@ def test_masks_of_another_size_keep_every_pixel_covered(built: tiny.Tiny, texts:
     assert bool(((mixed >= low) & (mixed <= high)).all()), "weights that do not sum to one leave the range"
 
 
-def test_each_picture_of_a_batch_has_its_own_masks(built: tiny.Tiny, texts: list[Any]) -> None:
+def test_each_image_of_a_batch_has_its_own_masks(built: tiny.Tiny, texts: list[Any]) -> None:
     base, *own = texts
     masks = [halves(7, 15), halves(3, 20)]
     start = torch.cat((noise(seed=3), noise(seed=4)))
@@ -104,13 +104,13 @@ def test_each_picture_of_a_batch_has_its_own_masks(built: tiny.Tiny, texts: list
     for number in range(2):
         alone = sampled(built.model, compose(base, own, region_weights(masks[number], 2)), start[[number]])
         torch.testing.assert_close(together[[number]], alone, atol=ROUNDING, rtol=1e-4)
-    # Masks of one picture serve a whole batch.
+    # Masks of one image serve a whole batch.
     both = sampled(built.model, compose(base, own, region_weights(masks[0], 2)), start)
     torch.testing.assert_close(both[[0]], together[[0]], atol=ROUNDING, rtol=1e-4)
 
 
-def test_masks_for_another_number_of_pictures(built: tiny.Tiny, texts: list[Any]) -> None:
-    """Of more masks than pictures the first are used; fewer are taken again from the start."""
+def test_masks_for_another_number_of_images(built: tiny.Tiny, texts: list[Any]) -> None:
+    """Of more masks than images the first are used; fewer are taken again from the start."""
     base, *own = texts
     masks = [halves(7, 15), halves(3, 20)]
     start = torch.cat([noise(seed=seed) for seed in (3, 4, 5, 6)])
@@ -129,7 +129,7 @@ def test_masks_of_another_kind(built: tiny.Tiny, texts: list[Any], dtype: torch.
     assert torch.equal(repeated(lambda: sampled(built.model, plain, noise())), sampled(built.model, other, noise()))
 
 
-def test_before_the_start_the_base_paints_alone(built: tiny.Tiny, texts: list[Any]) -> None:
+def test_before_the_start_the_base_samples_alone(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, _ = texts
     regional = compose(base, [own], region_weights(halves(8), 1))
 
@@ -148,7 +148,7 @@ def test_before_the_start_the_base_paints_alone(built: tiny.Tiny, texts: list[An
     assert not torch.equal(plain[0], steps(regional)[0])
 
 
-def test_bounds_paint_only_the_rectangle(built: tiny.Tiny, texts: list[Any]) -> None:
+def test_bounds_sample_only_the_rectangle(built: tiny.Tiny, texts: list[Any]) -> None:
     base, own, _ = texts
     widths = []
 
@@ -234,7 +234,7 @@ def test_bare_prompts_and_no_labels(regional: Callable[..., Any]) -> None:
 def test_what_does_not_fit_is_one_sentence(
     regional: Callable[..., Any], labels: str, prompts: str, message: str
 ) -> None:
-    # The host loads a goca_core of its own, whose errors are other classes.
+    # ComfyUI loads a goca_core of its own, whose errors are other classes.
     with pytest.raises(ValueError, match=message) as caught:
         regional(halves(8, 16), labels, prompts)
     assert type(caught.value).__name__ == RegionalError.__name__

@@ -42,12 +42,12 @@ def same_as_two_passes(asked: Asked, run: Job) -> None:
     assert count_hooks(asked.built.model) == 0
 
 
-# -- what is painted --------------------------------------------------------------------------------------------------
+# -- what is sampled --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("node", ["KSampler", "KSamplerAdvanced", "SamplerCustomAdvanced"])
 def test_one_pass_is_what_two_passes_are(node: str) -> None:
-    """Two pictures at once, of an odd size."""
+    """Two images at once, of an odd size."""
     built = tiny.build("sd15")
     same_as_two_passes(Asked(built), work(built, 2, (17, 25), node=node))
 
@@ -72,7 +72,7 @@ def test_samplers_and_options(sampler: str, plan: RegionalPlan) -> None:
 
 @pytest.mark.parametrize("name", ["sdxl", "pixart_sigma", "hunyuan_dit", "flux", "qwen_image", "wan21"])
 def test_families(name: str) -> None:
-    """Also latents with an axis of frames: one of them, or those of a film, each with masks of its own."""
+    """Also latents with an axis of frames: one of them, or those of a video, each with masks of its own."""
     built = tiny.build(name)
     same_as_two_passes(Asked(built), work(built, cfg=2.0))
 
@@ -115,7 +115,7 @@ def test_before_the_start_nothing_changes_by_a_bit(start: float, alike: int) -> 
     assert found == [True] * alike + [False] * (4 - alike)
 
 
-def test_a_mask_of_the_whole_picture_is_the_plain_prompt() -> None:
+def test_a_mask_of_the_whole_image_is_the_plain_prompt() -> None:
     built = tiny.build("sd15")
     whole = RegionalPlan(MaskRequest("red cat", "", rule="offset", theta=-1.0), (), start=0.5)
     own, run = built.conditioning(seed=11), work(built)
@@ -198,7 +198,7 @@ def test_samplers_may_share_it() -> None:
     latents = [work(built, seed=seed).run(model)["samples"] for seed in (1, 2)]
     masks = [made.masks(latent)[0].masks for latent in latents]
     assert not torch.equal(*masks)
-    # The host may have forgotten the node and still remember the sampler's result.
+    # ComfyUI may have forgotten the node and still remember the sampler's result.
     assert torch.equal(Asked(built).install()[1].masks(latents[0])[0].masks, masks[0])
     with pytest.raises(AttentionError, match="not made by a sampler with this regional pass"):
         made.masks(torch.zeros(1, 4, 16, 24))

@@ -50,7 +50,7 @@ def test_a_prompt_without_words_is_told_and_may_get_them() -> None:
         silent.run(Asked(built, words=words_of(TEXT, 154)).install()[0])
 
 
-def test_a_prompt_for_a_part_of_the_picture_stays_plain(warned: Callable[[str], list[str]]) -> None:
+def test_a_prompt_for_a_part_of_the_image_stays_plain(warned: Callable[[str], list[str]]) -> None:
     built = tiny.build("sd15")
     run = work(built, positive=speaking(built, area=(8, 8, 0, 4)))
     model, made = Asked(built).install()
@@ -60,7 +60,7 @@ def test_a_prompt_for_a_part_of_the_picture_stays_plain(warned: Callable[[str], 
         made.masks(samples)
 
 
-def test_trouble_costs_the_regions_but_never_the_picture(
+def test_trouble_costs_the_regions_but_never_the_image(
     warned: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = tiny.build("sd15")
@@ -106,7 +106,7 @@ def test_a_run_of_one_step_has_no_masks_to_use() -> None:
 
 
 @pytest.mark.parametrize("at", [1, 3], ids=["while recording", "among regions"])
-def test_an_interrupt_leaves_nothing_behind(at: int) -> None:
+def test_an_interrupt_leaves_no_trace(at: int) -> None:
     built = tiny.build("sd15")
     run = work(built)
     model, made = Asked(built).install()

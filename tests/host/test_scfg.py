@@ -1,4 +1,4 @@
-"""Semantic guidance in the host's samplers: exactly the formula, and exactly nothing where it should be nothing."""
+"""Semantic guidance in ComfyUI's samplers: exactly the formula, and exactly nothing where it should be nothing."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_each_evaluation_has_its_own_rate(rule: str, name: str) -> None:
     notes = Notes()
     run = work(built, 2, (17, 25), sampler="heun", steps=3)
     run.run(notes.on(guide(built.model, Settings(rule))))
-    assert len(notes.args) == 5, "heun looks twice at every step but the last"
+    assert len(notes.args) == 5, "heun evaluates twice at every step but the last"
     for args in notes.args:
         rate = rate_of(args)
         torch.testing.assert_close(
@@ -118,11 +118,11 @@ def test_regions_are_those_of_the_method_written_out_densely() -> None:
     spoken = list(range(1, 6))
     maps = dense_maps(positive, probe.plan.reference)
     scores = rescale.rescale(maps, [[t] for t in range(6)], spoken, "sum-1 rescaling + per-token renorm+")
-    behind = dense_maps(negative, probe.plan.reference)[:, :1]
+    background = dense_maps(negative, probe.plan.reference)[:, :1]
     own = [dense_resize(positive.own[n].chances().mean(1), positive.grids[n], (16, 24)) for n in probe.plan.affinity]
     affinity = torch.stack(own).mean(0)
     masks = guidance.regions(refine.propagate(scores, affinity, 2))
-    fore = guidance.foreground(refine.propagate(behind, affinity, 2)[:, 0])
+    fore = guidance.foreground(refine.propagate(background, affinity, 2)[:, 0])
     notes = Notes()
     run.run(notes.on(guide(built.model, Settings())))
     args = notes.args[0]

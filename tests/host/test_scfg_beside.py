@@ -1,4 +1,4 @@
-"""Semantic guidance beside other nodes, in trouble, interrupted: the picture is never lost, and no traces are left."""
+"""Semantic guidance beside other nodes, in trouble, interrupted: the image is never lost, and no traces are left."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_single_cfg_slot_stays_free(rule: str) -> None:
 
 
 def test_recording_and_guiding_at_once(rule: str) -> None:
-    """Either first; the picture is the guided one, bit for bit, and the recording that of the same run."""
+    """Either first; the image is the guided one, bit for bit, and the recording that of the same run."""
     built = tiny.build("sd15")
     run = work(built, 2)
     alone = plain(guide(built.model, Settings(rule)), run)
@@ -86,7 +86,7 @@ def test_a_second_one_takes_the_place_of_the_first() -> None:
     assert torch.equal(work(built).run(twice)["samples"], plain(once, work(built)))
 
 
-def test_extra_passes_of_guidance_are_not_looked_at(rule: str) -> None:
+def test_extra_passes_of_guidance_are_not_read(rule: str) -> None:
     """Perturbed-attention guidance before it lets the model run once more with its attention switched off."""
 
     def again(args: dict[str, Any]) -> Tensor:
@@ -161,7 +161,7 @@ def test_words_are_asked_for_before_anything_is_sampled() -> None:
     ).all()
 
 
-def test_a_picture_too_large_for_the_published_regions() -> None:
+def test_an_image_too_large_for_the_published_regions() -> None:
     built = tiny.build("sd15")  # two levels only, so both of them count as coarse
     with pytest.raises(AttentionError, match="at most 1024 tokens"):
         work(built, size=(72, 72)).run(guide(built.model, Settings("S-CFG")))
@@ -173,7 +173,7 @@ def test_an_empty_prompt_is_plain_guidance() -> None:
     assert torch.equal(run.run(guide(built.model, Settings()))["samples"], plain(built.model, run))
 
 
-def test_trouble_costs_guidance_but_never_the_picture(
+def test_trouble_costs_guidance_but_never_the_image(
     rule: str, warned: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built = tiny.build("sd15")
@@ -189,7 +189,7 @@ def test_trouble_costs_guidance_but_never_the_picture(
 
 
 def test_attention_out_of_sight(rule: str, warned: Callable[[str], list[str]]) -> None:
-    """A conditioning for a part of the picture only."""
+    """A conditioning for a part of the image only."""
     built = tiny.build("sd15")
     area = speaking(built, area=(8, 8, 0, 4))
     run = work(built, positive=area)

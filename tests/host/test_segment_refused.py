@@ -20,7 +20,7 @@ from goca_core.capture.segment import sigmas_at
 from . import tiny
 from .device import on_cpu
 from .helpers import blocks_of, count_hooks, job, names
-from .looks import PAPER, counted, difference, latents, look, repeated_look
+from .segmenting import PAPER, counted, difference, latents, recording_of, repeated_recording
 from .test_bad_input import cascade, sentence
 
 pytestmark = pytest.mark.usefixtures("host")
@@ -35,7 +35,7 @@ def test_model_conditioning_and_latent_stay_as_they_were() -> None:
     options, wrappers, weights = repr(built.model.model_options), repr(built.model.wrappers), blocks_of(built.model)
     before = [on_cpu(block.cross_attn.out.weight) for block in weights.blocks]
     Recorder.finished.clear()
-    look(built.model, samples, positive, draws=2, flip=True)
+    recording_of(built.model, samples, positive, draws=2, flip=True)
     assert count_hooks(built.model) == 0
     assert (repr(built.model.model_options), repr(built.model.wrappers)) == (options, wrappers)
     assert all(
@@ -51,15 +51,17 @@ def test_a_recording_model_may_be_used_too() -> None:
     samples, positive = latents(), built.conditioning(seed=1)
     recording, recorder = record(built.model, Window())
     latent = job(built).run(recording)["samples"]
-    assert difference(look(recording, samples, positive), repeated_look(built.model, samples, positive)) == 0
+    assert (
+        difference(recording_of(recording, samples, positive), repeated_recording(built.model, samples, positive)) == 0
+    )
     assert names(recorder.collect(latent).layers) == names(blocks_of(built.model).blocks)
 
 
-def test_an_interrupt_stops_within_a_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_stops_within_a_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     built = tiny.build("sd15")
     seen: list[tuple[int, int]] = []
     layers = sum(1 for block in blocks_of(built.model).blocks for _ in block.sites)
-    # The host leaves out progress that comes too soon after the last.
+    # ComfyUI leaves out progress that comes too soon after the last.
     monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0, raising=False)
 
     def stop(value: int, total: int, *_rest: Any, **_more: Any) -> None:
@@ -71,7 +73,7 @@ def test_an_interrupt_stops_within_a_look(monkeypatch: pytest.MonkeyPatch) -> No
         counted(built.model) as rows,
         pytest.raises(comfy.model_management.InterruptProcessingException),
     ):
-        look(built.model, latents(), built.conditioning(seed=1), draws=3, flip=True)
+        recording_of(built.model, latents(), built.conditioning(seed=1), draws=3, flip=True)
     assert seen == [(1, 6 * layers)] and len(rows) == 1
     assert count_hooks(built.model) == 0
     assert not comfy.model_management.processing_interrupted()
@@ -84,7 +86,7 @@ def refused(words: str, samples: Any = None, model: Any = None, positive: Any = 
     built = tiny.build("sd15")
     chosen = built.conditioning(seed=1) if positive is None else positive
     with counted(built.model) as rows, pytest.raises(AttentionError, match=words) as caught:
-        look(model or built.model, latents() if samples is None else samples, chosen, **options)
+        recording_of(model or built.model, latents() if samples is None else samples, chosen, **options)
     sentence(caught)
     assert not rows, "the model ran for nothing"
 
@@ -103,14 +105,14 @@ def refused(words: str, samples: Any = None, model: Any = None, positive: Any = 
         (lambda: comfy.nested_tensor.NestedTensor([latents(), latents()]), "holds several latents"),
     ],
 )
-def test_a_latent_that_is_no_picture(make: Callable[[], Any], words: str) -> None:
+def test_a_latent_that_is_no_image(make: Callable[[], Any], words: str) -> None:
     refused(words, make())
 
 
 def test_a_model_that_needs_the_sound_too() -> None:
     built = tiny.build("minimax_h3")
     with pytest.raises(AttentionError, match=r"with MiniMax-H3, which needs both; use another model") as caught:
-        look(built.model, torch.rand(1, 24, 1, 8, 8), built.conditioning(seed=1))
+        recording_of(built.model, torch.rand(1, 24, 1, 8, 8), built.conditioning(seed=1))
     sentence(caught)
 
 
@@ -141,11 +143,11 @@ def test_a_conditioning_that_is_not_active_or_covers_a_part() -> None:
         ({"area": (8, 8, 0, 4)}, "limited to an area"),
     ):
         with pytest.raises(AttentionError, match=words) as caught:
-            look(built.model, latents(), built.conditioning(seed=1, **extra))
+            recording_of(built.model, latents(), built.conditioning(seed=1, **extra))
         sentence(caught)
 
 
-def test_what_cannot_be_mirrored() -> None:
+def test_what_cannot_be_flipped() -> None:
     built = tiny.build("sd15")
     whole = built.conditioning(seed=1)
     for extra in ({"area": (8, 8, 0, 4)}, {"gligen": ("position", None, [])}):
@@ -163,7 +165,7 @@ def test_another_node_in_place_of_the_sampler() -> None:
 
 def test_a_model_of_another_family() -> None:
     with pytest.raises(UnknownFamily, match="cannot be recorded"):
-        look(cascade(), latents(channels=16), tiny.make_conditioning(48))
+        recording_of(cascade(), latents(channels=16), tiny.make_conditioning(48))
 
 
 # -- the node ---------------------------------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_the_node_hands_on_what_the_latent_says(pack: Any) -> None:
             built.model, latent, positive, {"noise_level": "auto"}, **options, head_methods="all"
         ).result
     assert len(attention.head_methods) == 7
-    expected = repeated_look(
+    expected = repeated_recording(
         built.model, samples, positive, **options, noise_mask=mask, batch_index=[2], head_methods="all"
     )
     assert difference(attention, expected) == 0

@@ -1,4 +1,4 @@
-"""Models built on Wan: what they look at besides the prompt is no part of the video, and the video is recorded as it is."""
+"""Models built on Wan: what they attend to besides the prompt is no part of the video, and the video is recorded as it is."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ KINDS: dict[str, tuple[dict[str, Any], int, int]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_recorded(name: str) -> None:
     built = tiny.build(name)
-    extra, before, behind = KINDS[name]
+    extra, before, after = KINDS[name]
     layout = {"before": before, "added": name in ("wan_animate", "wan_scail2", "wan_dancer")}
     work = job(built, 2, SIZE, cfg=4.0, positive=built.conditioning(seed=1, **extra), steps=1)
     probe, attention = probe_and_record(built.model, work, layout=layout)
     call = probe.positive(attention.sigmas[0])
-    assert {seen.q.shape[1] for seen in call.own.values()} == {before + 3 * FRAME + behind}
+    assert {seen.q.shape[1] for seen in call.own.values()} == {before + 3 * FRAME + after}
     check(attention, probe)
     attention = identical(built.model, work)
     assert (attention.family, attention.frames) == ("wan", 3) and "could not" not in attention.note

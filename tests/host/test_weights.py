@@ -1,4 +1,4 @@
-"""Heads are weighted by the output projection as the host applies it: in eight bits, streamed, of a make of its own."""
+"""Heads are weighted by the output projection as ComfyUI applies it: in eight bits, streamed, of a make of its own."""
 
 from __future__ import annotations
 

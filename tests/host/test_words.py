@@ -1,4 +1,4 @@
-"""Word maps of the host's own tokenizers: every position must hold the word that the map says."""
+"""Word maps of ComfyUI's own tokenizers: every position must hold the word that the map says."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ VOCABULARY = [
 
 
 def clip_of(encoder: str, embeddings: Path | None = None) -> Any:
-    """A CLIP of the host that can only tokenise."""
+    """A CLIP of ComfyUI that can only tokenise."""
     clip = comfy.sd.CLIP(no_init=True)
     clip.tokenizer = TOKENIZERS[encoder](embedding_directory=str(embeddings) if embeddings else None)
     clip.tokenizer_options = {}
@@ -104,7 +104,7 @@ def sub_of(clip: Any) -> Any:
 
 
 def flat(clip: Any, text: str) -> list[Any]:
-    """The tokens of the first list of the host, in the order of the conditioning."""
+    """The tokens of the first list of ComfyUI, in the order of the conditioning."""
     lists = clip.tokenize(text)
     return [entry[0] for chunk in lists.get("l") or next(iter(lists.values())) for entry in chunk]
 
@@ -115,7 +115,7 @@ def squeezed(text: str) -> str:
 
 
 def check_words(clip: Any, text: str, words: WordMap) -> None:
-    """The host's ids at a word's positions read as the word."""
+    """ComfyUI's ids at a word's positions read as the word."""
     ids, sub = flat(clip, text), sub_of(clip)
     assert len(ids) == words.length == len(words.pieces)
     for word in words.words:
@@ -315,7 +315,7 @@ class Stub(torch.nn.Module):
 @pytest.mark.parametrize("text", ["cat embedding:three-v1 dog", "cat embedding:xl dog embedding:three-v1 bird"])
 @pytest.mark.parametrize("encoder", ["clip-l", "clip-h"])
 def test_positions_are_those_of_the_text_model(folder: Path, encoder: str, text: str) -> None:
-    """The host drops vectors of a wrong width only when it encodes: the words behind them move up."""
+    """ComfyUI drops vectors of a wrong width only when it encodes: the words after them move up."""
     clip = clip_of(encoder, folder)
     sub = sub_of(clip)
     model = comfy.sd1_clip.SDClipModel.__new__(comfy.sd1_clip.SDClipModel)

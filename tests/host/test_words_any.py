@@ -176,7 +176,7 @@ def with_embeddings(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ],
 )  # fmt: skip
 def test_embeddings_in_a_language_model(with_embeddings: Any, text: str) -> None:
-    """ComfyUI looks for their names in the filled-in template, and changes the spaces after them."""
+    """ComfyUI searches for their names in the filled-in template, and changes the spaces after them."""
     words = conditioning.word_map(with_embeddings, text)
     ids = [entry[0] for entry in with_embeddings.tokenize(text)["qwen3_4b"][0]]
     assert len(ids) == words.length

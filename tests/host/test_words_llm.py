@@ -33,7 +33,7 @@ TOKENIZERS = {
 
 
 def clip_of(kind: str) -> Any:
-    """A CLIP of the host that can only tokenise."""
+    """A CLIP of ComfyUI that can only tokenise."""
     clip = comfy.sd.CLIP(no_init=True)
     clip.tokenizer, clip.tokenizer_options = TOKENIZERS[kind](), {}
     return clip

@@ -33,7 +33,7 @@ def words_nodes(pack: ModuleType) -> ModuleType:
 
 
 @pytest.mark.parametrize("text", ["a (red cat:1.3) on a table", "", "cat " * 100])
-def test_encode_prompt_is_the_hosts_encoding(
+def test_encode_prompt_is_comfyuis_encoding(
     host: SimpleNamespace, words_nodes: ModuleType, tiny_clip: Any, text: str
 ) -> None:
     expected = repeated(lambda: host.nodes.CLIPTextEncode().encode(tiny_clip, text)[0][0][0])
@@ -55,7 +55,7 @@ def test_the_words_alone(words_nodes: ModuleType, tiny_clip: Any) -> None:
     assert words.find("red cat") == (2, 3)
 
 
-def test_no_clip_is_the_hosts_error(host: SimpleNamespace, words_nodes: ModuleType) -> None:
+def test_no_clip_is_comfyuis_error(host: SimpleNamespace, words_nodes: ModuleType) -> None:
     with pytest.raises(RuntimeError) as theirs:
         host.nodes.CLIPTextEncode().encode(None, "cat")
     for node in (words_nodes.EncodePrompt, words_nodes.Words):

@@ -1,6 +1,6 @@
 """Word maps of T5, BERT and mT5: every position must hold the word that the map says.
 
-The tokenizers of T5 and BERT are the host's own files. The vocabulary of mT5 comes inside its weights, which no test
+The tokenizers of T5 and BERT are ComfyUI's own files. The vocabulary of mT5 comes inside its weights, which no test
 has, so a small one of the same make is trained here; the reader knows nothing of which it is.
 """
 
@@ -36,7 +36,7 @@ def mt5() -> torch.Tensor:
 
 
 def clip_of(kind: str, mt5: torch.Tensor, embeddings: Path | None = None) -> Any:
-    """A CLIP of the host that can only tokenise."""
+    """A CLIP of ComfyUI that can only tokenise."""
     clip = comfy.sd.CLIP(no_init=True)
     folder = str(embeddings) if embeddings else None
     if kind == "hunyuan":
@@ -206,7 +206,7 @@ def test_characters_spelt_in_bytes(hunyuan: Any) -> None:
 
 
 def test_a_real_vocabulary_of_sentencepiece() -> None:
-    """AuraFlow's T5 comes with a file of the host, so the reader meets a real one."""
+    """AuraFlow's T5 comes with a file of ComfyUI, so the reader meets a real one."""
     sub = comfy.text_encoders.aura_t5.PT5XlTokenizer()
     text = "A red  cat 🙂,\n一只猫 wooden-table"
     ids, spans = t5.t5_spans(sub, text)
@@ -260,7 +260,7 @@ def encoder_of(kind: str, mt5: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["pixart", "flux", "hunyuan"])
-def test_encode_prompt_is_the_hosts_encoding(host: Any, pack: ModuleType, kind: str, mt5: torch.Tensor) -> None:
+def test_encode_prompt_is_comfyuis_encoding(host: Any, pack: ModuleType, kind: str, mt5: torch.Tensor) -> None:
     clip = encoder_of(kind, mt5)
     node = importlib.import_module(f"{pack.__name__}.nodes.words").EncodePrompt
     text = "a (red cat:1.3) on a table"

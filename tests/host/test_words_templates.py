@@ -1,6 +1,6 @@
 """Word maps of the language models of newer image models: every position must hold the word that the map says.
 
-Which tokens of a template are left in the conditioning is asked of the host's own text encoders. Vocabularies that come
+Which tokens of a template are left in the conditioning is asked of ComfyUI's own text encoders. Vocabularies that come
 inside weights are small ones of the same make; the readers know nothing of which they are.
 """
 
@@ -28,7 +28,7 @@ def newbie() -> Any:
     return part("newbie.NewBieTokenizer")(tokenizer_data={"gemma_spiece_model": gemma(), "jina_spiece_model": gemma()})
 
 
-# By name, because an older host does not have them all.
+# By name, because an older ComfyUI does not have them all.
 TOKENIZERS: dict[str, Any] = {
     "stable_cascade": comfy.sdxl_clip.StableCascadeTokenizer,
     "newbie": newbie,
@@ -65,7 +65,7 @@ OWN_TEMPLATE = ("krea2", "mage_flow", "boogu", "ideogram4", "ideogram4_vl", "lon
 
 
 def clip_of(kind: str) -> Any:
-    """A CLIP of the host that can only tokenise."""
+    """A CLIP of ComfyUI that can only tokenise."""
     clip, make = comfy.sd.CLIP(no_init=True), TOKENIZERS[kind]
     clip.tokenizer, clip.tokenizer_options = (part(make) if isinstance(make, str) else make)(), {}
     return clip
@@ -102,7 +102,7 @@ class Places:
 
 
 def survivors(kind: str, clip: Any, lists: dict[str, Any]) -> list[int]:
-    """The places of the tokens that the host's own text encoder leaves in the conditioning."""
+    """The places of the tokens that ComfyUI's own text encoder leaves in the conditioning."""
     name = clip.tokenizer.clip
     encoder = part(CUTTING[kind])
     model = encoder.__new__(encoder)
@@ -199,7 +199,7 @@ def test_every_word_of_hidream_is_at_three_places() -> None:
 
 @pytest.mark.parametrize(("there", "length", "places"), [({"t5xxl"}, 130, 1), ({"llama"}, 3 * 128, 2), (set(), 130, 0)])
 def test_hidream_without_some_of_its_encoders(there: set[str], length: int, places: int) -> None:
-    """What the host's model makes of the missing ones is asked of it."""
+    """What ComfyUI's model makes of the missing ones is asked of it."""
     clip = clip_of("hidream")
     model = part("hidream.HiDreamTEModel")(False, False, False, False)
     states = {"t5xxl": torch.zeros(1, 128, 4096), "llama": torch.zeros(1, 33, 128, 4096)}
@@ -228,7 +228,7 @@ def test_the_letters_of_hunyuan_image() -> None:
         own = words.find(word)
         assert qwen.tokenizer.decode([left[p] for p in own if p < len(left)]).strip(' "‘') == word
         assert byt5.tokenizer.decode([letters[p - len(left)] for p in own if p >= len(left)]) == spelt
-    # Weights inside the quotes would be read by the host: then no letter is known.
+    # Weights inside the quotes would be read by ComfyUI: then no letter is known.
     weighted = tokens.word_map(clip, 'a "(red cat:1.3)"')
     plain = len(encoders("hunyuan_image", clip, 'a "(red cat:1.3)"')[0][1])
     assert all(position < plain for position in weighted.find("cat"))
@@ -244,6 +244,6 @@ def test_quoted_letters_of_longcat() -> None:
     assert len(tokens.word_map(clip, "a red cat").find("red")) == 1
     long = tokens.word_map(clip, "cat " * 600)
     assert long.length == 512 and long.pad == ()
-    # The host mixes up two words with apostrophes; then nothing is said rather than something wrong.
+    # ComfyUI mixes up two words with apostrophes; then nothing is said rather than something wrong.
     with pytest.raises(WordMapError, match="could not be traced back"):
         tokens.word_map(clip, "a man's cat and a dog's bone")

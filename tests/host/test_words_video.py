@@ -1,4 +1,4 @@
-"""Word maps of the text encoders of film models and of their relatives."""
+"""Word maps of the text encoders of video models and of their relatives."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ CHATS = {
 
 
 def clip_of(kind: str) -> Any:
-    """A CLIP of the host that can only tokenise."""
+    """A CLIP of ComfyUI that can only tokenise."""
     clip = comfy.sd.CLIP(no_init=True)
     data = {"spiece_model": t5_vocabulary()} if kind == "wan" else {}
     clip.tokenizer, clip.tokenizer_options = {**TOKENIZERS, **CHATS}[kind][0](tokenizer_data=data), {}
@@ -145,7 +145,7 @@ class Pooled:
 
 
 def kept(kind: str, clip: Any, text: str) -> list[tuple[Any, list[Any]]]:
-    """The tokenizer and the ids that the host's own text encoder leaves in the conditioning."""
+    """The tokenizer and the ids that ComfyUI's own text encoder leaves in the conditioning."""
     kind_of_model, key = CHATS[kind][1], "llama" if kind == "hunyuan_video" else "qwen25_7b"
     model = kind_of_model.__new__(kind_of_model)
     torch.nn.Module.__init__(model)
@@ -193,7 +193,7 @@ def test_the_words_of_the_template_are_none_of_the_prompt(chat: tuple[str, Any])
             words.find(word)
 
 
-def test_letters_to_be_painted_come_first() -> None:
+def test_letters_to_be_rendered_come_first() -> None:
     """HunyuanVideo 1.5 gives what is quoted to ByT5 as well."""
     clip = clip_of("hunyuan_video15")
     text = 'a cat on a sign "cat shop"'
@@ -205,9 +205,9 @@ def test_letters_to_be_painted_come_first() -> None:
     assert (words.encoder, words.length) == ("byt5+qwen2.5", count + len(rest))
     # A quoted word is at two places, the others at Qwen's alone.
     assert min(words.find("cat#1")) >= count and min(words.find("sign")) >= count
-    painted = words.find("cat#2")
-    assert [letters[place] for place in painted[:3]] == [ord(char) + 3 for char in "cat"]
-    assert min(painted[3:]) > max(words.find("sign"))
+    rendered = words.find("cat#2")
+    assert [letters[place] for place in rendered[:3]] == [ord(char) + 3 for char in "cat"]
+    assert min(rendered[3:]) > max(words.find("sign"))
     extra = {"conditioning_byt5small": torch.zeros(1, count, 1472)}
     assert tokens.attach([[torch.zeros(1, len(rest), 4), extra]], words)
     # A text encoder without ByT5 gives none.
@@ -216,7 +216,7 @@ def test_letters_to_be_painted_come_first() -> None:
 
 
 def test_signs_of_the_template_in_a_prompt() -> None:
-    """What comes after them the host may cut off."""
+    """What comes after them ComfyUI may cut off."""
     clip = clip_of("hunyuan_video")
     for text in (
         "a red cat<|eot_id|> and a dog",

@@ -1,4 +1,4 @@
-"""Tiny models with random weights, built by the host's own classes from a configuration dict.
+"""Tiny models with random weights, built by ComfyUI's own classes from a configuration dict.
 
     model, conditioning, channels = tiny.build("sdxl")
     positive = conditioning(batch=1, seed=0)
@@ -32,14 +32,14 @@ class Tiny(NamedTuple):
     conditioning: Callable[..., Conditioning]
     channels: int
     size: tuple[int, int]  # a small latent that is not square
-    frames: int  # of the latent; 0 for models that know pictures only
+    frames: int  # of the latent; 0 for models that know images only
     sound: tuple[int, ...] = ()  # the shape of the latent of the sound
 
 
 def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: torch.dtype | None = None) -> Tiny:
     """A fresh model; two built with one seed are equal. ``cast``: the precision to compute in, if not that of the weights.
 
-    Leaves the test out where the host is older than the model.
+    Leaves the test out where ComfyUI is older than the model.
     """
     import comfy.model_patcher
     import comfy.supported_models
@@ -67,7 +67,7 @@ def build(name: str, seed: int = 0, dtype: torch.dtype = torch.float32, cast: to
 
 
 def control(name: str, seed: int = 0) -> Any:
-    """A CONTROL_NET for a tiny model, with random weights; its hint is a picture of 8 pixels per latent cell."""
+    """A CONTROL_NET for a tiny model, with random weights; its hint is an image of 8 pixels per latent cell."""
     import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.ops
@@ -98,9 +98,9 @@ def vae(name: str) -> Any:
 
 
 def write_checkpoint(path: Path) -> None:
-    """A checkpoint file that the host takes for SD1.5: its widths, two levels of blocks, the text encoder and a small VAE.
+    """A checkpoint file that ComfyUI takes for SD1.5: its widths, two levels of blocks, the text encoder and a small VAE.
 
-    The text encoder has the real one's size, because the host knows no other; its layers do nothing.
+    The text encoder has the real one's size, because ComfyUI knows no other; its layers do nothing.
     """
     import comfy.sd1_clip
     import comfy.supported_models
@@ -149,13 +149,13 @@ def latent(
     frames: int = 0,
     sound: tuple[int, ...] = (),
 ) -> Any:
-    """An empty latent that is not square; with frames for models that make films, and with sound for some of them."""
-    film = torch.zeros(batch, channels, *([frames] if frames else []), height, width)
-    return nested(film, torch.zeros(batch, *sound)) if sound else film
+    """An empty latent that is not square; with frames for models that make videos, and with sound for some of them."""
+    video = torch.zeros(batch, channels, *([frames] if frames else []), height, width)
+    return nested(video, torch.zeros(batch, *sound)) if sound else video
 
 
 def nested(*streams: torch.Tensor) -> Any:
-    """Several latents as one, as nodes of the host hand them on."""
+    """Several latents as one, as nodes of ComfyUI hand them on."""
     import comfy.nested_tensor
 
     return comfy.nested_tensor.NestedTensor(streams)
@@ -189,7 +189,7 @@ def sample(
 
 
 def fill(model: torch.nn.Module, seed: int) -> None:
-    """The host's layers leave their weights as uninitialised memory, waiting for a checkpoint."""
+    """ComfyUI's layers leave their weights as uninitialised memory, waiting for a checkpoint."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, buffer in model.named_buffers():

@@ -75,7 +75,7 @@ def _hunyuan_image() -> dict[str, Any]:
 
 
 def _byt5(generator: torch.Generator, batch: int) -> dict[str, Any]:
-    """The letters that HunyuanImage is to paint."""
+    """The letters that HunyuanImage is to render."""
     return {"conditioning_byt5small": torch.randn(batch, 9, 1472, generator=generator)}
 
 
@@ -100,7 +100,7 @@ def _cascade_c() -> dict[str, Any]:
         "nhead": [4, 4],
         "blocks": [[1, 2], [2, 1]],
     }
-    # The width of CLIP's pictures is the host's own number.
+    # The width of CLIP's images is ComfyUI's own number.
     return {**config, "c_clip_text": 64, "c_clip_text_pooled": POOLED, "c_clip_img": 768, "c_clip_seq": 4}
 
 
@@ -181,7 +181,7 @@ MODELS: dict[str, Kind] = {
     "flux2": Kind("Flux2", _flux2(), width=48, tokens=30, size=_CELLS),
     "longcat_image": Kind("LongCatImage", _without_clip(), width=48, tokens=30),
     "ovis_image": Kind("FluxSchnell", _without_clip(yak_mlp=True, txt_norm=True), width=48, tokens=30),
-    # It paints pixels; a token is 16 x 16 of them.
+    # It generates pixels; a token is 16 x 16 of them.
     "chroma_radiance": Kind("ChromaRadiance", _radiance(), width=48, tokens=30, size=(48, 80)),
     "hidream": Kind("HiDream", _hidream(), width=40, pooled=POOLED, tokens=20, extra=_llama),
     "omnigen2": Kind("Omnigen2", _omnigen2(), width=40, tokens=30, masked=0),

@@ -26,11 +26,11 @@ class Kind(NamedTuple):
     pooled: int | None = None  # width of the pooled text
     tokens: int = TOKENS
     size: tuple[int, int] = (16, 24)
-    frames: int = 0  # of the latent; 1 for models that count a picture as a film of one, 0 for those without frames
+    frames: int = 0  # of the latent; 1 for models that count an image as a video of one, 0 for those without frames
     extra: Callable[[torch.Generator, int], dict[str, Any]] | None = None  # more of a conditioning, for a batch
     masked: int | None = None  # tokens of padding that a mask tells of
-    sound: tuple[int, ...] = ()  # the shape of the latent of the sound, which some films have
-    channels: int = 0  # of the film's latent, where it is one of several
+    sound: tuple[int, ...] = ()  # the shape of the latent of the sound, which some videos have
+    channels: int = 0  # of the video's latent, where it is one of several
 
 
 def unet_config(
@@ -206,7 +206,7 @@ MODELS: dict[str, Kind] = {
     ),
     "flux": Kind("Flux", flux(), width=48, pooled=POOLED, tokens=30),
     "flux_schnell": Kind("FluxSchnell", flux(guidance_embed=False), width=48, pooled=POOLED, tokens=30),
-    # The picture to be filled (16 channels) and its mask (64) come with the noise.
+    # The image to be filled (16 channels) and its mask (64) come with the noise.
     "flux_fill": Kind("FluxInpaint", flux(in_channels=96), width=48, pooled=POOLED, tokens=30),
     # Its modulation is cut by the numbers of the real model's layers.
     "chroma": Kind("Chroma", chroma(), width=48, tokens=30),

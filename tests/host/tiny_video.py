@@ -1,4 +1,4 @@
-"""Tiny models of those that make films, three frames of the latent here, and of their relatives for pictures."""
+"""Tiny models of those that make videos, three frames of the latent here, and of their relatives for images."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _hunyuan_video(**more: Any) -> dict[str, Any]:
 
 
 def _hunyuan_video15() -> dict[str, Any]:
-    # The latent of the picture that the film starts from (32 channels) and a mask come with the noise.
+    # The latent of the image that the video starts from (32 channels) and a mask come with the noise.
     layers = {"in_channels": 65, "out_channels": 32, "patch_size": [1, 1, 1], "depth": 3, "depth_single_blocks": 0}
     text = {"vec_in_dim": None, "vision_in_dim": 48, "byt5": True, "use_cond_type_embedding": True}
     return _hunyuan_video(**layers, **text, guidance_embed=False)
@@ -70,7 +70,7 @@ def _cogvideox(**more: Any) -> dict[str, Any]:
 
 def _mochi() -> dict[str, Any]:
     config = {"image_model": "mochi_preview", "depth": 3, "patch_size": 2, "num_heads": 2, "in_channels": 12}
-    # The host asks for the width of the real model's MLP.
+    # ComfyUI asks for the width of the real model's MLP.
     size = {"hidden_size_x": 64, "hidden_size_y": 48, "mlp_ratio_x": 12288 / 64, "mlp_ratio_y": 4.0}
     text = {"use_t5": True, "t5_feat_dim": 64, "t5_token_length": 30, "timestep_scale": 1000.0}
     other = {"learn_sigma": False, "qk_norm": True, "qkv_bias": False, "out_bias": True, "attn_drop": 0.0}
@@ -103,8 +103,8 @@ def _minimax_h3() -> dict[str, Any]:
     return {**config, **heads, **time, "text_dim": 40}
 
 
-def _seen_picture(generator: torch.Generator, batch: int) -> dict[str, Any]:
-    """What CLIP's vision gives of the picture that the film starts from."""
+def _seen_image(generator: torch.Generator, batch: int) -> dict[str, Any]:
+    """What CLIP's vision gives of the image that the video starts from."""
     return {
         "clip_vision_output": SimpleNamespace(
             penultimate_hidden_states=torch.randn(batch, 257, 1280, generator=generator),
@@ -113,9 +113,9 @@ def _seen_picture(generator: torch.Generator, batch: int) -> dict[str, Any]:
     }
 
 
-def _letters_and_picture(generator: torch.Generator, batch: int) -> dict[str, Any]:
+def _letters_and_image(generator: torch.Generator, batch: int) -> dict[str, Any]:
     letters = torch.randn(batch, 9, 1472, generator=generator)
-    return {**_seen_picture(generator, batch), "conditioning_byt5small": letters}
+    return {**_seen_image(generator, batch), "conditioning_byt5small": letters}
 
 
 def _anima(generator: torch.Generator, _batch: int) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _anima(generator: torch.Generator, _batch: int) -> dict[str, Any]:
     return {"t5xxl_ids": ids, "t5xxl_weights": torch.ones(10)}
 
 
-_FILM = Kind("", {}, width=40, tokens=30, frames=FRAMES)
+_VIDEO = Kind("", {}, width=40, tokens=30, frames=FRAMES)
 
 
 def _wan_dancer() -> dict[str, Any]:
@@ -133,23 +133,21 @@ def _wan_dancer() -> dict[str, Any]:
 
 # Models built on Wan, which have tests of their own.
 KINDS_OF_WAN: dict[str, Kind] = {
-    "wan_animate": _FILM._replace(
-        model="WAN22_Animate", config=_wan(model_type="animate", in_dim=36), extra=_seen_picture
+    "wan_animate": _VIDEO._replace(
+        model="WAN22_Animate", config=_wan(model_type="animate", in_dim=36), extra=_seen_image
     ),
-    "wan_humo": _FILM._replace(model="WAN21_HuMo", config=_wan(model_type="humo")),
-    "wan_s2v": _FILM._replace(
+    "wan_humo": _VIDEO._replace(model="WAN21_HuMo", config=_wan(model_type="humo")),
+    "wan_s2v": _VIDEO._replace(
         model="WAN22_S2V", config=_wan(model_type="s2v", audio_dim=32, audio_inject_layers=[0, 2])
     ),
-    "wan_scail2": _FILM._replace(
-        model="WAN21_SCAIL2", config=_wan(model_type="scail2", in_dim=20), extra=_seen_picture
-    ),
-    "wan_causal": _FILM._replace(model="WAN21_CausalAR_T2V", config=_wan(causal_ar=True)),
-    "wan_dancer": _FILM._replace(model="WAN22_WanDancer", config=_wan_dancer(), extra=_seen_picture),
+    "wan_scail2": _VIDEO._replace(model="WAN21_SCAIL2", config=_wan(model_type="scail2", in_dim=20), extra=_seen_image),
+    "wan_causal": _VIDEO._replace(model="WAN21_CausalAR_T2V", config=_wan(causal_ar=True)),
+    "wan_dancer": _VIDEO._replace(model="WAN22_WanDancer", config=_wan_dancer(), extra=_seen_image),
 }
 MODELS: dict[str, Kind] = {
     **KINDS_OF_WAN,
-    "cosmos_predict2": _FILM._replace(model="CosmosT2IPredict2", config=_cosmos_predict2(), frames=1),
-    "cosmos_predict2_i2v": _FILM._replace(model="CosmosI2VPredict2", config=_cosmos_predict2(in_channels=17)),
+    "cosmos_predict2": _VIDEO._replace(model="CosmosT2IPredict2", config=_cosmos_predict2(), frames=1),
+    "cosmos_predict2_i2v": _VIDEO._replace(model="CosmosI2VPredict2", config=_cosmos_predict2(in_channels=17)),
     # The part that reads the text has one size only, and it is not small.
     "anima": Kind(
         "Anima",
@@ -159,35 +157,37 @@ MODELS: dict[str, Kind] = {
         frames=1,
         extra=_anima,
     ),
-    "kandinsky5_image": _FILM._replace(model="Kandinsky5Image", config=_kandinsky5(16 * 4), pooled=POOLED, frames=0),
-    # The latent of a picture and its mask come with the noise.
-    "kandinsky5": _FILM._replace(model="Kandinsky5", config=_kandinsky5(33 * 4), pooled=POOLED),
-    "wan21": _FILM._replace(model="WAN21_T2V", config=_wan()),
-    "wan21_i2v": _FILM._replace(model="WAN21_I2V", config=_wan(model_type="i2v", in_dim=36), extra=_seen_picture),
-    "wan21_fun_control": _FILM._replace(model="WAN21_T2V", config=_wan(in_dim_ref_conv=16)),
-    "wan21_vace": _FILM._replace(model="WAN21_Vace", config=_wan(model_type="vace", vace_layers=1, vace_in_dim=96)),
-    "wan21_camera": _FILM._replace(
-        model="WAN21_Camera", config=_wan(model_type="camera", in_dim=32), extra=_seen_picture
+    "kandinsky5_image": _VIDEO._replace(model="Kandinsky5Image", config=_kandinsky5(16 * 4), pooled=POOLED, frames=0),
+    # The latent of an image and its mask come with the noise.
+    "kandinsky5": _VIDEO._replace(model="Kandinsky5", config=_kandinsky5(33 * 4), pooled=POOLED),
+    "wan21": _VIDEO._replace(model="WAN21_T2V", config=_wan()),
+    "wan21_i2v": _VIDEO._replace(model="WAN21_I2V", config=_wan(model_type="i2v", in_dim=36), extra=_seen_image),
+    "wan21_fun_control": _VIDEO._replace(model="WAN21_T2V", config=_wan(in_dim_ref_conv=16)),
+    "wan21_vace": _VIDEO._replace(model="WAN21_Vace", config=_wan(model_type="vace", vace_layers=1, vace_in_dim=96)),
+    "wan21_camera": _VIDEO._replace(
+        model="WAN21_Camera", config=_wan(model_type="camera", in_dim=32), extra=_seen_image
     ),
-    "wan22": _FILM._replace(model="WAN22_T2V", config=_wan(in_dim=48, out_dim=48)),
-    "hunyuan_video": _FILM._replace(model="HunyuanVideo", config=_hunyuan_video(), width=48, pooled=POOLED),
-    "hunyuan_video15": _FILM._replace(
+    "wan22": _VIDEO._replace(model="WAN22_T2V", config=_wan(in_dim=48, out_dim=48)),
+    "hunyuan_video": _VIDEO._replace(model="HunyuanVideo", config=_hunyuan_video(), width=48, pooled=POOLED),
+    "hunyuan_video15": _VIDEO._replace(
         model="HunyuanVideo15",
         config=_hunyuan_video15(),
         width=48,
         pooled=POOLED,
         size=(6, 10),
-        extra=_letters_and_picture,
+        extra=_letters_and_image,
     ),
-    "ltxv": _FILM._replace(model="LTXV", config=_ltxv(), size=(6, 10), masked=4),
-    # What the text encoder gives is processed for the picture and the sound, one after the other.
-    "ltx2": _FILM._replace(model="LTXAV", config=_ltx2(), size=(6, 10), width=2 * 40, sound=(8, 5, 16)),
-    "ltx23": _FILM._replace(model="LTXAV", config=_ltx23(), size=(6, 10), width=64 + 32, sound=(8, 5, 16)),
-    "minimax_h3": _FILM._replace(model="MiniMaxH3", config=_minimax_h3(), size=(16, 24), sound=(32, 2, 5), channels=24),
-    "mochi": _FILM._replace(model="GenmoMochi", config=_mochi(), width=64, masked=4),
-    "cogvideox": _FILM._replace(model="CogVideoX_T2V", config=_cogvideox(), width=48),
-    "cogvideox15": _FILM._replace(
+    "ltxv": _VIDEO._replace(model="LTXV", config=_ltxv(), size=(6, 10), masked=4),
+    # What the text encoder gives is processed for the image and the sound, one after the other.
+    "ltx2": _VIDEO._replace(model="LTXAV", config=_ltx2(), size=(6, 10), width=2 * 40, sound=(8, 5, 16)),
+    "ltx23": _VIDEO._replace(model="LTXAV", config=_ltx23(), size=(6, 10), width=64 + 32, sound=(8, 5, 16)),
+    "minimax_h3": _VIDEO._replace(
+        model="MiniMaxH3", config=_minimax_h3(), size=(16, 24), sound=(32, 2, 5), channels=24
+    ),
+    "mochi": _VIDEO._replace(model="GenmoMochi", config=_mochi(), width=64, masked=4),
+    "cogvideox": _VIDEO._replace(model="CogVideoX_T2V", config=_cogvideox(), width=48),
+    "cogvideox15": _VIDEO._replace(
         model="CogVideoX_I2V", config=_cogvideox(in_channels=32, patch_size_t=2, ofs_embed_dim=64), width=48
     ),
-    "cosmos1": _FILM._replace(model="CosmosT2V", config=_cosmos1()),
+    "cosmos1": _VIDEO._replace(model="CosmosT2V", config=_cosmos1()),
 }

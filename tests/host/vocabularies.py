@@ -57,12 +57,12 @@ def tekken() -> torch.Tensor:
 
 
 def mistral(make: Any) -> Any:
-    """A tokenizer of the host with a small vocabulary of the Mistral family."""
+    """A tokenizer of ComfyUI with a small vocabulary of the Mistral family."""
     data = {"tekken_model": tekken()}
     try:
         return make(tokenizer_data=data)
     except TypeError:
-        # The host hands such a vocabulary to a function of the library that newer versions of it call otherwise. What
+        # ComfyUI hands such a vocabulary to a function of the library that newer versions of it call otherwise. What
         # it would make of it is made here.
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(flux, "load_mistral_tokenizer", lambda _data: {})

@@ -56,7 +56,7 @@ def check(encoders: list[tuple[Any, list[Any]]], text: str, words: WordMap) -> N
             assert own, (text, word)
             read = sub.tokenizer.decode(own)
             known = not any(sign in read for sign in _UNKNOWN)
-            # A token may hold more than the word: its space, or the punctuation behind it.
+            # A token may hold more than the word: its space, or the punctuation after it.
             assert not known or squeezed(word.text).strip("⁄") in squeezed(read).replace("##", ""), (text, word, read)
         offset += len(ids)
     named = {p for word in words.words for p in word.positions}

@@ -87,8 +87,8 @@ def test_scores_and_affinity(
         recorder.take_feature(feature, grids[reference])
     result = recorder.result()
 
-    pictures = feature.double().unflatten(1, (frames, -1)).flatten(0, 1).mT.unflatten(-1, grids[reference])
-    affinity = reference_affinity(pictures)
+    images = feature.double().unflatten(1, (frames, -1)).flatten(0, 1).mT.unflatten(-1, grids[reference])
+    affinity = reference_affinity(images)
     for block, grid, layer in zip(blocks, grids, layers, strict=True):
         resized = resize_self_map(layer, grid, spec.reference_grid)
         for method in SCORED:
@@ -146,7 +146,7 @@ def kept_of(probs: Tensor, weights: Tensor) -> Tensor:
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("replaced", [False, True], ids=["as the layer gave it", "what it gave was replaced"])
 def test_text_attention_by_every_head_method(layer: tuple[Block, Tensor], frames: int, replaced: bool) -> None:
-    """Of the queries of the image alone, where others stand before and behind them, and of all copies of the prompt."""
+    """Of the queries of the image alone, where others stand before and after them, and of all copies of the prompt."""
     block, weight = layer
     image = slice(3, 3 + frames * COUNT)
     call = a_call(image.stop + 2, 2 * LENGTH)

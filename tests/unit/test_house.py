@@ -49,7 +49,7 @@ def test_nodes_multiply_no_matrices() -> None:
     )
 
 
-def test_goca_core_imports_without_the_host() -> None:
+def test_goca_core_imports_without_comfyui() -> None:
     code = (
         "import importlib, pkgutil, sys, goca_core, goca_core.evaluate\n"
         "for package in (goca_core, goca_core.evaluate):\n"
@@ -108,15 +108,15 @@ def test_node_ids_are_ours_and_unique() -> None:
 
 
 def test_every_node_has_a_help_page_and_every_page_a_node() -> None:
-    """A page says what the node is for and when to use it, has a picture, and says what goes wrong."""
+    """A page says what the node is for and when to use it, has an image, and says what goes wrong."""
     docs = ROOT / "web" / "docs"
     assert {page.stem for page in docs.glob("*.md")} == set(NODE_IDS)
     for node_id in NODE_IDS:
-        page, picture = (docs / f"{node_id}.md").read_text(encoding="utf-8"), docs / "images" / f"{node_id}.png"
+        page, image = (docs / f"{node_id}.md").read_text(encoding="utf-8"), docs / "images" / f"{node_id}.png"
         assert len(page) > 200, node_id
-        assert f"](images/{picture.name})" in page, node_id
-        assert picture.is_file(), f"{picture.name} is missing: run scripts/make_screenshots.py"
-        assert picture.stat().st_size < 100_000, picture.name
+        assert f"](images/{image.name})" in page, node_id
+        assert image.is_file(), f"{image.name} is missing: run scripts/make_screenshots.py"
+        assert image.stat().st_size < 100_000, image.name
         assert "## What goes wrong" in page, node_id
 
 

@@ -67,7 +67,7 @@ def reduced(
         rest = whole.sum(-1) - whole[..., 1] - whole[..., 4]
         expected = torch.stack((whole[..., 1], whole[..., 4], rest), -1)
         assert torch.allclose(found[name].double(), expected, atol=tolerance)
-        # Some of the attention falls on the picture, the references and the registers.
+        # Some of the attention falls on the image, the references and the registers.
         assert found[name].sum(-1).max() < 0.9
     return found, gathering
 

@@ -19,7 +19,7 @@ def area(grid: Grid) -> int:
 
 
 def transpose_tokens(tensor: Tensor, grid: Grid, axes: tuple[int, ...]) -> Tensor:
-    """Reorder raster axes of `grid` to the raster of the transposed picture."""
+    """Reorder raster axes of `grid` to the raster of the transposed image."""
     order = torch.arange(area(grid)).reshape(grid).T.flatten()
     for axis in axes:
         tensor = tensor.index_select(axis, order)
@@ -94,7 +94,7 @@ def test_resize_self_map(attention: Attention, grid: Grid) -> None:
             source = (y * grid[0] // size[0]) * grid[1] + x * grid[1] // size[1]
             torch.testing.assert_close(full[:, y * size[1] + x], keys[:, source])
 
-    # the transposed picture gives the transposed result
+    # the transposed image gives the transposed result
     turned = layers.resize_self_map(transpose_tokens(self_map, grid, (1, 2)), grid[::-1], size[::-1])
     torch.testing.assert_close(turned, transpose_tokens(full, size, (1, 2)))
 

@@ -105,7 +105,7 @@ def test_smooth(rng: torch.Generator) -> None:
 
 
 def test_largest_component() -> None:
-    picture = torch.tensor(
+    mask = torch.tensor(
         [
             [1, 1, 0, 0, 0, 1],
             [0, 0, 1, 0, 0, 1],  # joined to the first row by a corner
@@ -113,12 +113,12 @@ def test_largest_component() -> None:
             [1, 0, 0, 1, 1, 0],
         ]
     )
-    expected = torch.zeros_like(picture)
+    expected = torch.zeros_like(mask)
     expected[0, :2] = expected[1, 2] = 1
-    maps = torch.stack([picture, torch.zeros_like(picture), torch.ones_like(picture)])[None].float()
+    maps = torch.stack([mask, torch.zeros_like(mask), torch.ones_like(mask)])[None].float()
     actual = masks.largest_component(maps)
     assert actual.dtype == maps.dtype
-    assert torch.equal(actual[0], torch.stack([expected, torch.zeros_like(picture), torch.ones_like(picture)]).float())
+    assert torch.equal(actual[0], torch.stack([expected, torch.zeros_like(mask), torch.ones_like(mask)]).float())
     assert masks.largest_component(maps.bool()).dtype == torch.bool
     tie = torch.tensor([[1, 0, 1]])[None, None]
     assert masks.largest_component(tie).tolist() == [[[[1, 0, 0]]]]
@@ -132,7 +132,7 @@ def test_errors() -> None:
         masks.assign(scores, torch.rand(1, 5, 4))
 
 
-def picture(*rows: str) -> torch.Tensor:
+def drawn_masks(*rows: str) -> torch.Tensor:
     """[1, K, h, w] of drawn masks: a digit is its mask's number, anything else is outside."""
     count = max(int(char) for row in rows for char in row if char.isdigit()) + 1
     drawn = [[[float(char == str(k)) for char in row] for row in rows] for k in range(count)]
@@ -140,11 +140,11 @@ def picture(*rows: str) -> torch.Tensor:
 
 
 def test_small_patches_are_removed() -> None:
-    mask = picture("00..0", "00...", "...0.", "....0")  # patches of 4, 1 and 2 (diagonal) of 20 cells
+    mask = drawn_masks("00..0", "00...", "...0.", "....0")  # patches of 4, 1 and 2 (diagonal) of 20 cells
     assert torch.equal(masks.remove_small(mask, 0.0), mask)
     assert torch.equal(masks.remove_small(mask, 0.05), mask)
-    assert torch.equal(masks.remove_small(mask, 0.1), picture("00...", "00...", "...0.", "....0"))
-    assert torch.equal(masks.remove_small(mask, 0.11), picture("00...", "00...", ".....", "....."))
+    assert torch.equal(masks.remove_small(mask, 0.1), drawn_masks("00...", "00...", "...0.", "....0"))
+    assert torch.equal(masks.remove_small(mask, 0.11), drawn_masks("00...", "00...", ".....", "....."))
     assert not masks.remove_small(mask, 1.0).any()
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="use a fraction from 0 to 1"):
@@ -152,17 +152,17 @@ def test_small_patches_are_removed() -> None:
 
 
 def test_holes_are_filled() -> None:
-    ring = picture("0000.", "0..0.", "0000.")
-    assert torch.equal(masks.fill_holes(ring), picture("0000.", "0000.", "0000."))
-    gap = picture("00.0.", "0..0.", "0000.")
+    ring = drawn_masks("0000.", "0..0.", "0000.")
+    assert torch.equal(masks.fill_holes(ring), drawn_masks("0000.", "0000.", "0000."))
+    gap = drawn_masks("00.0.", "0..0.", "0000.")
     assert torch.equal(masks.fill_holes(gap), gap)
-    corner = picture("000", "0.0", "00.")  # a diagonal step is no way out
-    assert torch.equal(masks.fill_holes(corner), picture("000", "000", "00."))
+    corner = drawn_masks("000", "0.0", "00.")  # a diagonal step is no way out
+    assert torch.equal(masks.fill_holes(corner), drawn_masks("000", "000", "00."))
 
 
 def test_holes_are_filled_without_overlaps_when_masks_are_apart() -> None:
-    nested = picture("0000000", "0.....0", "0.111.0", "0.1.1.0", "0.111.0", "0.....0", "0000000")
-    filled = picture("0000000", "0000000", "0011100", "0011100", "0011100", "0000000", "0000000")
+    nested = drawn_masks("0000000", "0.....0", "0.111.0", "0.1.1.0", "0.111.0", "0.....0", "0000000")
+    filled = drawn_masks("0000000", "0000000", "0011100", "0011100", "0011100", "0000000", "0000000")
     for order in ([0, 1], [1, 0]):
         result = masks.fill_holes(nested[:, order], disjoint=True)
         assert torch.equal(result, filled[:, order])

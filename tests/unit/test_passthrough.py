@@ -1,4 +1,4 @@
-"""The pass-through behind a name of a module: always the same call and result, seen only by the thread that records."""
+"""The pass-through under a name of a module: always the same call and result, seen only by the thread that records."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_same_call_and_the_same_result(module: Any) -> None:
 
 
 def test_a_call_within_a_call_is_part_of_it(module: Any) -> None:
-    """An override of another node may ask the function again; a function of another pack may call the host's."""
+    """An override of another node may ask the function again; a function of another pack may call ComfyUI's."""
     install()
     inner = module.optimized_attention
     module.optimized_attention = lambda *args, **kwargs: inner(*args, "more", **kwargs)
@@ -109,7 +109,7 @@ def test_boxes_go_on_unopened_and_are_shown_as_what_is_in_them(module: Any) -> N
     assert all(one is other for one, other in zip(seen[0][0], tensors, strict=True))
 
 
-def test_other_modules_only_where_the_function_is_the_hosts(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_modules_only_where_the_function_is_comfyuis(module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = ModuleType("goca_test_pack"), ModuleType("goca_test_other_pack")
     vars(ours)["optimized_attention"], vars(theirs)["optimized_attention"] = module.optimized_attention, print
     for pack in (ours, theirs):
@@ -123,7 +123,7 @@ def test_other_modules_only_where_the_function_is_the_hosts(module: Any, monkeyp
 
 def test_replacements_of_attention_show_what_they_call_by_other_names(module: Any) -> None:
     def own_name(q: int, *_args: Any, transformer_options: dict[str, Any]) -> Any:
-        """A kernel as the host's wrapper calls it; an override of a third node is there already."""
+        """A kernel as ComfyUI's wrapper calls it; an override of a third node is there already."""
         return transformer_options[OVERRIDE](lambda q, **_: q + 1, q, transformer_options=transformer_options)
 
     def replacement(q: int, k: int, v: int, extra_options: dict[str, Any]) -> Any:

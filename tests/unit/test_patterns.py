@@ -77,7 +77,7 @@ def test_an_object_is_judged_where_it_is() -> None:
     for seed in range(170, 200):
         scene, size = draw(seed, plain=True, count=2), 64
         away = [np.zeros((size, size), bool)] * 2
-        # Mirrored from left to right, what is outside its mask has its own pattern all the same.
+        # Flipped from left to right, what is outside its mask has its own pattern all the same.
         image = np.ascontiguousarray(with_patterns(scene, STRIPED, DOTTED)[:, ::-1])
         objects = judge(image, scene, away, [mask[:, ::-1] for mask in true_masks(scene)])
         wrong += cause(objects) is not None

@@ -26,17 +26,15 @@ PHRASES = "red cat\ngrass"
 
 
 def planted(places: dict[int, tuple[slice, slice]], batch: int = 1, text: str = "a red cat on grass") -> Attention:
-    """A recording in which the token at each position is looked at in one rectangle of the 4 x 6 cells."""
+    """A recording in which the token at each position draws attention in one rectangle of the 4 x 6 cells."""
     record = recording(batch=batch, text=text, affinity=False)
     layers = []
     for layer in record.layers:
-        picture = torch.full((batch, record.tokens.count, layer.height, layer.width), 0.01)
+        maps = torch.full((batch, record.tokens.count, layer.height, layer.width), 0.01)
         for position, (rows, columns) in places.items():
             step = 4 // layer.height
-            picture[
-                :, position, rows.start // step : rows.stop // step, columns.start // step : columns.stop // step
-            ] += 1
-        value = (picture / picture.sum(1, keepdim=True)).flatten(2).mT
+            maps[:, position, rows.start // step : rows.stop // step, columns.start // step : columns.stop // step] += 1
+        value = (maps / maps.sum(1, keepdim=True)).flatten(2).mT
         layers.append(replace(layer, maps=dict.fromkeys(layer.maps, value)))
     return replace(record, layers=tuple(layers))
 
@@ -318,7 +316,7 @@ def test_heat_maps_of_the_labels_are_those_of_the_phrases() -> None:
     assert torch.equal(scores.clamp(0, 1), made.masks)
 
 
-def test_pictures_and_masks_in_order() -> None:
+def test_images_and_masks_in_order() -> None:
     masks = torch.arange(6).reshape(2, 3, 1, 1)
     assert flatten(masks).flatten().tolist() == [0, 1, 2, 3, 4, 5]
     images = torch.zeros(2, 32, 48, 3)

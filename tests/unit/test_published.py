@@ -1,4 +1,4 @@
-"""What the registry and other packs look for in the files that users get."""
+"""What the registry and other packs search for in the files that users get."""
 
 from __future__ import annotations
 

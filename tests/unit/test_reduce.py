@@ -42,7 +42,7 @@ def whole(call: AttentionCall, index: Tensor | None = None) -> Tensor:
 
 
 def packed(x: Tensor) -> Tensor:
-    """[B, H, N, d] -> [B, N, H * d], the host's usual layout."""
+    """[B, H, N, d] -> [B, N, H * d], ComfyUI's usual layout."""
     return x.transpose(1, 2).flatten(2)
 
 

@@ -41,7 +41,7 @@ def scores(rng: torch.Generator) -> Tensor:
 
 
 @pytest.mark.parametrize("dilations", [(1,), (1, 2, 4)])
-def test_pamr_of_an_even_picture_is_a_local_mean(rng: torch.Generator, dilations: tuple[int, ...]) -> None:
+def test_pamr_of_an_even_image_is_a_local_mean(rng: torch.Generator, dilations: tuple[int, ...]) -> None:
     scores = torch.rand(1, 2, 9, 14, generator=rng)
     reach = max(dilations)
     kernel = torch.zeros(1, 1, 2 * reach + 1, 2 * reach + 1)
@@ -81,7 +81,7 @@ def box(maps: np.ndarray, radius: int) -> np.ndarray:
     return ndimage.uniform_filter(maps, (0,) * (maps.ndim - 2) + (2 * radius + 1,) * 2, mode="nearest")
 
 
-def test_guided_filter_of_an_even_picture_is_a_mean_of_means(rng: torch.Generator) -> None:
+def test_guided_filter_of_an_even_image_is_a_mean_of_means(rng: torch.Generator) -> None:
     scores = torch.rand(1, 2, 15, 22, generator=rng)
     actual = guided_filter(scores, torch.full((1, 15, 22, 3), 0.7), 4)
     expected = torch.from_numpy(box(box(scores.double().numpy(), 4), 4)).float()
@@ -121,7 +121,7 @@ def test_sub_sampling_changes_little() -> None:
 
 
 @every_method
-def test_an_edge_of_the_picture_holds_scores_back(method: Method) -> None:
+def test_an_edge_of_the_image_holds_scores_back(method: Method) -> None:
     """Scores that change with the image keep their edge; on an even image the same scores blur across it."""
     right = (torch.arange(24) >= 12).float().expand(16, 24)
     edge = torch.stack([0.2 + 0.5 * right, 0.8 - 0.5 * right, torch.full((16, 24), 0.3)], -1)[None]
@@ -193,7 +193,7 @@ def test_finite_output(method: Method, scores: Tensor, image: Tensor, bad: float
 
 @every_method
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 3)])
-def test_pictures_smaller_than_the_window(method: Method, scores: Tensor, size: tuple[int, int]) -> None:
+def test_images_smaller_than_the_window(method: Method, scores: Tensor, size: tuple[int, int]) -> None:
     actual = method(scores, torch.rand(2, *size, 3))
     assert actual.shape == (2, 3, *size) and torch.isfinite(actual).all()
 
@@ -236,7 +236,7 @@ def test_a_missing_kornia_is_named(scores: Tensor, image: Tensor, monkeypatch: p
 
 
 def coarse(labels: np.ndarray, grid: tuple[int, int]) -> Tensor:
-    """The true masks, the ground among them, as a model of few cells would have them at best: [1, K, *grid]."""
+    """The true masks, the background among them, as a model of few cells would have them at best: [1, K, *grid]."""
     masks = F.one_hot(torch.from_numpy(labels).long()).movedim(-1, 0)[None].float()
     return F.interpolate(masks, grid, mode="area")
 

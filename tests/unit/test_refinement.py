@@ -27,7 +27,7 @@ SOFT = MaskRequest(PHRASES, "on", mode="soft")
 
 
 @pytest.fixture
-def picture(rng: torch.Generator) -> Tensor:
+def image(rng: torch.Generator) -> Tensor:
     return torch.rand(2, 32, 48, 3, generator=rng)
 
 
@@ -49,15 +49,15 @@ def test_names() -> None:
             kind().name = "other"  # type: ignore[misc]
 
 
-def test_apply_is_the_function_of_that_name(picture: Tensor, rng: torch.Generator) -> None:
+def test_apply_is_the_function_of_that_name(image: Tensor, rng: torch.Generator) -> None:
     scores, affinity = torch.rand(2, 3, 8, 12, generator=rng), affinity_of(2, 8, 12)
     # A cell is four pixels: the least of 8 for pamr, two cells for the guided filter.
-    assert cell_of(scores, picture) == 4
-    assert torch.equal(apply(Pamr(), scores, picture), pamr(scores, picture, 10, (8, 4, 2, 1)))
-    assert torch.equal(apply(Pamr(3, 12), scores, picture), pamr(scores, picture, 3, (12, 6, 3, 1)))
-    assert torch.equal(apply(Pamr(3), scores, picture, cell=16), pamr(scores, picture, 3, (16, 8, 4, 2, 1)))
-    assert torch.equal(apply(GuidedFilter(), scores, picture), guided_filter(scores, picture, 8, 1e-3))
-    assert torch.equal(apply(GuidedFilter(2, 0.1), scores, picture), guided_filter(scores, picture, 2, 0.1))
+    assert cell_of(scores, image) == 4
+    assert torch.equal(apply(Pamr(), scores, image), pamr(scores, image, 10, (8, 4, 2, 1)))
+    assert torch.equal(apply(Pamr(3, 12), scores, image), pamr(scores, image, 3, (12, 6, 3, 1)))
+    assert torch.equal(apply(Pamr(3), scores, image, cell=16), pamr(scores, image, 3, (16, 8, 4, 2, 1)))
+    assert torch.equal(apply(GuidedFilter(), scores, image), guided_filter(scores, image, 8, 1e-3))
+    assert torch.equal(apply(GuidedFilter(2, 0.1), scores, image), guided_filter(scores, image, 2, 0.1))
     merged = apply(ProposalMerge(0.4, 2, 0.3), scores, affinity=affinity)
     assert torch.equal(merged, proposal_merge(scores, affinity.matrix, 2, 0.4 / 96, least=0.3))
     assert merged.any()
@@ -93,10 +93,10 @@ def by_hand(record: Attention) -> Tensor:
     return propagate(maps, record.affinity.matrix, record.defaults.propagation_steps)
 
 
-def test_the_picture_comes_after_propagation_and_before_the_decision(picture: Tensor) -> None:
+def test_the_image_comes_after_propagation_and_before_the_decision(image: Tensor) -> None:
     record = recording()
-    expected = pamr(by_hand(record), picture, 10, (8, 4, 2, 1))
-    scores = refined(record, Pamr(), picture)
+    expected = pamr(by_hand(record), image, 10, (8, 4, 2, 1))
+    scores = refined(record, Pamr(), image)
     result = make_masks(scores, SOFT)
     torch.testing.assert_close(result.scores, expected[:, :2], rtol=0, atol=1e-6)
     # The background was refined too: whoever scores higher of the three has the pixel.
@@ -110,14 +110,14 @@ def test_the_picture_comes_after_propagation_and_before_the_decision(picture: Te
     assert not torch.equal(plain.masks, hard.masks)
 
 
-def test_steps_follow_one_another(picture: Tensor) -> None:
+def test_steps_follow_one_another(image: Tensor) -> None:
     record = recording()
     assert record.affinity is not None
     merged = apply(ProposalMerge(1.0, 1, 0.1), by_hand(record), affinity=record.affinity)
-    # Both measure reach and radius by the cells that there were before the first picture, 8 pixels.
-    expected = guided_filter(pamr(merged, picture, 4, (8, 4, 2, 1)), picture[:1], 16)
+    # Both measure reach and radius by the cells that there were before the first image, 8 pixels.
+    expected = guided_filter(pamr(merged, image, 4, (8, 4, 2, 1)), image[:1], 16)
     first = refined(record, ProposalMerge(1.0, 1, 0.1))
-    last = refined(refined(first, Pamr(4), picture), GuidedFilter(), picture[:1])
+    last = refined(refined(first, Pamr(4), image), GuidedFilter(), image[:1])
     torch.testing.assert_close(make_masks(last, SOFT).scores, expected[:, :2], rtol=0, atol=1e-5)
     assert [step.refinement.name for step in last.steps] == ["proposal merge", "pamr", "guided filter"]
     assert len(first.steps) == 1, "earlier scores changed"
@@ -125,16 +125,16 @@ def test_steps_follow_one_another(picture: Tensor) -> None:
     torch.testing.assert_close(make_masks(first, SOFT).scores, only[:, :2], rtol=0, atol=1e-6)
 
 
-def test_every_source_can_be_refined(picture: Tensor) -> None:
+def test_every_source_can_be_refined(image: Tensor) -> None:
     record = recording()
-    expected = make_masks(refined(record, Pamr(), picture), SOFT).scores
+    expected = make_masks(refined(record, Pamr(), image), SOFT).scores
     for source in (aggregate(record), as_scoring(record)):
-        assert torch.equal(make_masks(refined(source, Pamr(), picture), SOFT).scores, expected)
+        assert torch.equal(make_masks(refined(source, Pamr(), image), SOFT).scores, expected)
 
 
 @pytest.mark.parametrize("side", [16, 32, 64])
 @pytest.mark.parametrize("size", [None, (4, 6), (50, 31), (1, 1)])
-def test_sizes_of_pictures_and_masks(side: int, size: tuple[int, int] | None) -> None:
+def test_sizes_of_images_and_masks(side: int, size: tuple[int, int] | None) -> None:
     scores = refined(recording(), Pamr(), torch.rand(1, side, side * 3 // 2, 3))
     result = make_masks(scores, MaskRequest(PHRASES, size=size))
     assert tuple(result.masks.shape[2:]) == (size or (32, 48))
@@ -143,16 +143,16 @@ def test_sizes_of_pictures_and_masks(side: int, size: tuple[int, int] | None) ->
     assert found.min() >= 0 and found.max() <= 1
 
 
-def test_fine_scores_are_averaged_into_small_masks(picture: Tensor) -> None:
+def test_fine_scores_are_averaged_into_small_masks(image: Tensor) -> None:
     """From 32 x 48 to 4 x 6: each pixel of the mask stands for its surroundings, not for one pixel of them."""
-    scores = refined(recording(), Pamr(), picture)
+    scores = refined(recording(), Pamr(), image)
     fine, small = make_masks(scores, SOFT).scores, make_masks(scores, replace(SOFT, latent_size=True)).scores
     means = torch.nn.functional.avg_pool2d(fine, 8)
     assert (small - means).abs().mean() < 0.5 * (resize_bilinear(fine, (4, 6)) - means).abs().mean()
 
 
-def test_tokens_that_cover_more_than_the_picture_are_cut() -> None:
-    """A latent of 7 x 11 on patches of 2 x 2 is padded to 8 x 12; the picture ends where the latent does."""
+def test_tokens_that_cover_more_than_the_image_are_cut() -> None:
+    """A latent of 7 x 11 on patches of 2 x 2 is padded to 8 x 12; the image ends where the latent does."""
     record = replace(recording(batch=1, affinity=False), height=7, width=11)
     image = torch.rand(1, 56, 88, 3)
     words = record.tokens.word_map()
@@ -164,19 +164,19 @@ def test_tokens_that_cover_more_than_the_picture_are_cut() -> None:
     )
 
 
-def test_heat_maps_show_refined_scores(picture: Tensor) -> None:
+def test_heat_maps_show_refined_scores(image: Tensor) -> None:
     record = recording()
     plain, names = word_scores(as_scoring(record))
-    shown, again = word_scores(refined(record, Pamr(), picture))
+    shown, again = word_scores(refined(record, Pamr(), image))
     assert again == names and shown.shape == plain.shape
     words = record.tokens.word_map()
     coarse = phrase_scores(as_scoring(record), resolve("\n".join(names), words), words)
-    torch.testing.assert_close(shown, pamr(coarse, picture, 10, (8, 4, 2, 1)), rtol=0, atol=1e-6)
-    layers = overlay_layers(picture, refined(record, ProposalMerge()), "")
-    assert draw(picture, layers, 0.5).shape[0] == 2
+    torch.testing.assert_close(shown, pamr(coarse, image, 10, (8, 4, 2, 1)), rtol=0, atol=1e-6)
+    layers = overlay_layers(image, refined(record, ProposalMerge()), "")
+    assert draw(image, layers, 0.5).shape[0] == 2
 
 
-def test_refinements_that_cannot_be(picture: Tensor) -> None:
+def test_refinements_that_cannot_be(image: Tensor) -> None:
     record = recording()
     with pytest.raises(ValueError, match="pamr needs the image"):
         refined(record, Pamr())
@@ -185,7 +185,7 @@ def test_refinements_that_cannot_be(picture: Tensor) -> None:
     with pytest.raises(ValueError, match="no self-attention"):
         refined(recording(affinity=False), ProposalMerge())
     with pytest.raises(ValueError, match="put it before that one") as caught:
-        refined(refined(record, Pamr(), picture), ProposalMerge())
+        refined(refined(record, Pamr(), image), ProposalMerge())
     assert "\n" not in str(caught.value)
-    # A picture that is not needed is not kept.
-    assert refined(record, ProposalMerge(), picture).steps == (Step(ProposalMerge()),)
+    # An image that is not needed is not kept.
+    assert refined(record, ProposalMerge(), image).steps == (Step(ProposalMerge()),)

@@ -160,7 +160,7 @@ def test_clip_tails_keeps_an_object_of_a_few_pixels() -> None:
 
 
 def sink() -> tuple[Tensor, Tensor]:
-    """Maps of a picture in which an object fills a rectangle, and one corner draws fifty times as much; and the object."""
+    """Maps of an image in which an object fills a rectangle, and one corner draws fifty times as much; and the object."""
     inside = torch.zeros(16, 20, dtype=torch.bool)
     inside[4:10, 6:15] = True
     maps = torch.zeros(1, 3, 16, 20)

@@ -32,8 +32,8 @@ def graph() -> demo.Prompt:
 
 
 def run_with(entry: dict[str, object]) -> Run:
-    pictures = [{"filename": f"mask_{i}.png", "subfolder": "", "type": "output"} for i in (1, 2)]
-    return Run("id", 1.0, {"4": {"goca_masks": [entry]}, "5": {"images": pictures}})
+    images = [{"filename": f"mask_{i}.png", "subfolder": "", "type": "output"} for i in (1, 2)]
+    return Run("id", 1.0, {"4": {"goca_masks": [entry]}, "5": {"images": images}})
 
 
 ENTRY = {"phrases": ["red cat", "dog"], "area": [[0.25, 0.5]], "score": [[0.75, 0.5]], "background": [0.25]}
@@ -84,7 +84,7 @@ def test_a_folder_that_is_no_host_is_named(tmp_path: Path) -> None:
     assert done.stderr.strip() == f"make host: COMFYUI_DIR={tmp_path} contains no ComfyUI: there is no main.py in it."
 
 
-def test_a_python_that_cannot_run_the_host_is_named(tmp_path: Path) -> None:
+def test_a_python_that_cannot_run_comfyui_is_named(tmp_path: Path) -> None:
     (tmp_path / "main.py").touch()
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\necho 'ModuleNotFoundError: torch' >&2\nexit 1\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> provider.Release
     return provider.Release("1.2.3", "4.5.6", provider._sha256(provider.Release("1.2.3", "4.5.6", "").archive))
 
 
-def test_only_the_host_is_unpacked(tmp_path: Path, release: provider.Release) -> None:
+def test_only_comfyui_is_unpacked(tmp_path: Path, release: provider.Release) -> None:
     provider.provide_release(release, tmp_path / "out")
     found = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert found == {"main.py", "comfyui_version.py"}

@@ -16,7 +16,7 @@ from .recordings import recording, words_of
 
 
 def stored(values: torch.Tensor) -> np.ndarray:
-    """What the host writes: cut off, not rounded."""
+    """What ComfyUI writes: cut off, not rounded."""
     return np.clip(255.0 * values.numpy(), 0, 255).astype(np.uint8)
 
 
@@ -139,7 +139,7 @@ def test_the_weights_of_layers_as_plain_data() -> None:
 
 
 @pytest.mark.parametrize("latent_size", [False, True])
-def test_all_that_is_sent_of_a_film_is_about_the_same_frames(latent_size: bool) -> None:
+def test_all_that_is_sent_of_a_video_is_about_the_same_frames(latent_size: bool) -> None:
     scores = as_scoring(replace(recording(batch=2 * 3, text="a red cat on grass"), frames=3, temporal_compression=4))
     result = make_masks(scores, MaskRequest("red cat\ngrass", latent_size=latent_size), each_word=True)
     samples = 2 * (3 if latent_size else 9)
@@ -148,11 +148,11 @@ def test_all_that_is_sent_of_a_film_is_about_the_same_frames(latent_size: bool) 
     for found in (view.mask_sheet(result), view.step_sheet(result, scores), heat):
         assert found.image.shape[0] == samples
     assert len(view.layer_weights_table(result, scores.maps)["weights"]) == samples
-    # The last latent frame is what the last pictures come from.
+    # The last latent frame is what the last images come from.
     assert np.array_equal(tiles(heat)[-1], np.rint(word_scores(scores, "\n".join(heat.names))[0][-1].numpy() * 255))
 
 
-def test_a_picture_is_sent_as_it_is_unless_it_is_large() -> None:
+def test_an_image_is_sent_as_it_is_unless_it_is_large() -> None:
     images = torch.rand(2, 20, 30, 4)
     assert np.array_equal(stored(view.thumbnail(images)), np.rint(images[..., :3].numpy() * 255))
     assert view.thumbnail(torch.rand(1, 100, 3000, 3).half()).shape == (1, 34, 1024, 3)

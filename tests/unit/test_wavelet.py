@@ -1,4 +1,4 @@
-"""The demo model's picture code is exact, and keeps what is smooth apart from details."""
+"""The demo model's image code is exact, and keeps what is smooth apart from details."""
 
 from __future__ import annotations
 

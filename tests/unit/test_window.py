@@ -8,12 +8,12 @@ import pytest
 
 from goca_core.capture.window import Before, Gate, Window
 
-# A schedule like a KSampler's, from noise to picture.
+# A schedule like a KSampler's, from noise to image.
 FALLING = [14.6, 6.3, 2.8, 1.2, 0.5, 0.2, 0.03, 0.0]
 
 
 def percent_to_sigma(share: float) -> float:
-    """A made-up model: 10 at the start; the host answers the ends themselves with a huge number and with zero."""
+    """A made-up model: 10 at the start; ComfyUI answers the ends themselves with a huge number and with zero."""
     return 999999999.9 if share <= 0 else 0.0 if share >= 1 else 10 * (1 - share)
 
 
@@ -95,7 +95,7 @@ def test_a_window_the_wrong_way_round_is_refused(start: float, end: float) -> No
 def test_a_window_without_evaluations_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Window(False, maximum=0)
-    # auto does not look at the rest
+    # auto ignores the rest
     assert Window(True, 1.0, 0.0, 0).auto
 
 

@@ -39,7 +39,7 @@ def test_characters_at_the_edges_of_scripts_without_spaces(char: str) -> None:
         ("👩\u200d👩", ["👩\u200d👩"]),
         ("👩\u200d", ["👩\u200d"]),
         ("👩\u200dx", ["👩\u200d", "x"]),
-        # Technical signs are pictures, other signs are punctuation, of which a run is one word.
+        # Technical signs are pictographs, other signs are punctuation, of which a run is one word.
         ("⌀⌀", ["⌀", "⌀"]),
         ("a... b!?", ["a", "...", "b", "!?"]),
         ("猫。。", ["猫", "。。"]),

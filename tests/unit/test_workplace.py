@@ -33,7 +33,7 @@ REQUESTS = [
 AUTO = RecordOptions(method="auto")
 
 
-def films() -> Attention:
+def videos() -> Attention:
     return replace(recording(batch=2 * FRAMES), frames=FRAMES, temporal_compression=4)
 
 
@@ -52,7 +52,7 @@ def assert_equal(one: MaskResult, other: MaskResult) -> None:
         assert same, name
 
 
-@pytest.mark.parametrize("record", [recording(batch=5), films()], ids=["images", "films"])
+@pytest.mark.parametrize("record", [recording(batch=5), videos()], ids=["images", "videos"])
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize("samples", [1, 2, 4])
 def test_batches_change_nothing(record: Attention, request_: MaskRequest, samples: int) -> None:
@@ -65,7 +65,7 @@ def test_batches_change_nothing(record: Attention, request_: MaskRequest, sample
 
 
 def test_heat_maps_in_batches() -> None:
-    for record in (recording(batch=5), films()):
+    for record in (recording(batch=5), videos()):
         for scoring in scorings(record):
             whole, names = word_scores(scoring)
             parts, same = word_scores(scoring, place=Workplace(CPU, 1))
@@ -77,7 +77,7 @@ def by_activations(record: Attention) -> Attention:
 
 
 @pytest.mark.parametrize(
-    "record", [recording(), films(), by_activations(films())], ids=["images", "films", "films, method auto"]
+    "record", [recording(), videos(), by_activations(videos())], ids=["images", "videos", "videos, method auto"]
 )
 @pytest.mark.parametrize("request_", [request for request in REQUESTS if not request.fill_holes])
 @pytest.mark.parametrize("room", [None, 1])

@@ -26,8 +26,8 @@ KEYS = {
 """Names as the authors give them, in an order that is not the alphabet's for those with a list."""
 
 
-def paint(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
-    """A smooth picture [H, W, 3], which survives a JPEG file."""
+def smooth_image(shape: tuple[int, ...], seed: int = 0) -> NDArray[np.uint8]:
+    """A smooth image [H, W, 3], which survives a JPEG file."""
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]]
     return np.stack((40 + 3 * rows, 90 + 2 * columns, np.full_like(rows, 60 + 10 * seed)), -1).astype(np.uint8)
 
@@ -42,8 +42,8 @@ class Layout:
 
     def add(self, key: str, values: NDArray[Any]) -> None:
         self.keys.append(key)
-        picture = Image.fromarray(paint(values.shape, len(self.keys)))
-        picture.save(_made(self.picture(key)), quality=95)
+        shown = Image.fromarray(smooth_image(values.shape, len(self.keys)))
+        shown.save(_made(self.image(key)), quality=95)
         label = _made(self.label(key))
         if self.name == "context":
             savemat(label, {"LabelMap": values.astype(np.uint16)})
@@ -56,7 +56,7 @@ class Layout:
             image.save(label)
         self._lists()
 
-    def picture(self, key: str) -> Path:
+    def image(self, key: str) -> Path:
         inside = {
             "voc": f"VOCdevkit/VOC2012/JPEGImages/{key}.jpg",
             "context": f"VOCdevkit/VOC2010/JPEGImages/{key}.jpg",

@@ -32,7 +32,7 @@ LISTS = {
 
 
 class Words(Dataset):
-    """Classes without pictures."""
+    """Classes without images."""
 
     name = "words"
     layout = "nothing"
@@ -194,14 +194,14 @@ def test_words_inside_others(
     supports: list[tuple[int, ...]],
     kept: dict[int, tuple[int, ...]],
 ) -> None:
-    """The reference looks for an entity where its text first occurs, and so loses its own words."""
+    """The reference searches for an entity where its text first occurs, and so loses its own words."""
     dataset = Words(*names)
     prompt = caption_prompt(dataset, caption, [1])
     assert places(prompt) == (objects, supports, set())
     old = caption_prompt(dataset, caption, [1], reference=True)
     assert old.text == prompt.text
-    found, behind, lost = places(old)
-    assert (found, behind) == (kept, supports)
+    found, others, lost = places(old)
+    assert (found, others) == (kept, supports)
     assert lost == (set() if kept else set(objects[1]))
 
 

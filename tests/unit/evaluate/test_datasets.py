@@ -19,7 +19,7 @@ from goca_core.evaluate.datasets.registry import DATASETS, open_dataset
 from goca_core.evaluate.protocol import mean_iou
 from goca_core.metrics import Confusion
 
-from .layouts import KEYS, Layout, paint
+from .layouts import KEYS, Layout, smooth_image
 
 SIX = tuple(KEYS)
 
@@ -58,7 +58,7 @@ def layout(request: pytest.FixtureRequest, tmp_path: Path) -> Layout:
 
 
 def filled(name: str, root: Path, seed: int = 0) -> Layout:
-    """Three pictures of several sizes with random labels out of the values of READING."""
+    """Three images of several sizes with random labels out of the values of READING."""
     rng = np.random.default_rng(seed)
     made = Layout(name, root)
     for key, shape in zip(KEYS[name], ((5, 7), (9, 4), (6, 6)), strict=True):
@@ -81,18 +81,18 @@ def test_label_values(layout: Layout, reference: bool) -> None:
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_pictures_of_several_sizes(layout: Layout, reference: bool) -> None:
+def test_images_of_several_sizes(layout: Layout, reference: bool) -> None:
     filled(layout.name, layout.root)
     dataset = opened(layout, reference=reference)
     assert dataset.name == layout.name
     assert len(dataset.items) == 3
     for item in dataset.items:
-        picture, label = dataset.image(item), dataset.label(item)
-        assert picture.dtype == np.uint8
-        assert picture.shape == (*label.shape, 3)
+        image, label = dataset.image(item), dataset.label(item)
+        assert image.dtype == np.uint8
+        assert image.shape == (*label.shape, 3)
         place = KEYS[layout.name].index(item.key)
-        assert picture.shape[:2] == ((5, 7), (9, 4), (6, 6))[place]
-        assert np.abs(picture.astype(int) - paint(label.shape, place + 1)).mean() < 6
+        assert image.shape[:2] == ((5, 7), (9, 4), (6, 6))[place]
+        assert np.abs(image.astype(int) - smooth_image(label.shape, place + 1)).mean() < 6
         assert set(np.unique(label)) <= set(np.ravel(READING[layout.name][2 if reference else 1]))
         assert (label == IGNORE).any() <= (not reference)
 
@@ -188,7 +188,7 @@ def test_missing_files_are_named(layout: Layout) -> None:
     made = filled(layout.name, layout.root)
     dataset = opened(made)
     first, second = dataset.items[:2]
-    made.picture(first.key).unlink()
+    made.image(first.key).unlink()
     made.label(second.key).unlink()
     for call in (dataset.image, dataset.label):
         with pytest.raises(DataError, match=f"image of {first.key} is missing") as error:
@@ -203,9 +203,9 @@ def test_broken_files_are_named(layout: Layout) -> None:
     made = filled(layout.name, layout.root)
     dataset = opened(made)
     cut, text, short = dataset.items
-    Image.effect_noise((64, 48), 90).convert("RGB").save(made.picture(cut.key))
-    made.picture(cut.key).write_bytes(made.picture(cut.key).read_bytes()[:700])
-    made.picture(text.key).write_text("<html>404</html>")
+    Image.effect_noise((64, 48), 90).convert("RGB").save(made.image(cut.key))
+    made.image(cut.key).write_bytes(made.image(cut.key).read_bytes()[:700])
+    made.image(text.key).write_text("<html>404</html>")
     made.label(short.key).write_bytes(made.label(short.key).read_bytes()[:60])
     for item, call, what in (
         (cut, dataset.image, "image"),
@@ -222,7 +222,7 @@ def test_sizes_that_differ(layout: Layout) -> None:
     dataset = opened(made)
     item = dataset.items[0]
     height, width = dataset.label(item).shape
-    Image.fromarray(paint((width, height))).save(made.picture(item.key))
+    Image.fromarray(smooth_image((width, height))).save(made.image(item.key))
     with pytest.raises(
         DataError, match=f"{item.key} has {width}x{height} pixels but its image {height}x{width}"
     ) as error:
@@ -249,7 +249,7 @@ def test_label_of_another_kind(tmp_path: Path) -> None:
     """Colours where numbers belong, and the other way round."""
     made = filled("voc", tmp_path / "voc")
     dataset = opened(made)
-    Image.fromarray(paint((5, 7))).save(made.label(dataset.items[0].key))
+    Image.fromarray(smooth_image((5, 7))).save(made.label(dataset.items[0].key))
     with pytest.raises(DataError, match="mode RGB"):
         dataset.label(dataset.items[0])
     made = filled("coco-object", tmp_path / "coco")
@@ -309,7 +309,7 @@ def test_empty_data_sets(tmp_path: Path) -> None:
     assert error.value.kind == "empty"
 
 
-def test_a_picture_listed_twice(tmp_path: Path) -> None:
+def test_an_image_listed_twice(tmp_path: Path) -> None:
     made = filled("voc", tmp_path)
     (tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt").write_text(f"{made.keys[0]}\n{made.keys[0]}\n")
     with pytest.raises(DataError, match=f"{made.keys[0]} twice"):
@@ -327,14 +327,14 @@ def test_names_and_options() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGBA", "P"])
-def test_pictures_of_other_modes(mode: str, tmp_path: Path) -> None:
+def test_images_of_other_modes(mode: str, tmp_path: Path) -> None:
     made = filled("cityscapes", tmp_path)
     item = opened(made).items[0]
     kind = "TIFF" if mode == "CMYK" else "PNG"
-    Image.fromarray(np.full((5, 7, 3), 102, np.uint8)).convert(mode).save(made.picture(item.key), format=kind)
-    picture = opened(made).image(item)
-    assert picture.shape == (5, 7, 3)
-    assert np.abs(picture.astype(int) - 102).max() < 8
+    Image.fromarray(np.full((5, 7, 3), 102, np.uint8)).convert(mode).save(made.image(item.key), format=kind)
+    image = opened(made).image(item)
+    assert image.shape == (5, 7, 3)
+    assert np.abs(image.astype(int) - 102).max() < 8
 
 
 def test_data_sets_go_to_other_processes(tmp_path: Path) -> None:

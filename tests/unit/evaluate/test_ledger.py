@@ -1,4 +1,4 @@
-"""The log: whole pictures, once each, whatever happens to the process."""
+"""The log: whole images, once each, whatever happens to the process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from goca_core.metrics import Confusion
 
 HEAD = {"settings": {"data": "scenes", "methods": [{"name": "goca"}]}, "versions": {"torch": "2"}}
 CLASSES, THETAS = 4, 3
-EXPECTED = Expected([f"picture-{seed}" for seed in range(10)], {"goca": THETAS, "vanilla": THETAS}, CLASSES)
+EXPECTED = Expected([f"image-{seed}" for seed in range(10)], {"goca": THETAS, "vanilla": THETAS}, CLASSES)
 
 
 def counted(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, ...], ...]]:
@@ -29,7 +29,7 @@ def counted(seed: int) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, ...], .
 def record(seed: int) -> Record:
     _, truth, rows = counted(seed)
     others = cells(counted(seed + 1000)[0], truth, CLASSES, -1)
-    return Record(f"picture-{seed}", {"goca": rows, "vanilla": others}, on="cpu")
+    return Record(f"image-{seed}", {"goca": rows, "vanilla": others}, on="cpu")
 
 
 def log(folder: Path, head: dict[str, Any] = HEAD) -> ResultsLog:
@@ -76,7 +76,7 @@ def test_sums_do_not_depend_on_order_or_interruption(tmp_path: Path) -> None:
     for seed in seeds[:5]:
         log(tmp_path / "b").add(record(seed))  # opened anew each time
     resumed = log(tmp_path / "b")
-    assert resumed.done == {f"picture-{seed}" for seed in seeds[:5]}
+    assert resumed.done == {f"image-{seed}" for seed in seeds[:5]}
     for seed in seeds:
         resumed.add(record(seed))
     assert matrices(straight) == matrices(resumed)
@@ -84,7 +84,7 @@ def test_sums_do_not_depend_on_order_or_interruption(tmp_path: Path) -> None:
     assert sum(map(sum, matrices(straight)["goca"][0])) == expected
 
 
-def test_a_picture_counts_once(tmp_path: Path) -> None:
+def test_an_image_counts_once(tmp_path: Path) -> None:
     one = log(tmp_path)
     assert one.add(record(1)) and not one.add(record(1))
     once = matrices(one)
@@ -104,7 +104,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, left: int) -> None:
     data = one.path.read_bytes()
     one.path.write_bytes(data[: whole + left] if left > 0 else data[:left])
     again = log(tmp_path)
-    assert again.done == {"picture-1"} and matrices(again) == expected
+    assert again.done == {"image-1"} and matrices(again) == expected
     again.add(record(2))
     assert one.path.read_bytes() == data
 
@@ -122,7 +122,7 @@ def test_long_torn_lines(tmp_path: Path) -> None:
     size = one.path.stat().st_size
     with one.path.open("ab") as file:
         file.write(b'{"key":"' + b"x" * 200_000)
-    assert log(tmp_path).done == {"picture-1"} and one.path.stat().st_size == size
+    assert log(tmp_path).done == {"image-1"} and one.path.stat().st_size == size
 
 
 def test_a_broken_line_within_is_an_error(tmp_path: Path) -> None:
@@ -155,9 +155,9 @@ def put(**values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda line: line.update(values)
 
 
-# What an editor may leave behind: of other types, other images, methods, thetas or classes, or cells that count wrongly.
+# What an editor may leave: of other types, other images, methods, thetas or classes, or cells that count wrongly.
 EDITS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "a number as key": put(key=5), "a list as key": put(key=[]), "another image": put(key="picture-99"),
+    "a number as key": put(key=5), "a list as key": put(key=[]), "another image": put(key="image-99"),
     "text for counts": put(counts="abc"), "a list for counts": put(counts=[]), "no methods": put(counts={}),
     "no counts": lambda line: line.pop("counts"), "a method less": lambda line: line["counts"].pop("goca"),
     "a method more": lambda line: line["counts"].update(daam=line["counts"]["goca"]),
@@ -189,7 +189,7 @@ def test_an_edited_line_is_refused(tmp_path: Path, name: str) -> None:
     assert "delete that line" in str(refused.value) and "\n" not in str(refused.value)
     one.path.write_bytes(b"".join([*lines[:2], *lines[3:]]))
     again = log(tmp_path)
-    assert again.done == {"picture-1", "picture-3"}
+    assert again.done == {"image-1", "image-3"}
     again.add(record(2))
     assert matrices(again) == expected
 
@@ -198,7 +198,7 @@ def test_an_edited_line_is_refused(tmp_path: Path, name: str) -> None:
     "text",
     [
         b"", b"{}", b"NaN", b"[]", b'"key"', b"[" * 100_000, b"\xff\xfe", b'{"counts":{}}',
-        b'{"key":"picture-2","key":"picture-3","error":"gone"}', b'{"key":"picture-2","error":"gone","error":""}',
+        b'{"key":"image-2","key":"image-3","error":"gone"}', b'{"key":"image-2","error":"gone","error":""}',
     ],
 )  # fmt: skip
 def test_a_line_that_is_none_is_refused(tmp_path: Path, text: bytes) -> None:
@@ -241,11 +241,11 @@ def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_errors_are_kept_and_tried_again(tmp_path: Path) -> None:
     one = log(tmp_path)
     one.add(record(1))
-    one.add(Record("picture-2", error="no such file", kind="missing"))
+    one.add(Record("image-2", error="no such file", kind="missing"))
     again = log(tmp_path)
-    assert again.done == {"picture-1"} and again.failed["picture-2"].kind == "missing"
-    assert [found.key for found in again.records()] == ["picture-1", "picture-2"]
+    assert again.done == {"image-1"} and again.failed["image-2"].kind == "missing"
+    assert [found.key for found in again.records()] == ["image-1", "image-2"]
     again.add(record(2))
     last = log(tmp_path)
-    assert last.done == {"picture-1", "picture-2"} and not last.failed
+    assert last.done == {"image-1", "image-2"} and not last.failed
     assert [found.error for found in last.records()] == ["", ""]

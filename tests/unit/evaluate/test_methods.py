@@ -107,7 +107,7 @@ def test_sweeps_hold_the_untuned_threshold() -> None:
     assert all(UNTUNED[rule] in sweep for rule, sweep in THETAS.items())
 
 
-def test_all_methods_share_their_looks() -> None:
+def test_all_methods_share_their_evaluations() -> None:
     auto = View("auto", 0)
     plain = KeptMethods(False, False)
     found = needs([resolved("vanilla"), resolved("goca"), resolved("goca,layer=mass-preserving")], DEFAULTS)

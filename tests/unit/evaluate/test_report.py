@@ -36,7 +36,7 @@ EXPECTED = Expected(("first", "second", "third", "fourth"), {"goca": 2}, 3)
 
 def log(folder: Path) -> ResultsLog:
     one = ResultsLog(folder / "log.jsonl", {"settings": {}}, EXPECTED)
-    # At theta 0 one of two cat pixels is found, at 0.2 both; the second picture is wrong throughout.
+    # At theta 0 one of two cat pixels is found, at 0.2 both; the second image is wrong throughout.
     found = np.array([[[0, 0], [1, 0]], [[0, 0], [1, 1]]])
     one.add(Record("first", {"goca": cells(found, TRUTH, 3, -1)}, on="cpu"))
     one.add(
@@ -86,7 +86,7 @@ def test_tables(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_pictures_left_out_are_counted_and_named(tmp_path: Path) -> None:
+def test_images_left_out_are_counted_and_named(tmp_path: Path) -> None:
     one = log(tmp_path)
     one.add(Record("third", error="third.png is missing", kind="missing"))
     one.add(Record("fourth", error="fourth.png is 2 x 3", kind="size"))

@@ -1,4 +1,4 @@
-"""Whole runs without a host: pictures that show nothing of any class need no model, and what is wrong is found before it."""
+"""Whole runs without ComfyUI: images that show nothing of any class need no model, and what is wrong is found before it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..full_disk import no_file_larger_than
 
 
 class Empty(Dataset):
-    """Six pictures of nothing; `broken` of them have something wrong."""
+    """Six images of nothing; `broken` of them have something wrong."""
 
     name, layout, default_split, reference_split = "empty", "nothing", "all", "all"
     classes = (ClassName("background", ("background",)), ClassName("cat", ("cat",)))
@@ -113,12 +113,12 @@ def test_a_limit(tmp_path: Path) -> None:
         run.evaluate(job(limit=3), tmp_path, sheets=0)
 
 
-def test_captions_that_cannot_be_read_are_no_fault_of_a_picture(tmp_path: Path) -> None:
+def test_captions_that_cannot_be_read_are_no_fault_of_an_image(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run.evaluate(job(prompts="captions", captions=str(tmp_path / "gone.json")), tmp_path, skip_errors=True)
 
 
-def test_a_picture_without_a_caption_is_named(tmp_path: Path) -> None:
+def test_an_image_without_a_caption_is_named(tmp_path: Path) -> None:
     (tmp_path / "captions.json").write_text('{"p0": "a cat, grass", "other": "a dog"}')
     captions = job(prompts="captions", captions=str(tmp_path / "captions.json"))
     worker = Worker(captions)
@@ -138,7 +138,7 @@ def test_an_empty_caption_is_named(tmp_path: Path) -> None:
 def test_a_class_without_words_in_the_prompt_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every picture shows a cat, of which no caption speaks; it counts as not found, and that is said."""
+    """Every image shows a cat, of which no caption speaks; it counts as not found, and that is said."""
     monkeypatch.setattr(Empty, "label", lambda *_: np.ones((4, 5), np.int64))
     (tmp_path / "captions.json").write_text(json.dumps({f"p{number}": "grass" for number in range(6)}))
     captions = ["--prompts", "captions", str(tmp_path / "captions.json"), "--sheets", "0"]
@@ -172,7 +172,7 @@ def test_a_bar_shows_how_far_it_is(tmp_path: Path) -> None:
 def test_an_interrupt_keeps_what_was_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ctrl+C in the third picture; the same command then counts what is left."""
+    """Ctrl+C in the third image; the same command then counts what is left."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     count, seen = Worker.count, []
 
@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, capsys: pytest.
     assert json.loads((out / "results.json").read_text("utf-8"))["pictures"] == 6
 
 
-def test_noise_is_of_the_picture() -> None:
+def test_noise_is_of_the_image() -> None:
     seeds = {noise_seed(seed, key, draw) for seed in (1, 2) for key in ("a", "b") for draw in (0, 1)}
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert noise_seed(1, "a", 0) == noise_seed(1, "a", 0)

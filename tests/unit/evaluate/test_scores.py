@@ -30,12 +30,12 @@ def resolved(text: str) -> Method:
     return parse(text).resolved("offset", "auto", 1)
 
 
-def picture(size: tuple[int, int] = SIZE) -> np.ndarray:
+def image(size: tuple[int, int] = SIZE) -> np.ndarray:
     return np.random.default_rng(4).integers(0, 255, (*size, 3), np.uint8)
 
 
 def scorer(prompt: Prompt = PROMPT, record: Attention | None = None, size: tuple[int, int] = SIZE) -> Scorer:
-    return Scorer({View("auto", 0): record or recording(batch=1)}, prompt, picture(size))
+    return Scorer({View("auto", 0): record or recording(batch=1)}, prompt, image(size))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_same_scores_as_the_nodes_use(text: str) -> None:
     maps = Scoring(aggregate(recording(batch=1), method.head, method.layer), method.rescale)
     maps = replace(maps, range_="robust" if method.range == "robust" else "full")
     if method.refine != "none":
-        seen = torch.from_numpy(picture())[None] / 255
+        seen = torch.from_numpy(image())[None] / 255
         maps = refined(maps, REFINEMENTS[method.refine](), seen)
     expected = make_masks(maps, MaskRequest("cat\nred", "grass", propagation_steps=method.order, size=SIZE))
     torch.testing.assert_close(found, expected.scores[0])
@@ -131,9 +131,8 @@ def test_methods_with_the_same_scores_stand_together() -> None:
 def test_levels_and_draws_are_averaged() -> None:
     views = [View(level, draw) for level in ("auto", "0.5") for draw in (0, 1)]
     records = {view: recording(seed, batch=1) for seed, view in enumerate(views)}
-    found = Scorer(records, PROMPT, picture()).scores(
-        parse("goca,noise=auto+0.5,draws=2").resolved("offset", "auto", 1)
-    )[0]
+    method = parse("goca,noise=auto+0.5,draws=2").resolved("offset", "auto", 1)
+    found = Scorer(records, PROMPT, image()).scores(method)[0]
     expected = scorer(record=merge(list(records.values()))).scores(resolved("goca"))[0]
     torch.testing.assert_close(found, expected)
 

@@ -1,4 +1,4 @@
-"""What the tests of segmenting share: pictures, one look at them, and how far two recordings are apart."""
+"""What the tests of segmenting share: images, their recordings, and how far two recordings are apart."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ PAPER = 0.346  # the noise level of SD 1.x in the paper, t = 100 of 1000
 
 
 def latents(batch: int = 1, size: tuple[int, int] = (16, 24), channels: int = 4, seed: int = 3) -> Tensor:
-    """Pictures as a VAE encodes them."""
+    """Images as a VAE encodes them."""
     return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(seed)) * 5
 
 
-def look(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
+def recording_of(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
     kept = {name: options.pop(name) for name in RecordOptions.__dataclass_fields__ if name in options}
     with torch.inference_mode():
         return segment(model, samples, positive, options=RecordOptions(**kept), **options)
 
 
-def repeated_look(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
-    """One of two looks that are the same; else nothing can be said about a third (see `device.repeated`)."""
+def repeated_recording(model: Any, samples: Tensor, positive: Any, **options: Any) -> Attention:
+    """One of two recordings that are the same; else nothing can be said about a third (see `device.repeated`)."""
     found: list[Attention] = []
 
     def numbers() -> Tensor:
-        found.append(look(model, samples, positive, **options))
+        found.append(recording_of(model, samples, positive, **options))
         return torch.cat([layer.maps[method].flatten() for layer in found[-1].layers for method in layer.maps])
 
     repeated(numbers)

@@ -1,4 +1,4 @@
-"""What nodes tell the browser: ordinary temporary pictures of a run, its words, and nothing else."""
+"""What nodes tell the browser: ordinary temporary images of a run, its words, and nothing else."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def weights() -> None:
 
 
 def graph(seed: int = 3) -> Prompt:
-    """The demo, of two pictures and with few steps."""
+    """The demo, of two images and with few steps."""
     prompt = of_shapes(demo.load_graph(GRAPH))
     assert demo.put(prompt, 2, ["steps"]) and demo.put(prompt, seed, ["seed"]) and demo.put(prompt, 2, ["batch_size"])
     return prompt
@@ -40,7 +40,7 @@ def shown(outputs: dict[str, dict[str, Any]], prompt: Prompt, kind: str, title: 
     return outputs[found]
 
 
-def picture(server: ComfyServer, file: dict[str, str]) -> Image.Image:
+def image_of(server: ComfyServer, file: dict[str, str]) -> Image.Image:
     return Image.open(io.BytesIO(server.fetch(file)))
 
 
@@ -53,11 +53,11 @@ def files_in(value: Any) -> list[dict[str, str]]:
 def tile(server: ComfyServer, sheet: dict[str, Any], sample: int, name: str) -> np.ndarray:
     row, column = divmod(sheet["names"].index(name), sheet["columns"])
     height, width = sheet["height"], sheet["width"]
-    image = np.asarray(picture(server, sheet["files"][sample]))
+    image = np.asarray(image_of(server, sheet["files"][sample]))
     return image[row * height : (row + 1) * height, column * width : (column + 1) * width]
 
 
-def test_masks_words_and_pictures_of_a_run(server: ComfyServer) -> None:
+def test_masks_words_and_images_of_a_run(server: ComfyServer) -> None:
     prompt = graph()
     outputs = server.run(prompt).outputs
     masks = shown(outputs, prompt, "GOCA_MaskFromTokens")
@@ -66,7 +66,7 @@ def test_masks_words_and_pictures_of_a_run(server: ComfyServer) -> None:
     assert view["heat"]["names"] == ["red", "circle", "blue", "square", "on", "grass"]
     assert [word["tokens"] for word in view["words"]["words"]][1] == [2]
     saved = [
-        np.asarray(picture(server, file))[..., 0] for file in shown(outputs, prompt, "SaveImage", "Masks")["images"]
+        np.asarray(image_of(server, file))[..., 0] for file in shown(outputs, prompt, "SaveImage", "Masks")["images"]
     ]
     for sample in range(2):
         for k, name in enumerate(table["phrases"]):
@@ -77,11 +77,11 @@ def test_masks_words_and_pictures_of_a_run(server: ComfyServer) -> None:
             assert tile(server, view["heat"], sample, name).shape == (64, 64)
     (over,) = shown(outputs, prompt, "GOCA_Overlay", "Masks over the image")["goca_view"]
     assert over["masks"]["digest"] == view["masks"]["digest"]
-    painted = shown(outputs, prompt, "SaveImage", "Image")["images"]
+    generated = shown(outputs, prompt, "SaveImage", "Image")["images"]
     files = [*over["picture"]["files"], *view["picture"]["files"]]
-    for file, original in zip(files, [*painted, *painted], strict=True):
-        difference = np.asarray(picture(server, file), int) - np.asarray(picture(server, original), int)
-        assert np.abs(difference).max() <= 1, "the host cuts off where this rounds"
+    for file, original in zip(files, [*generated, *generated], strict=True):
+        difference = np.asarray(image_of(server, file), int) - np.asarray(image_of(server, original), int)
+        assert np.abs(difference).max() <= 1, "ComfyUI cuts off where this rounds"
     (heat,) = shown(outputs, prompt, "GOCA_Overlay", "Heat map of every word")["goca_view"]
     assert heat["heat"]["names"] == ["red", "circle", "blue", "square", "on", "grass"]
     assert json.loads(json.dumps(outputs)) == outputs

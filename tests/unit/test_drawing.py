@@ -7,8 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from goca_core.picture import colours
-from goca_core.picture import drawing as picture
+from goca_core.picture import colours, drawing
 
 WORDS = ["chat", "größe", "猫", "кот", "😀 smile", "a\nb\tc", "\ud800", "", "a very long phrase " * 10]
 
@@ -27,7 +26,7 @@ def test_overlay_colours_where_the_mask_is() -> None:
     masks = torch.zeros(2, 300, 400)
     masks[0, :, :100] = 1
     masks[1, :, 300:] = 0.5
-    actual = pixels(picture.overlay(image, masks, alpha=0.5, colours=[(255, 0, 0), (0, 0, 255)]))
+    actual = pixels(drawing.overlay(image, masks, alpha=0.5, colours=[(255, 0, 0), (0, 0, 255)]))
     assert actual.shape == (300, 400, 3)
     grey = 128
     # A third of how much lighter the grey is than red and blue: 0.5 - 0.299 and 0.5 - 0.114.
@@ -38,7 +37,7 @@ def test_overlay_colours_where_the_mask_is() -> None:
     assert actual[5, 350].tolist() == pytest.approx(
         [0.75 * shade[0], 0.75 * shade[1], 0.75 * shade[2] + 0.25 * 255], abs=1
     )
-    assert pixels(picture.overlay(image, masks, alpha=0)).tolist() == np.full((300, 400, 3), grey).tolist()
+    assert pixels(drawing.overlay(image, masks, alpha=0)).tolist() == np.full((300, 400, 3), grey).tolist()
 
 
 @pytest.mark.parametrize("alpha", [0.55, 0.8, 1.0])
@@ -50,58 +49,58 @@ def test_masks_have_the_colours_of_their_legend(alpha: float) -> None:
     for k in range(len(palette)):
         masks = np.zeros((len(palette), 1, 1))
         masks[k] = 1
-        distance = np.linalg.norm(pixels(picture.overlay(image, masks, alpha=alpha))[:, :, None] - palette, axis=-1)
+        distance = np.linalg.norm(pixels(drawing.overlay(image, masks, alpha=alpha))[:, :, None] - palette, axis=-1)
         assert (distance.argmin(-1) == k).all(), f"colour {k}"
 
 
-def test_overlay_takes_any_picture_and_enlarges_small_ones() -> None:
+def test_overlay_takes_any_image_and_enlarges_small_ones() -> None:
     small = Image.new("RGBA", (40, 20), (10, 20, 30, 255))
     mask = np.zeros((1, 10, 20))
     mask[0, :5] = 1
-    actual = picture.overlay(small, mask)
+    actual = drawing.overlay(small, mask)
     assert actual.mode == "RGB" and actual.size == (280, 140)
-    assert picture.overlay(small, mask, scale=2).size == (80, 40)
+    assert drawing.overlay(small, mask, scale=2).size == (80, 40)
     colours = {tuple(c) for c in pixels(actual).reshape(-1, 3).tolist()}
     assert len(colours) == 2, "an enlarged mask keeps hard edges"
-    assert picture.overlay(np.zeros((20, 300, 3)), mask).size == (300, 20)
+    assert drawing.overlay(np.zeros((20, 300, 3)), mask).size == (300, 20)
     image = torch.rand(8, 8, 3)
     before = image.clone()
-    picture.overlay(image.half(), torch.full((1, 8, 8), torch.nan))
-    picture.overlay(image, torch.full((1, 8, 8), torch.inf))
+    drawing.overlay(image.half(), torch.full((1, 8, 8), torch.nan))
+    drawing.overlay(image, torch.full((1, 8, 8), torch.inf))
     assert torch.equal(image, before)
 
 
 def test_legend_names_every_map() -> None:
     masks = torch.zeros(len(WORDS), 4, 4)
-    actual = picture.overlay(torch.zeros(4, 4, 3), masks, labels=WORDS)
+    actual = drawing.overlay(torch.zeros(4, 4, 3), masks, labels=WORDS)
     assert actual.width == 256 and actual.height > 256
     legend = pixels(actual)[256:]
     for k in range(len(WORDS)):
         assert (legend == colours.colour_of(k)).all(-1).any(), f"no swatch for map {k}"
     assert (legend.sum(-1) < 100).sum() > 100, "no text"
-    assert legend[:, -2:].min() > 200, "text runs out of the picture"
+    assert legend[:, -2:].min() > 200, "text runs out of the image"
 
 
 @pytest.mark.parametrize("scale", [1, None])
-def test_legend_on_the_smallest_picture(scale: int | None) -> None:
-    actual = picture.overlay(torch.zeros(1, 1, 3), torch.ones(2, 1, 1), labels=["猫", "dog"], scale=scale)
+def test_legend_on_the_smallest_image(scale: int | None) -> None:
+    actual = drawing.overlay(torch.zeros(1, 1, 3), torch.ones(2, 1, 1), labels=["猫", "dog"], scale=scale)
     assert actual.width == (1 if scale else 256)
 
 
 def test_bitmap_font_draws_any_word(monkeypatch: pytest.MonkeyPatch) -> None:
     fonts = (ImageFont.load_default_imagefont(),)
-    monkeypatch.setattr(picture, "_fonts", lambda: fonts)
-    picture.overlay(torch.zeros(4, 4, 3), torch.zeros(len(WORDS), 4, 4), labels=WORDS)
-    picture.contact_sheet([torch.zeros(4, 4, 3)] * len(WORDS), WORDS)
+    monkeypatch.setattr(drawing, "_fonts", lambda: fonts)
+    drawing.overlay(torch.zeros(4, 4, 3), torch.zeros(len(WORDS), 4, 4), labels=WORDS)
+    drawing.contact_sheet([torch.zeros(4, 4, 3)] * len(WORDS), WORDS)
 
 
 def test_letters_the_font_lacks_are_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    fonts = picture._fonts()[:1]
-    monkeypatch.setattr(picture, "_fonts", lambda: fonts)
-    assert picture._fit("größe", 500)[0] == "grosse"
-    assert picture._fit("plain words", 500)[0] == "plain words"
-    assert picture._fit("a  b\nc", 500)[0] == "a b c"
-    cut, font = picture._fit("word " * 50, 100)
+    fonts = drawing._fonts()[:1]
+    monkeypatch.setattr(drawing, "_fonts", lambda: fonts)
+    assert drawing._fit("größe", 500)[0] == "grosse"
+    assert drawing._fit("plain words", 500)[0] == "plain words"
+    assert drawing._fit("a  b\nc", 500)[0] == "a b c"
+    cut, font = drawing._fit("word " * 50, 100)
     assert cut.startswith("word") and cut.endswith("...") and font.getlength(cut) <= 100
 
 
@@ -130,32 +129,32 @@ def test_the_browser_is_told_the_same_colours() -> None:
 
 def test_heat() -> None:
     ramp = torch.linspace(0, 1, 256)[None].repeat(4, 1)
-    actual = pixels(picture.heat(ramp))
+    actual = pixels(drawing.heat(ramp))
     assert actual.shape == (4, 256, 3)
     assert actual[0, 0].tolist() == [68, 1, 84] and actual[0, -1].tolist() == [253, 231, 37]
     assert (np.diff(luminance(actual[0].astype(float))) > -1e-3).all(), "lightness must grow with the score"
-    stretched = pixels(picture.heat(ramp / 7 - 3, low=None, high=None))
+    stretched = pixels(drawing.heat(ramp / 7 - 3, low=None, high=None))
     assert np.abs(stretched - actual).max() <= 1
-    clipped = pixels(picture.heat(ramp * 3 - 1))
+    clipped = pixels(drawing.heat(ramp * 3 - 1))
     assert clipped[0, 0].tolist() == [68, 1, 84] and clipped[0, -1].tolist() == [253, 231, 37]
-    assert (pixels(picture.heat(torch.full((4, 300), 0.7), low=None, high=None)) == [68, 1, 84]).all()
-    assert picture.heat(torch.rand(8, 16).half()).size == (256, 128)
+    assert (pixels(drawing.heat(torch.full((4, 300), 0.7), low=None, high=None)) == [68, 1, 84]).all()
+    assert drawing.heat(torch.rand(8, 16).half()).size == (256, 128)
 
 
 def test_contact_sheet() -> None:
     images = [torch.zeros(300, 300, 3), torch.full((30, 60, 3), 0.5), Image.new("L", (300, 600), 90)]
-    sheet = picture.contact_sheet(images, columns=2)
+    sheet = drawing.contact_sheet(images, columns=2)
     assert sheet.width == pytest.approx(2 * 300, abs=30) and sheet.height == pytest.approx(2 * 600, abs=30)
-    captioned = picture.contact_sheet(images, ["one", "zwei – ü", "三" * 300], columns=2)
+    captioned = drawing.contact_sheet(images, ["one", "zwei – ü", "三" * 300], columns=2)
     assert captioned.width == sheet.width and captioned.height > sheet.height + 20
-    assert picture.contact_sheet(images[:1], columns=4).width < 330, "no empty columns"
+    assert drawing.contact_sheet(images[:1], columns=4).width < 330, "no empty columns"
 
 
 def test_to_tensor() -> None:
     image = torch.rand(5, 7, 3)
-    again = picture.to_tensor(picture.contact_sheet([image]))
+    again = drawing.to_tensor(drawing.contact_sheet([image]))
     assert again.dtype == torch.float32 and again.max() == 1
-    exact = picture.to_tensor(Image.fromarray((image.numpy() * 255).astype(np.uint8)))
+    exact = drawing.to_tensor(Image.fromarray((image.numpy() * 255).astype(np.uint8)))
     assert exact.shape == (5, 7, 3)
     torch.testing.assert_close(exact, image, rtol=0, atol=1 / 255)
 
@@ -163,18 +162,18 @@ def test_to_tensor() -> None:
 def test_errors() -> None:
     image, masks = torch.zeros(4, 4, 3), torch.zeros(2, 4, 4)
     with pytest.raises(ValueError, match="1 labels for 2 maps"):
-        picture.overlay(image, masks, labels=["cat"])
+        drawing.overlay(image, masks, labels=["cat"])
     with pytest.raises(ValueError, match="1 colours for 2 maps"):
-        picture.overlay(image, masks, colours=[(0, 0, 0)])
+        drawing.overlay(image, masks, colours=[(0, 0, 0)])
     with pytest.raises(ValueError, match=r"image has shape \(1, 4, 4, 3\)"):
-        picture.overlay(image[None], masks)
+        drawing.overlay(image[None], masks)
     with pytest.raises(ValueError, match="maps has shape"):
-        picture.overlay(image, masks[0])
+        drawing.overlay(image, masks[0])
     with pytest.raises(ValueError, match="scale is 0"):
-        picture.overlay(image, masks, scale=0)
+        drawing.overlay(image, masks, scale=0)
     with pytest.raises(ValueError, match="scores has shape"):
-        picture.heat(masks)
+        drawing.heat(masks)
     with pytest.raises(ValueError, match="0 images"):
-        picture.contact_sheet([])
+        drawing.contact_sheet([])
     with pytest.raises(ValueError, match="1 captions for 2 images"):
-        picture.contact_sheet([image, image], ["a"])
+        drawing.contact_sheet([image, image], ["a"])

@@ -1,4 +1,4 @@
-"""Films: what the order of frames, reference pictures and texts of several lengths do to a recording."""
+"""Videos: what the order of frames, reference images and texts of several lengths do to a recording."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .tiny_video import FRAMES
 pytestmark = pytest.mark.usefixtures("host")
 
 
-def test_from_a_film_to_masks(tmp_path: Any) -> None:
+def test_from_a_video_to_masks(tmp_path: Any) -> None:
     built = tiny.build("wan21")
     positive = built.conditioning(seed=1, goca_words=words_of("a red cat on grass", 30))
     recording, recorder = record(built.model, Window())
@@ -41,14 +41,16 @@ def test_from_a_film_to_masks(tmp_path: Any) -> None:
     assert attention.describe().startswith("2 x 9 frames (3 latent frames) x 192 x 128 pixels, 3 layers\n")
     masks = make_masks(attention, MaskRequest("red cat\ngrass")).masks
     assert masks.shape == (2 * 9, 2, 128, 192)
-    save(str(tmp_path / "film.safetensors"), attention)
-    assert torch.equal(make_masks(load(str(tmp_path / "film.safetensors")), MaskRequest("red cat\ngrass")).masks, masks)
+    save(str(tmp_path / "video.safetensors"), attention)
+    assert torch.equal(
+        make_masks(load(str(tmp_path / "video.safetensors")), MaskRequest("red cat\ngrass")).masks, masks
+    )
     latent = make_masks(attention, MaskRequest("red cat", mode="soft", latent_size=True)).masks
     assert latent.shape == (2 * FRAMES, 1, 16, 24)
 
 
 @pytest.mark.parametrize("name", ["wan21", "hunyuan_video", "kandinsky5", "cogvideox15"])
-def test_a_film_of_one_frame_is_a_picture(name: str) -> None:
+def test_a_video_of_one_frame_is_an_image(name: str) -> None:
     built = tiny.build(name)._replace(frames=1)
     probe, attention = probe_and_record(built.model, job(built, 2, cfg=4.0))
     check(attention, probe)
@@ -70,7 +72,7 @@ def test_the_layers_of_an_image(references: bool) -> None:
     identical(built.model, work)
 
 
-def test_an_image_model_does_not_make_films() -> None:
+def test_an_image_model_does_not_make_videos() -> None:
     built = tiny.build("joyimage")._replace(frames=2)
     recording, recorder = record(built.model, Window())
     work = job(built, steps=1, cfg=1.0)
@@ -81,7 +83,7 @@ def test_an_image_model_does_not_make_films() -> None:
         recorder.collect(latent)
 
 
-# -- reference pictures -----------------------------------------------------------------------------------------------
+# -- reference images -------------------------------------------------------------------------------------------------
 
 
 def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
@@ -91,9 +93,9 @@ def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "extra", "layout", "more"),
     [
-        # Fun Control: a picture of the film's size in front. The host takes even ones only.
+        # Fun Control: an image of the video's size in front. ComfyUI takes even ones only.
         ("wan21_fun_control", {"reference_latents": [_latent(16, 1, 16, 22)]}, {"before": 8 * 11}, 8 * 11),
-        # Phantom: more frames behind. Bernini: pictures of any size.
+        # Phantom: more frames at the end. Bernini: images of any size.
         ("wan21", {"time_dim_concat": _latent(16, 2, 15, 22)}, {}, 2 * 8 * 11),
         ("wan21", {"context_latents": [_latent(16, 1, 8, 12), _latent(16, 2, 9, 6)]}, {}, 4 * 6 + 2 * 5 * 3),
         # A network that has no place for it.
@@ -101,7 +103,7 @@ def _latent(channels: int, frames: int, *size: int) -> torch.Tensor:
     ],
     ids=["fun control", "phantom", "bernini", "ignored"],
 )
-def test_reference_pictures_of_wan(name: str, extra: dict[str, Any], layout: dict[str, int], more: int) -> None:
+def test_reference_images_of_wan(name: str, extra: dict[str, Any], layout: dict[str, int], more: int) -> None:
     need("context_latents" not in extra or find_spec("comfy_extras.nodes_bernini") is not None, "model Bernini")
     built = tiny.build(name)
     size = (16 if "control" in name else 15, 22)
@@ -113,7 +115,7 @@ def test_reference_pictures_of_wan(name: str, extra: dict[str, Any], layout: dic
     identical(built.model, work)
 
 
-def test_a_reference_picture_of_hunyuan_video() -> None:
+def test_a_reference_image_of_hunyuan_video() -> None:
     built = tiny.build("hunyuan_video")
     work = job(built, 1, cfg=1.0, steps=2, positive=built.conditioning(seed=1, ref_latent=_latent(16, 1, 16, 24)))
     probe, attention = probe_and_record(built.model, work, layout={"before": 8 * 12})
@@ -122,8 +124,8 @@ def test_a_reference_picture_of_hunyuan_video() -> None:
     identical(built.model, work)
 
 
-def test_what_a_film_starts_from_does_not_change_where_the_words_are() -> None:
-    """HunyuanVideo 1.5 without a picture and without letters to be painted."""
+def test_what_a_video_starts_from_does_not_change_where_the_words_are() -> None:
+    """HunyuanVideo 1.5 without an image and without letters to be rendered."""
     built = tiny.build("hunyuan_video15")
     positive = built.conditioning(seed=1, clip_vision_output=None, conditioning_byt5small=None)
     probe, attention = probe_and_record(built.model, job(built, 1, cfg=1.0, steps=2, positive=positive))
@@ -147,7 +149,7 @@ def test_a_short_prompt_is_repeated_for_a_longer_one() -> None:
 def test_padding_that_mochi_cuts_off() -> None:
     built = tiny.build("mochi")
     probe, attention = probe_and_record(
-        built.model, job(built, 1, cfg=1.0, steps=1), layout={"picture_first": True, "more": -4}
+        built.model, job(built, 1, cfg=1.0, steps=1), layout={"image_first": True, "more": -4}
     )
     check(attention, probe)
     for layer in attention.layers:
@@ -263,7 +265,7 @@ def test_the_noise_level_is_one_of_the_models_own(name: str, share: float) -> No
     assert noise / (noise + kept) == pytest.approx(share, abs=2e-3)
 
 
-def test_a_film_in_half_precision() -> None:
+def test_a_video_in_half_precision() -> None:
     half = tiny.build("wan21", dtype=torch.bfloat16)
     probe, attention = probe_and_record(half.model, job(half, 1, steps=1, cfg=1.0))
     check_maps(attention, probe.positive(attention.sigmas[0]), tolerance=half_precision(HALF))

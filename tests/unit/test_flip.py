@@ -1,4 +1,4 @@
-"""A recording in the mirror."""
+"""A flipped recording."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from goca_core.attention.record import Affinity, Attention, Layer, Tokens
 from .recordings import DEFAULTS, recording
 
 
-def look(picture: Tensor, grids: tuple[tuple[int, int], ...] = ((6, 10), (3, 5))) -> Attention:
+def recording_of(image: Tensor, grids: tuple[tuple[int, int], ...] = ((6, 10), (3, 5))) -> Attention:
     """The recording of a network that treats each place alike, and so does not know left from right: attention between
     the colours [B, C, H, W] of places and of five tokens, on several grids."""
-    tokens = torch.randn(5, picture.shape[1], generator=torch.Generator().manual_seed(1)).to(picture)
+    tokens = torch.randn(5, image.shape[1], generator=torch.Generator().manual_seed(1)).to(image)
 
     def places(grid: tuple[int, int]) -> Tensor:
-        return torch.nn.functional.adaptive_avg_pool2d(picture, grid).flatten(2).transpose(1, 2)
+        return torch.nn.functional.adaptive_avg_pool2d(image, grid).flatten(2).transpose(1, 2)
 
     layers = tuple(
         Layer(
             f"input.{number}.0",
             *grid,
             {method: torch.softmax(2 * places(grid) @ tokens.T, -1) for method in ("average", DEFAULTS.head)},
-            {DEFAULTS.layer: torch.full((picture.shape[0],), number + 1.0)},
+            {DEFAULTS.layer: torch.full((image.shape[0],), number + 1.0)},
         )
         for number, grid in enumerate(grids)
     )
@@ -38,7 +38,7 @@ def look(picture: Tensor, grids: tuple[tuple[int, int], ...] = ((6, 10), (3, 5))
     return Attention("unet", 6, 10, 8, layers, Tokens(tuple(range(5)), False, 5), DEFAULTS, spread, (0.35,))
 
 
-def picture(dtype: torch.dtype = torch.float32) -> Tensor:
+def image(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(2, 3, 6, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
@@ -54,20 +54,22 @@ def assert_same(first: Attention, second: Attention, tolerance: float = 1e-6) ->
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-def test_the_mirrored_recording_of_a_mirrored_picture_is_that_of_the_picture(dtype: torch.dtype) -> None:
-    shown = picture(dtype)
-    straight = look(shown)
-    seen = flip_recording(look(shown.flip(-1)))
+def test_the_flipped_recording_of_a_flipped_image_is_that_of_the_image(dtype: torch.dtype) -> None:
+    shown = image(dtype)
+    straight = recording_of(shown)
+    seen = flip_recording(recording_of(shown.flip(-1)))
     assert_same(seen, straight, 2e-3 if dtype == torch.float16 else 1e-6)
     assert seen.layers[0].maps["average"].dtype == dtype
-    # The picture is not its own mirror image, or all this would show nothing.
+    # The image is not symmetric, or all this would show nothing.
     with pytest.raises(AssertionError):
-        assert_same(look(shown.flip(-1)), straight, 2e-2)
+        assert_same(recording_of(shown.flip(-1)), straight, 2e-2)
 
 
 def test_it_goes_down_to_the_global_map() -> None:
-    shown = picture()
-    assert torch.allclose(aggregate(flip_recording(look(shown))).maps, aggregate(look(shown)).maps.flip(-1), atol=1e-6)
+    shown = image()
+    assert torch.allclose(
+        aggregate(flip_recording(recording_of(shown))).maps, aggregate(recording_of(shown)).maps.flip(-1), atol=1e-6
+    )
 
 
 def test_each_place_goes_to_the_opposite_one_of_its_row() -> None:
@@ -85,7 +87,7 @@ def test_each_place_goes_to_the_opposite_one_of_its_row() -> None:
     assert torch.equal(seen.affinity.matrix, whole.flip(2, 4).flatten(3).flatten(1, 2))
 
 
-def test_each_layer_of_propagation_is_mirrored_like_their_mean() -> None:
+def test_each_layer_of_propagation_is_flipped_like_their_mean() -> None:
     seen = flip_recording(recording(3, parts=True)).affinity
     assert seen is not None and len(seen.parts) == 2
     assert torch.allclose(torch.stack(list(seen.parts.values())).mean(0), seen.matrix, atol=1e-6)
@@ -104,7 +106,7 @@ def test_the_recording_stays_as_it_was() -> None:
     assert_same(record, before, 0.0)
 
 
-def test_the_mean_with_the_mirror_image_is_symmetric() -> None:
+def test_the_mean_with_the_flipped_one_is_symmetric() -> None:
     record = recording(5)
     mean = merge([record, flip_recording(record)])
     assert_same(flip_recording(mean), mean)

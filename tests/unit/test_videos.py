@@ -1,4 +1,4 @@
-"""Films: attention of a frame to itself, a common scale for all frames, and masks for the pictures that they become."""
+"""Videos: attention of a frame to itself, a common scale for all frames, and masks for the images that they become."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ FRAMES, GRID = 3, (3, 5)
 COUNT = GRID[0] * GRID[1]
 
 
-def call_of(before: int, behind: int, seed: int = 0, heads: int = 2) -> AttentionCall:
+def call_of(before: int, after: int, seed: int = 0, heads: int = 2) -> AttentionCall:
     generator = torch.Generator().manual_seed(seed)
-    total = before + FRAMES * COUNT + behind
+    total = before + FRAMES * COUNT + after
     q, k, v = (torch.randn(2, heads, total, 8, generator=generator) * 2 for _ in range(3))
     return AttentionCall(q, k, v, None, 0.4)
 
@@ -60,16 +60,16 @@ def own_part(probs: Tensor, first: int) -> Tensor:
 
 
 @pytest.mark.parametrize("target", [GRID, (2, 3)])
-@pytest.mark.parametrize(("before", "behind"), [(0, 0), (7, 4)])
+@pytest.mark.parametrize(("before", "after"), [(0, 0), (7, 4)])
 @pytest.mark.parametrize("known", [False, True], ids=["by blocks", "with known denominators"])
-def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, known: bool) -> None:
-    call = call_of(before, behind)
-    film = slice(before, before + FRAMES * COUNT)
-    asked = call.queries(film)
+def test_a_frame_on_itself(target: tuple[int, int], before: int, after: int, known: bool) -> None:
+    call = call_of(before, after)
+    video = slice(before, before + FRAMES * COUNT)
+    asked = call.queries(video)
     if known:
         asked = asked.with_total((asked.q.double() @ asked.k.double().mT * asked.scale).logsumexp(-1).float())
     gathering = Gathering(GRID, [target, GRID], FRAMES)
-    self_pass(asked, film, gathering.maps)
+    self_pass(asked, video, gathering.maps)
     found, grid = gathering.of(target)
     assert grid == target and found.dtype == torch.float32
     expected = resize_self_map(own_part(dense(call), before), GRID, target)
@@ -77,24 +77,24 @@ def test_a_frame_on_itself(target: tuple[int, int], before: int, behind: int, kn
 
 
 @pytest.mark.parametrize("text_first", [False, True])
-def test_joint_attention_of_a_film(text_first: bool) -> None:
+def test_joint_attention_of_a_video(text_first: bool) -> None:
     call = call_of(6, 0) if text_first else call_of(0, 6)
     start = 6 if text_first else 0
-    film = slice(start, start + FRAMES * COUNT)
-    spans = JointSpans(slice(0, 6) if text_first else slice(film.stop, film.stop + 6), film)
+    video = slice(start, start + FRAMES * COUNT)
+    spans = JointSpans(slice(0, 6) if text_first else slice(video.stop, video.stop + 6), video)
     columns = token_columns(6, 6, (1, 4), True, torch.device("cpu"))
     weights = {"average": torch.full((2, FRAMES * COUNT, 2), 0.5)}
     gathering, text_maps = Gathering(GRID, [GRID], FRAMES), TextMaps(weights, columns)
-    joint_pass(call.queries(film), spans, text_maps, gathering.maps)
+    joint_pass(call.queries(video), spans, text_maps, gathering.maps)
     maps = text_maps.result()
     probs = dense(call)
-    text = probs[:, :, film, spans.text].mean(1)
+    text = probs[:, :, video, spans.text].mean(1)
     expected = torch.stack((text[..., 1], text[..., 4], text[..., [0, 2, 3, 5]].sum(-1)), -1)
     assert torch.allclose(maps["average"].double(), expected, atol=1e-6)
     assert torch.allclose(gathering.of(GRID)[0].double(), own_part(probs, start), atol=1e-6)
 
 
-def test_all_frames_have_the_memory_of_a_picture() -> None:
+def test_all_frames_have_the_memory_of_an_image() -> None:
     site = Site(2, torch.nn.Identity(), torch.nn.Identity())
     plan = Plan((Block("block.0", site, site),), "block.0", ("block.0",), CROSS, 0.3, patch=2, frame_patch=1)
     options = RecordOptions(("average",), ("dot-product similarity",))
@@ -118,19 +118,19 @@ def test_frames_of_tokens_for_frames_of_the_latent() -> None:
 
 @pytest.mark.parametrize("range_", RANGES)
 @pytest.mark.parametrize("method", [name for name in RESCALE_METHODS if "+" not in name.replace(" + ", "")])
-def test_frames_are_rescaled_as_one_picture(method: str, range_: Range) -> None:
+def test_frames_are_rescaled_as_one_image(method: str, range_: Range) -> None:
     generator = torch.Generator().manual_seed(1)
     maps = torch.softmax(torch.randn(2 * FRAMES, 4, 4, 6, generator=generator) * 2, 1)
     found = rescale(maps, [[0], [1, 2]], [0, 1, 2], method, range_=range_, frames=FRAMES)
-    for film in range(2):
-        own = slice(film * FRAMES, (film + 1) * FRAMES)
+    for video in range(2):
+        own = slice(video * FRAMES, (video + 1) * FRAMES)
         tall = torch.cat(list(maps[own]), 1)[None]
         expected = rescale(tall, [[0], [1, 2]], [0, 1, 2], method, range_=range_)
         assert torch.allclose(torch.cat(list(found[own]), 1)[None], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [name for name in RESCALE_METHODS if "+" in name.replace(" + ", "")])
-def test_what_leaves_the_film_leaves_its_map(method: str) -> None:
+def test_what_leaves_the_video_leaves_its_map(method: str) -> None:
     maps = torch.full((FRAMES, 3, 8, 12), 0.1)
     maps[0, 0, 2:6, 2:6] = 0.8
     maps[1, 0, 2:6, 2:6] = 0.4
@@ -151,8 +151,8 @@ def test_frames_spread_by_their_own_affinity_on_one_scale(range_: Range) -> None
     affinity = torch.softmax(torch.randn(2 * FRAMES, 24, 24, generator=generator) * 2, -1)
     affinity = affinity * torch.rand(2 * FRAMES, 1, 1, generator=generator)
     found = propagate(scores, affinity, 3, range_, FRAMES)
-    for film in range(2):
-        own = slice(film * FRAMES, (film + 1) * FRAMES)
+    for video in range(2):
+        own = slice(video * FRAMES, (video + 1) * FRAMES)
         whole = torch.block_diag(*affinity[own])[None]
         expected = propagate(torch.cat(list(scores[own]), 1)[None], whole, 3, range_)
         assert torch.allclose(torch.cat(list(found[own]), 1)[None], expected, atol=1e-5)
@@ -169,25 +169,25 @@ def test_all_frames_weigh_layers_alike() -> None:
     assert torch.isfinite(layer_weights(spoiled)).all()
 
 
-# -- the pictures of a film -------------------------------------------------------------------------------------------
+# -- the images of a video --------------------------------------------------------------------------------------------
 
 
-def film(stride: int = 4, films: int = 2) -> attention.Attention:
-    return replace(recording(batch=films * FRAMES), frames=FRAMES, temporal_compression=stride)
+def video(stride: int = 4, videos: int = 2) -> attention.Attention:
+    return replace(recording(batch=videos * FRAMES), frames=FRAMES, temporal_compression=stride)
 
 
 @pytest.mark.parametrize("size", [None, (20, 30)])
-def test_a_mask_for_each_picture(size: tuple[int, int] | None) -> None:
-    record = film()
+def test_a_mask_for_each_image(size: tuple[int, int] | None) -> None:
+    record = video()
     assert record.images == 9
     result = make_masks(record, MaskRequest("cat\ngrass", mode="soft", size=size))
     height, width = size or (32, 48)
     assert result.masks.shape == (2 * 9, 2, height, width) and result.background.shape == (2 * 9, height, width)
-    films = result.masks.unflatten(0, (2, 9))
-    # The first latent frame is one picture, each other is four.
+    videos = result.masks.unflatten(0, (2, 9))
+    # The first latent frame is one image, each other is four.
     for first, last in ((1, 4), (5, 8)):
-        assert torch.equal(films[:, first : last + 1], films[:, first : first + 1].expand(-1, 4, -1, -1, -1))
-    assert not torch.equal(films[:, 0], films[:, 1]) and not torch.equal(films[:, 4], films[:, 5])
+        assert torch.equal(videos[:, first : last + 1], videos[:, first : first + 1].expand(-1, 4, -1, -1, -1))
+    assert not torch.equal(videos[:, 0], videos[:, 1]) and not torch.equal(videos[:, 4], videos[:, 5])
     assert word_scores(aggregate_scores(record), "cat")[0].shape[0] == 2 * 9
 
 
@@ -196,19 +196,19 @@ def aggregate_scores(record: attention.Attention) -> pipeline.Scoring:
 
 
 def test_a_mask_for_each_latent_frame() -> None:
-    latent = make_masks(film(), MaskRequest("cat", mode="soft", latent_size=True)).masks
+    latent = make_masks(video(), MaskRequest("cat", mode="soft", latent_size=True)).masks
     assert latent.shape == (2 * FRAMES, 1, 4, 6)
-    plain = make_masks(film(stride=1), MaskRequest("cat", mode="soft", latent_size=True)).masks
+    plain = make_masks(video(stride=1), MaskRequest("cat", mode="soft", latent_size=True)).masks
     assert torch.equal(latent, plain)
 
 
-def test_refining_by_the_pictures_of_a_film() -> None:
-    pictures = torch.rand(2 * 9, 64, 96, 3, generator=torch.Generator().manual_seed(3))
-    scores = refined(refined(film(), ProposalMerge()), Pamr(), pictures)
+def test_refining_by_the_images_of_a_video() -> None:
+    images = torch.rand(2 * 9, 64, 96, 3, generator=torch.Generator().manual_seed(3))
+    scores = refined(refined(video(), ProposalMerge()), Pamr(), images)
     assert make_masks(scores, MaskRequest("cat")).masks.shape == (2 * 9, 1, 32, 48)
     assert make_masks(scores, MaskRequest("cat", latent_size=True)).masks.shape == (2 * FRAMES, 1, 4, 6)
     with pytest.raises(ValueError, match="18"):
-        refined(film(), Pamr(), pictures[: 2 * FRAMES])
+        refined(video(), Pamr(), images[: 2 * FRAMES])
 
 
 def test_latent_frames_in_groups() -> None:
@@ -229,20 +229,20 @@ def test_latent_frames_in_groups() -> None:
     assert whole.shape[0] == 2 * 22 and torch.equal(whole[18], whole[21]) and not torch.equal(whole[16], whole[17])
 
 
-def test_what_is_told_of_a_film() -> None:
-    assert film().describe().startswith("2 x 9 frames (3 latent frames) x 48 x 32 pixels, 3 layers\n")
+def test_what_is_told_of_a_video() -> None:
+    assert video().describe().startswith("2 x 9 frames (3 latent frames) x 48 x 32 pixels, 3 layers\n")
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_a_film(tmp_path: Path) -> None:
-    attention.save(str(tmp_path / "film.safetensors"), film())
-    loaded = attention.load(str(tmp_path / "film.safetensors"))
+def test_a_file_of_a_video(tmp_path: Path) -> None:
+    attention.save(str(tmp_path / "video.safetensors"), video())
+    loaded = attention.load(str(tmp_path / "video.safetensors"))
     assert (loaded.frames, loaded.temporal_compression, loaded.images) == (FRAMES, 4, 9)
-    assert torch.equal(make_masks(loaded, MaskRequest("cat")).masks, make_masks(film(), MaskRequest("cat")).masks)
-    attention.save(str(tmp_path / "film.safetensors"), replace(film(), frame_group=2))
-    assert attention.load(str(tmp_path / "film.safetensors")).images == 1 + 4 + 1
+    assert torch.equal(make_masks(loaded, MaskRequest("cat")).masks, make_masks(video(), MaskRequest("cat")).masks)
+    attention.save(str(tmp_path / "video.safetensors"), replace(video(), frame_group=2))
+    assert attention.load(str(tmp_path / "video.safetensors")).images == 1 + 4 + 1
 
 
 def rewritten(path: Path, **changes: int | None) -> Path:
@@ -255,7 +255,7 @@ def rewritten(path: Path, **changes: int | None) -> Path:
     return path
 
 
-def test_files_of_before_there_were_films(tmp_path: Path) -> None:
+def test_files_of_before_there_were_videos(tmp_path: Path) -> None:
     attention.save(str(tmp_path / "old.safetensors"), recording())
     loaded = attention.load(str(rewritten(tmp_path / "old.safetensors", frames=None, stride=None, group=None)))
     assert (loaded.frames, loaded.temporal_compression, loaded.images) == (1, 1, 1)
@@ -263,21 +263,21 @@ def test_files_of_before_there_were_films(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{"frames": 4}, {"frames": 0}, {"stride": 0}, {"group": -1}])
 def test_frames_that_cannot_be(tmp_path: Path, changes: dict[str, int]) -> None:
-    attention.save(str(tmp_path / "film.safetensors"), film())
+    attention.save(str(tmp_path / "video.safetensors"), video())
     with pytest.raises(AttentionError, match="damaged"):
-        attention.load(str(rewritten(tmp_path / "film.safetensors", **changes)))
+        attention.load(str(rewritten(tmp_path / "video.safetensors", **changes)))
 
 
 @pytest.mark.parametrize("rule", ["two classes", "clearest classes"])
 def test_two_classes_do_not_depend_on_how_many_frames_are_worked_on_at_once(rule: str) -> None:
-    film = replace(recording(batch=2 * FRAMES), frames=FRAMES, temporal_compression=4)
+    video = replace(recording(batch=2 * FRAMES), frames=FRAMES, temporal_compression=4)
     request = MaskRequest("red cat\ngrass", rule=rule)
-    whole = make_masks(film, request)
-    few = make_masks(film, request, place=pipeline.Workplace(torch.device("cpu"), room=1))
+    whole = make_masks(video, request)
+    few = make_masks(video, request, place=pipeline.Workplace(torch.device("cpu"), room=1))
     assert torch.equal(few.masks, whole.masks) and 0 < float(whole.masks.mean()) < 1
     # Levels are those of the video: its frames as single images have others.
-    alone = make_masks(replace(film, frames=1), replace(request, latent_size=True))
-    assert not torch.equal(alone.masks, make_masks(film, replace(request, latent_size=True)).masks)
+    alone = make_masks(replace(video, frames=1), replace(request, latent_size=True))
+    assert not torch.equal(alone.masks, make_masks(video, replace(request, latent_size=True)).masks)
 
 
 # -- a phrase stays on its thing ---------------------------------------------------------------------------------------
