@@ -1,10 +1,12 @@
-"""Everything that users read says it in the words of the field: image, video, sampling, ComfyUI."""
+"""Everything that users read says it in the words of the field: image, video, sampling, ComfyUI. So do the tests."""
 
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ ALLOWED = {
     (r".*", r"https?://[^\s)>]+"): "addresses are not ours to choose",
     (r".*", r"\bground[- ]truth\b"): "the term for the labels of a data set",
     (r"goca_core/words/text\.py", r"\bbehind below beneath\b"): "function words that a prompt may hold",
+    (r"tests/.*", r"\blook at\b"): "`Editor.look_at`, which brings a node into view",
 }
 
 
@@ -112,6 +115,20 @@ def of_python(path: Path) -> Iterator[tuple[int, str]]:
     yield from sorted(found)
 
 
+def of_test(path: Path) -> Iterator[tuple[int, str]]:
+    """The file's name, and its docstrings, comments and the names of what it defines; no other strings."""
+    source = path.read_text(encoding="utf-8")
+    yield 0, path.stem.replace("_", " ")
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.lineno, node.name.replace("_", " ")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
 SCRIPT = re.compile(r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`""", re.DOTALL)
 INSERTED = re.compile(r"\$\{([^{}]*)\}")
 
@@ -143,11 +160,13 @@ SOURCES = (
     ("workflows/**/*.json", of_graph),
     ("subgraphs/*.json", of_graph),
     ("web/js/*.js", of_script),
+    ("tests/**/*.py", of_test),
 )
 CASES = [
     pytest.param(path, read, id=path.relative_to(ROOT).as_posix())
     for pattern, read in SOURCES
     for path in sorted(ROOT.glob(pattern))
+    if path != Path(__file__).resolve()  # it holds the words themselves
 ]
 
 
@@ -206,6 +225,10 @@ def test_texts_are_found_where_users_read_them(tmp_path: Path) -> None:
         '"""A film."""\nlogging.warning("film %s", x)\nraise ValueError(f"{x} film")\nTEXT = "a film, told"\nkey = "film"\n'
     )
     assert sorted(line for line, text in of_python(module) if banned("m.py", text)) == [2, 3, 4]
+    module.write_text('"""A film."""\ndef test_a_film(film):\n    film = "film"  # a film\n')
+    assert [line for line, text in of_test(module) if banned("m.py", text)] == [1, 2, 3]
+    module.rename(tmp_path / "test_films.py")
+    assert [line for line, text in of_test(tmp_path / "test_films.py") if banned("m.py", text)] == [0, 1, 2, 3]
     script.write_text("// film\nconst film = 'film';\n/* film */ f(`a ${x ? \"film\" : ''} b`);\n`film`;\n")
     assert [line for line, text in of_script(script) if banned("s.js", text)] == [2, 3, 4]
     note = {"type": "MarkdownNote", "widgets_values": ["film"]}
