@@ -33,8 +33,6 @@ sys.path.append(str(ROOT))
 
 from scripts.checkout_pack import TEXT, Model, Pack, Results  # noqa: E402
 
-__all__ = ["AUTO", "Model", "Pack"]
-
 PHRASES = "red cat\ngrass\nsky"
 SCENE = "a red circle and a blue square on grass"
 

@@ -98,13 +98,14 @@ def inputs_of(groups: dict[str, Any]) -> list[dict[str, Any]]:
 def _recordings(folder: Path, base: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Record, save, load again, and make masks of what was loaded: the masks, and the inputs that gave them."""
     from scripts import checkout_runs as runs
+    from scripts.checkout_pack import Model, Pack
 
-    pack = runs.Pack(ROOT, base)
+    pack = Pack(ROOT, base)
     kept = base / "input" / "goca"
     kept.mkdir()
     masks, asked = dict[str, Any](), dict[str, Any]()
     for name, tiny, text, phrases, size in (("demo", (), *DEMO), ("video", (runs._tiny(), "wan21"), *VIDEO)):
-        used = runs.Model(pack, *tiny)
+        used = Model(pack, *tiny)
         recording, recorder = pack("RecordAttention", model=used.model, **runs.AUTO)
         latent = used.sample(recording, used.prompt(text), used.prompt(""), 1, size, steps=10, seed=SEED)
         attention = pack("CollectAttention", recorder=recorder, latent=latent)
