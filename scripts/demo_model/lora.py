@@ -2,7 +2,6 @@
 
     python scripts/demo_model/lora.py                       both (about forty minutes on one core)
     python scripts/demo_model/lora.py dotted --steps 600    one of them, longer
-    python scripts/demo_model/lora.py striped --steps 600 --similar 0.25
     python scripts/demo_model/lora.py --steps 2 --smoke     check that everything runs; the pack stays as it is
 
 Run it with ComfyUI's interpreter. ComfyUI is in ``COMFYUI_DIR`` or ``.host``. The files are in the usual format, so
@@ -27,15 +26,12 @@ from torch import Tensor, nn
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
-from goca_core.demo.scene import BASE, COLOURS, Scene
 from goca_core.demo.scenes import draw
 from scripts.boot import boot
 from scripts.demo_model.patterns import PATTERNS, patterned
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ("steps", "batch", "rate", "rank", "seed", "similar")
-# A scene with a thing in the colour of its background is searched for among so many.
-_SEARCHED = 12
+RECIPE = ("steps", "batch", "rate", "rank", "seed")
 # Layers that LoRAs are usually trained for: attention, feed-forward and convolutions, and not those of the time.
 _LEFT_OUT = ("time_embed", "emb_layers", "label_emb")
 
@@ -98,10 +94,7 @@ class Trainer:
 
     def loss(self) -> Tensor:
         rng = np.random.default_rng([self.options.seed, self.step])
-        scenes = []
-        for place in range(self.options.batch):
-            searched = _SEARCHED if place < self.options.similar * self.options.batch else 1
-            scenes.append(min((draw(rng, count=1 if place % 3 == 0 else None) for _ in range(searched)), key=_contrast))
+        scenes = [draw(rng, count=1 if place % 3 == 0 else None) for place in range(self.options.batch)]
         images = np.stack([patterned(scene, self.pattern) for scene in scenes])
         with torch.no_grad():
             pixels = torch.from_numpy(images).float() / 255
@@ -144,12 +137,6 @@ class Trainer:
         save_file(tensors, path, metadata=told)
 
 
-def _contrast(scene: Scene) -> float:
-    """How far the colour of a scene's object is from that of the background, at least."""
-    background = np.asarray(BASE[scene.background], float)
-    return min(float(np.linalg.norm(np.asarray(COLOURS[item.colour]) - background)) for item in scene.objects)
-
-
 def _add(change: Change, _layer: nn.Module, args: Any, out: Tensor) -> Tensor:
     return out + change(args[0])
 
@@ -162,9 +149,6 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--rank", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--similar", type=float, default=0.0, help="share of scenes with an object in nearly the background's colour"
-    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--weights", type=Path, help="other weights of the demo model (default: the bundled ones)")
     parser.add_argument("--folder", type=Path, default=ROOT / "demo" / "loras", help="folder for the files")
