@@ -171,7 +171,7 @@ class _DeepLatent(_Latent):
 class Trained:
     """A miniature."""
 
-    names = ("background", *SHAPES)
+    names: tuple[str, ...] = ("background", *SHAPES)
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as stored:
