@@ -49,6 +49,7 @@ KINDS = ("full", "no background", "absent")
 EMPTY = 0.01
 RESAMPLED = 1000
 
+Interval = tuple[float, float, float]
 # (recording, image [F, H, W, 3], phrases, one per line) -> masks [F, K, H, W]
 Setting = Callable[[Attention, torch.Tensor, str], torch.Tensor]
 
@@ -149,12 +150,13 @@ def miou(counts: NDArray[np.int64]) -> float:
     return float(np.nanmean(ious(counts)))
 
 
-def interval(counts: NDArray[np.int64]) -> tuple[float, float, float]:
-    """mIoU of scenes together, from [scenes, C, C], and its 95 % interval when scenes are drawn again."""
+def interval(counts: NDArray[Any], of: Callable[[NDArray[Any]], float] | None = None) -> Interval:
+    """mIoU of scenes together, from [scenes, C, C], and its 95 % interval when scenes are drawn again. of: another measure."""
+    measured = of or (lambda several: miou(several.sum(0)))
     rng = np.random.default_rng(0)
-    again = [miou(counts[rng.integers(len(counts), size=len(counts))].sum(0)) for _ in range(RESAMPLED)]
+    again = [measured(counts[rng.integers(len(counts), size=len(counts))]) for _ in range(RESAMPLED)]
     low, high = np.percentile(again, [2.5, 97.5])
-    return miou(counts.sum(0)), float(low), float(high)
+    return measured(counts), float(low), float(high)
 
 
 # -- results --------------------------------------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def tables(results: dict[str, list[dict[str, Any]]], kinds: Sequence[str], setti
 
 
 def by_class(lines: list[dict[str, Any]], names: Sequence[str], kind: str, settings: Sequence[str]) -> Iterator[str]:
-    """A Markdown table with a row for each class, of one model and one kind of caption."""
+    """Markdown tables of one model and one kind of caption: a row for each class, then the mean of the images."""
     yield f"| | scenes | {' | '.join(settings)} |\n|---|{'---|' * (1 + len(settings))}"
     counts = {name: np.array([line[name]["counts"] for line in lines if line["kind"] == kind]) for name in settings}
     scenes = (counts[settings[0]].sum(2) > 0).sum(0)
@@ -215,6 +217,15 @@ def by_class(lines: list[dict[str, Any]], names: Sequence[str], kind: str, setti
     for number, name in enumerate(names):
         if scenes[number]:
             yield f"| {name} | {scenes[number]} | {' | '.join(f'{value:.1f}' for value in found[:, number])} |"
+    objects = (counts[settings[0]].sum(2) > 0).sum(1) - 1
+    numbers = sorted(set(objects.tolist()))
+    yield f"\n| mean of images | all | {' | '.join(f'{n} besides the background' for n in numbers)} |\n|---|{'---|' * (1 + len(numbers))}"
+    for name, each in counts.items():
+        # A scene's own mIoU does not change when scenes are drawn again.
+        own = np.array([miou(one) for one in each])
+        mean, low, high = interval(own, lambda drawn: float(drawn.mean()))
+        several = " | ".join(f"{own[objects == n].mean():.1f}" for n in numbers)
+        yield f"| {name} | {mean:.1f} ({low:.1f} to {high:.1f}) | {several} |"
 
 
 def main() -> None:

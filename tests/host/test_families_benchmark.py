@@ -47,6 +47,7 @@ def test_the_demo_model_is_measured_once(
     again = capsys.readouterr().out
     assert again.startswith(first)
     assert again.count("\n| background | 2 | ") == len(families.KINDS)
+    assert again.count("\n| mean of images | all | ") == len(families.KINDS)
 
 
 def test_an_absent_object_is_named_and_not_drawn(host: SimpleNamespace) -> None:
