@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--cfg", type=float, nargs="+", default=[4.0], help="guidance scales, one table each")
-    parser.add_argument("--regions", nargs="+", choices=REGION_RULES, default=list(REGION_RULES))
+    parser.add_argument(
+        "--regions", nargs="+", choices=REGION_RULES, default=list(REGION_RULES), help="whose regions, besides none"
+    )
     parser.add_argument(
         "--renew-every", type=int, nargs="*", default=[], help="also with GoCA's regions of every so many steps"
     )
