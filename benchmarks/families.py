@@ -49,7 +49,6 @@ KINDS = ("full", "no background", "absent")
 EMPTY = 0.01
 RESAMPLED = 1000
 
-Interval = tuple[float, float, float]
 # (recording, image [F, H, W, 3], phrases, one per line) -> masks [F, K, H, W]
 Setting = Callable[[Attention, torch.Tensor, str], torch.Tensor]
 
@@ -150,13 +149,17 @@ def miou(counts: NDArray[np.int64]) -> float:
     return float(np.nanmean(ious(counts)))
 
 
-def interval(counts: NDArray[Any], of: Callable[[NDArray[Any]], float] | None = None) -> Interval:
-    """mIoU of scenes together, from [scenes, C, C], and its 95 % interval when scenes are drawn again. of: another measure."""
-    measured = of or (lambda several: miou(several.sum(0)))
+def together(counts: NDArray[np.int64]) -> float:
+    """mIoU of scenes together, from [scenes, C, C]."""
+    return miou(counts.sum(0))
+
+
+def interval(scenes: NDArray[Any], of: Callable[[NDArray[Any]], float] = together) -> tuple[float, float, float]:
+    """A measure of some scenes, and its 95 % interval when scenes are drawn again."""
     rng = np.random.default_rng(0)
-    again = [measured(counts[rng.integers(len(counts), size=len(counts))]) for _ in range(RESAMPLED)]
+    again = [of(scenes[rng.integers(len(scenes), size=len(scenes))]) for _ in range(RESAMPLED)]
     low, high = np.percentile(again, [2.5, 97.5])
-    return measured(counts), float(low), float(high)
+    return of(scenes), float(low), float(high)
 
 
 # -- results --------------------------------------------------------------------------------------------------------------
@@ -212,14 +215,15 @@ def by_class(lines: list[dict[str, Any]], names: Sequence[str], kind: str, setti
     """Markdown tables of one model and one kind of caption: a row for each class, then the mean of the images."""
     yield f"| | scenes | {' | '.join(settings)} |\n|---|{'---|' * (1 + len(settings))}"
     counts = {name: np.array([line[name]["counts"] for line in lines if line["kind"] == kind]) for name in settings}
-    scenes = (counts[settings[0]].sum(2) > 0).sum(0)
+    there = counts[settings[0]].sum(2) > 0
+    scenes, objects = there.sum(0), there.sum(1) - 1
     found = np.stack([ious(each.sum(0)) for each in counts.values()])
     for number, name in enumerate(names):
         if scenes[number]:
             yield f"| {name} | {scenes[number]} | {' | '.join(f'{value:.1f}' for value in found[:, number])} |"
-    objects = (counts[settings[0]].sum(2) > 0).sum(1) - 1
     numbers = sorted(set(objects.tolist()))
-    yield f"\n| mean of images | all | {' | '.join(f'{n} besides the background' for n in numbers)} |\n|---|{'---|' * (1 + len(numbers))}"
+    heads = ("mean of images", "all", *(f"{n} besides the background" for n in numbers))
+    yield f"\n| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
     for name, each in counts.items():
         # A scene's own mIoU does not change when scenes are drawn again.
         own = np.array([miou(one) for one in each])

@@ -12,13 +12,12 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.random_models import clip_prompt, sample, sd15
+from benchmarks.random_models import sd15_step
 from benchmarks.timing import device, medians, processor_clock
 from goca_core.capture.guidance.patch import guide
 from goca_core.guidance.semantic import REGION_RULES, Settings
@@ -34,12 +33,8 @@ def main() -> None:
     options = parser.parse_args()
     boot()
     clock = processor_clock()  # from here on one thread
-    model, positive, negative = sd15(), clip_prompt(), clip_prompt(words=0, seed=2)
+    model, step = sd15_step(options.size)
     models = {PLAIN: model} | {rule: guide(model, Settings(rule)) for rule in REGION_RULES}
-
-    def step(guided: Any) -> torch.Tensor:
-        return sample(guided, positive, (2.0, 0.0), options.size // 8, negative=negative, cfg=7.5)
-
     plain = step(model)
     for name, guided in models.items():
         if torch.equal(step(guided), plain) != (name == PLAIN):

@@ -18,31 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.random_models import clip_prompt, sample, sd15
+from benchmarks.random_models import random_lora, sd15_step
 from benchmarks.timing import device, medians, processor_clock
 from goca_core.capture.lora.patch import lora_by_mask
 from scripts.boot import boot
 
 RANK, STRENGTH = 16, 0.8
 PLAIN, BYPASS, MASKED = "no LoRA", "two LoRAs, ComfyUI's bypass", "two LoRAs, **LoRA by Mask**"
-
-
-def random_lora(model: Any, seed: int) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA for every linear layer and convolution."""
-    generator, tensors = torch.Generator().manual_seed(seed), {}
-    for name, module in model.model.diffusion_model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            out, *inputs = module.weight.shape
-            down = torch.randn(RANK, *inputs, generator=generator) / module.weight[0].numel() ** 0.5
-            up = torch.randn(out, RANK, *[1] * (len(inputs) - 1), generator=generator) / RANK**0.5
-            tensors[f"diffusion_model.{name}.lora_down.weight"] = down
-            tensors[f"diffusion_model.{name}.lora_up.weight"] = up / 10
-            tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(float(RANK))
-    return tensors
 
 
 def with_loras(model: Any, folder: Path, side: int) -> dict[str, Any]:
@@ -54,7 +39,7 @@ def with_loras(model: Any, folder: Path, side: int) -> dict[str, Any]:
     left = torch.zeros(1, side, side)
     left[..., : side // 2] = 1
     for number, mask in enumerate((left, 1 - left)):
-        tensors, file = random_lora(model, number), folder / f"{number}.safetensors"
+        tensors, file = random_lora(model, RANK, 0.1, seed=number), folder / f"{number}.safetensors"
         save_file(tensors, file)
         bypass = comfy.sd.load_bypass_lora_for_models(bypass, None, tensors, STRENGTH, 0.0)[0]
         masked, _ = lora_by_mask(masked, file, STRENGTH, mask)
@@ -68,11 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     boot()
     clock = processor_clock()  # from here on one thread
-    model, positive, negative = sd15(), clip_prompt(), clip_prompt(words=0, seed=2)
-
-    def step(of: Any) -> torch.Tensor:
-        return sample(of, positive, (2.0, 0.0), options.size // 8, negative=negative, cfg=7.5)
-
+    model, step = sd15_step(options.size)
     with tempfile.TemporaryDirectory() as folder:
         models = {PLAIN: model} | with_loras(model, Path(folder), options.size)
         results = [step(each) for each in models.values()]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from goca_core.capture.conditioning import attach
 from goca_core.capture.reduce.call import bind
@@ -125,6 +126,36 @@ def sample_latent(
             latent_image=latent, callback=callback, disable_pbar=True, seed=1,
         )  # fmt: skip
     return done
+
+
+def sd15_step(size: int) -> tuple[Any, Callable[[Any], torch.Tensor]]:
+    """SD1.5, and what samples one step with a prompt, a negative prompt and guidance; ``size``: of the image in pixels."""
+    positive, negative = clip_prompt(), clip_prompt(words=0, seed=2)
+
+    def step(model: Any) -> torch.Tensor:
+        return sample(model, positive, (2.0, 0.0), size // 8, negative=negative, cfg=7.5)
+
+    return sd15(), step
+
+
+def random_lora(
+    model: Any, rank: int, size: float, chosen: Callable[[str], bool] = lambda _name: True, seed: int = 3
+) -> dict[str, torch.Tensor]:
+    """The tensors of a LoRA for the linear layers and convolutions of a MODEL whose names are ``chosen``."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in model.model.diffusion_model.named_modules():
+        if not isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) or not chosen(name):
+            continue
+        out, inputs, *kernel = module.weight.shape
+        assert getattr(module, "groups", 1) == 1, name
+        scale = size / (inputs * max(1, torch.Size(kernel).numel())) ** 0.5
+        down = torch.randn(rank, inputs, *kernel, generator=generator) * scale
+        up = torch.randn(out, rank, *[1] * len(kernel), generator=generator) / rank**0.5
+        tensors[f"diffusion_model.{name}.lora_down.weight"] = down
+        tensors[f"diffusion_model.{name}.lora_up.weight"] = up
+        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(float(rank))
+    return tensors
 
 
 def keeping_all(model: Any, by_head: bool = False) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 
 import comfy.sd
 import safetensors.torch
-import torch
 from torch import Tensor, nn
+
+from benchmarks import random_models
 
 RANK = 3
 
@@ -25,19 +26,7 @@ def random_lora(
     model: Any, chosen: Callable[[str], bool] = lambda _name: True, seed: int = 3, size: float = 0.4
 ) -> dict[str, Tensor]:
     """The tensors of a LoRA for all these layers of a MODEL."""
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, module in layers_of(model, chosen).items():
-        out, inputs, *kernel = module.weight.shape
-        groups = getattr(module, "groups", 1)
-        assert groups == 1, name
-        scale = size / (inputs * max(1, torch.Size(kernel).numel())) ** 0.5
-        down = torch.randn(RANK, inputs, *kernel, generator=generator) * scale
-        up = torch.randn(out, RANK, *[1] * len(kernel), generator=generator) / RANK**0.5
-        tensors[f"diffusion_model.{name}.lora_down.weight"] = down
-        tensors[f"diffusion_model.{name}.lora_up.weight"] = up
-        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(float(RANK))
-    return tensors
+    return random_models.random_lora(model, RANK, size, chosen, seed)
 
 
 def written(folder: Path, tensors: dict[str, Tensor], name: str = "random.safetensors", **metadata: str) -> Path:
