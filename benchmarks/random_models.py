@@ -138,15 +138,20 @@ def sd15_step(size: int) -> tuple[Any, Callable[[Any], torch.Tensor]]:
     return sd15(), step
 
 
+def layers_of(model: Any, chosen: Callable[[str], bool] = lambda _name: True) -> dict[str, Any]:
+    """Linear layers and convolutions of a MODEL, by name."""
+    found = dict(model.model.diffusion_model.named_modules())
+    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
+    return {name: module for name, module in found.items() if isinstance(module, kinds) and chosen(name)}
+
+
 def random_lora(
     model: Any, rank: int, size: float, chosen: Callable[[str], bool] = lambda _name: True, seed: int = 3
 ) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA for the linear layers and convolutions of a MODEL whose names are ``chosen``."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, module in model.model.diffusion_model.named_modules():
-        if not isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)) or not chosen(name):
-            continue
+    for name, module in layers_of(model, chosen).items():
         out, inputs, *kernel = module.weight.shape
         assert getattr(module, "groups", 1) == 1, name
         scale = size / (inputs * max(1, torch.Size(kernel).numel())) ** 0.5

@@ -8,18 +8,11 @@ from typing import Any
 
 import comfy.sd
 import safetensors.torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import random_models
 
 RANK = 3
-
-
-def layers_of(model: Any, chosen: Callable[[str], bool] = lambda _name: True) -> dict[str, nn.Module]:
-    """Linear layers and convolutions of a MODEL, by name."""
-    found = dict(model.model.diffusion_model.named_modules())
-    kinds = (nn.Linear, nn.Conv2d, nn.Conv3d)
-    return {name: module for name, module in found.items() if isinstance(module, kinds) and chosen(name)}
 
 
 def random_lora(

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.random_models import layers_of
 from goca_core.capture.lora.file import LoRAError, fit
 from goca_core.capture.lora.patch import lora_by_mask
 from goca_core.words.match import PhraseError
 
 from . import tiny
 from .helpers import job, plain
-from .lora_files import bypassed, layers_of, random_lora, usual, written
+from .lora_files import bypassed, random_lora, usual, written
 from .passes import speaking
 
 pytestmark = pytest.mark.usefixtures("host")

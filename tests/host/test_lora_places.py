@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from benchmarks.random_models import layers_of
 from goca_core.capture.lora.patch import lora_by_mask
 from goca_core.capture.lora.run import latent_masks
 from goca_core.capture.recorder import Window, record
@@ -21,7 +22,7 @@ from goca_core.capture.recorder import Window, record
 from . import tiny
 from .device import to_device
 from .helpers import count_hooks, job, plain, words_of
-from .lora_files import layers_of, random_lora, written
+from .lora_files import random_lora, written
 from .passes import TEXT, speaking
 
 pytestmark = pytest.mark.usefixtures("host")
